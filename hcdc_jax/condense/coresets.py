@@ -1,0 +1,107 @@
+"""Coresets of graphs: which real nodes a condensed graph is made of or starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hcdc_jax.containers.graph import GraphStart
+from hcdc_jax.data import GraphData
+from hcdc_jax.errors import UserError
+
+
+def class_counts(labels: np.ndarray, num_nodes: int, num_classes: int) -> np.ndarray:
+    """How many of `num_nodes` synthetic nodes each class gets, in proportion to `labels`, at least one each.
+
+    GCond's allocation (arXiv 2110.07580): classes by ascending size get max(floor(share), 1) nodes, the largest class
+    takes the rest.
+
+    Args:
+      labels: labels of the real nodes that are condensed.
+      num_nodes: nodes to give out.
+      num_classes: number of classes.
+
+    Returns:
+      [num_classes] int counts that sum to `num_nodes`.
+
+    Raises:
+      UserError: fewer nodes than classes.
+    """
+    if num_nodes < num_classes:
+        raise UserError(
+            f"condense.ratio leaves {num_nodes} synthetic nodes for {num_classes} classes; raise it to at least one "
+            f"node per class (ratio >= {num_classes} / number of nodes)"
+        )
+    sizes = np.bincount(labels, minlength=num_classes)
+    counts = np.maximum(num_nodes * sizes // sizes.sum(), 1)
+    largest = np.argsort(sizes, kind="stable")[-1]
+    counts[largest] += num_nodes - counts.sum()
+    if counts[largest] < 1:  # many tiny classes, each rounded up to one node
+        return class_counts(np.arange(num_classes), num_nodes, num_classes)
+    return counts
+
+
+def random_nodes(rng: np.random.Generator, labels: np.ndarray, pool: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`counts[c]` distinct nodes of each class c from `pool`, or all there are if the class has fewer."""
+    chosen = [
+        rng.choice(members, min(count, len(members)), replace=False)
+        for c, count in enumerate(counts)
+        if len(members := pool[labels[pool] == c])
+    ]
+    return np.concatenate(chosen)
+
+
+def plain_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int) -> np.ndarray:
+    """Labelled nodes drawn at random in proportion to the classes of `pool`: [num_nodes], the labelled ones first."""
+    counts = class_counts(data.labels[pool], num_nodes, data.num_classes)
+    return random_nodes(rng, data.labels, pool, counts)
+
+
+def ego_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int) -> tuple[np.ndarray, int]:
+    """Half labelled nodes, half their neighbours, so that the induced subgraph has edges where the graph has few.
+
+    Of a sparse graph a random set of nodes keeps almost no edge, every filter then acts as the sum of its
+    coefficients, and networks trained on the set cannot feel the difference between filters.
+
+    Returns:
+      The nodes [num_nodes], labelled ones first, and how many are labelled. Labels of the others are never read.
+    """
+    num_labelled = max(num_nodes // 2, min(num_nodes, data.num_classes))
+    centres = plain_sample(rng, data, pool, num_labelled)
+    neighbours = _neighbours(data)
+    taken = set(centres.tolist())
+    around: list[int] = []
+    # One new neighbour of each centre in turn, until the budget is spent or the balls are exhausted.
+    queues = [rng.permutation(neighbours[c]).tolist() for c in centres]
+    while len(around) < num_nodes - len(centres) and any(queues):
+        for queue in queues:
+            while queue and queue[-1] in taken:
+                queue.pop()
+            if queue and len(around) < num_nodes - len(centres):
+                node = queue.pop()
+                taken.add(node)
+                around.append(node)
+    return np.concatenate([centres, np.array(around, centres.dtype)]), len(centres)
+
+
+def induced_subgraph(data: GraphData, nodes: np.ndarray, num_labelled: int) -> GraphStart:
+    """The subgraph on `nodes`, of which the first `num_labelled` carry their label."""
+    position = np.full(data.num_nodes, -1)
+    position[nodes] = np.arange(len(nodes))
+    edges = position[data.edges]
+    inside = edges[:, (edges >= 0).all(0)]
+    adjacency = np.zeros((len(nodes), len(nodes)), np.float32)
+    adjacency[inside[0], inside[1]] = adjacency[inside[1], inside[0]] = 1.0
+    features = data.features[nodes]
+    labelled = np.arange(len(nodes)) < num_labelled
+    return GraphStart(
+        features=np.asarray(features.toarray() if hasattr(features, "toarray") else features, np.float32),
+        adjacency=adjacency,
+        labels=np.where(labelled, data.labels[nodes], 0).astype(np.int32),
+        weights=labelled.astype(np.float32),
+    )
+
+
+def _neighbours(data: GraphData) -> list[np.ndarray]:
+    ends = np.concatenate([data.edges, data.edges[::-1]], 1)
+    by_node = ends[1][np.argsort(ends[0], kind="stable")]
+    return np.split(by_node, np.cumsum(np.bincount(ends[0], minlength=data.num_nodes))[:-1])

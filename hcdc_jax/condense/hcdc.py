@@ -1,0 +1,190 @@
+"""HCDC: a synthetic validation set whose hypergradients align with those of the real data (arXiv 2405.17535).
+
+Own theta (the default, Eq. HCDC as written): the target g_T(lambda) is the hypergradient of the real validation loss
+at a network trained on the real training set. m such full trainings are paid for once; the networks trained on S_train
+and the Jacobians of their weights with respect to lambda do not depend on S_val, so they are frozen, and a step of
+S_val costs one gradient and one mixed product on S_val.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hcdc_jax import distances
+from hcdc_jax.condense.base import Condenser, GraphRates, graph_optimizer
+from hcdc_jax.containers import Container
+from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
+from hcdc_jax.hypergradient import hypergradient, response
+from hcdc_jax.linear_solve import LinearSolver
+from hcdc_jax.problem import Problem
+from hcdc_jax.train import Training, all_finite, train
+from hcdc_jax.types import Array, Batch, HParams, Params, Variables
+
+
+class HCDCData(NamedTuple):
+    """What the steps read; all of it constant while S_val is learned.
+
+    Attributes:
+      pool: the m networks trained on S_train, with their best-response Jacobians.
+      target: values [m] and hypergradients [m, h] on the real data.
+      scale: [h], prior standard deviation of each hyperparameter.
+      rates: Adam step sizes of S_val.
+    """
+
+    pool: Pool
+    target: Target
+    scale: Array
+    rates: GraphRates
+
+
+class HCDCState(NamedTuple):
+    """Carried from step to step: the container's variables and their optimiser's state."""
+
+    variables: Variables
+    opt_state: optax.OptState
+
+
+class HCDCInfo(NamedTuple):
+    """One step, before its update.
+
+    Attributes:
+      distance: between the hypergradients on S_val and on the real data.
+      alignment: mean cosine between them; 1 is perfect.
+      value_correlation: Pearson correlation of log S_val losses with log real losses over the m matched candidates.
+        The cosine does not use it: a value that falls below 0.6 warns that S_val has been overfitted.
+    """
+
+    distance: Array
+    alignment: Array
+    value_correlation: Array
+
+
+@functools.cache
+def hcdc(problem: Problem, container: Container, *, distance: str = "weighted_cosine", direct: bool = True) -> Condenser:
+    """Frozen matching with own-theta targets, as a condenser.
+
+    Args:
+      problem: whose candidates are to be ranked.
+      container: stores S_val; its variables are `GraphVariables`.
+      distance: a name in `hcdc_jax.distances`.
+      direct: include the direct term d L_val / d lambda; the paper leaves it out, which is right only for
+        hyperparameters that do not enter the validation loss.
+    """
+
+    def val_loss(params, hparams, variables):
+        return problem.val_loss(params, hparams, container.decode(variables))
+
+    def init(key, variables, data):
+        del key
+        return HCDCState(variables, graph_optimizer(data.rates).init(variables))
+
+    def step(key, state, data):
+        del key
+        value, gradient, info = frozen_matching(
+            val_loss, data.pool, state.variables, data.target, distance=distance, scale=data.scale, direct=direct
+        )
+        updates, opt_state = graph_optimizer(data.rates).update(gradient, state.opt_state, state.variables)
+        variables = optax.apply_updates(state.variables, updates)
+        return HCDCState(variables, opt_state), _info(value, info, data)
+
+    return Condenser(init, step)
+
+
+def _info(value, info, data) -> HCDCInfo:
+    misalignment = distances.cosine(
+        info.value, info.gradient * data.scale, data.target.value, data.target.gradient * data.scale
+    )
+    logs = jnp.stack([jnp.log(info.value), jnp.log(data.target.value)])
+    centred = logs - logs.mean(1, keepdims=True)
+    norms = jnp.sqrt((centred**2).sum(1) + 1e-12)  # m equal losses correlate with nothing: 0, not NaN
+    return HCDCInfo(value, 1.0 - misalignment, (centred[0] * centred[1]).sum() / norms.prod())
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def fit(key: Array, problem: Problem, hparams: HParams, batch: Batch, training: Training) -> Params:
+    """One full training: the parameters of candidate `hparams` [h] after its last step."""
+    return train(key, problem, hparams, batch, training)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "solver", "direct"))
+def target_at(
+    problem: Problem,
+    params: Params,
+    hparams: HParams,
+    train_batch: Batch,
+    val_batch: Batch,
+    *,
+    solver: LinearSolver,
+    direct: bool = True,
+) -> tuple[Target, Array]:
+    """The own-theta target of one candidate by implicit differentiation, and whether its solve diverged.
+
+    Args:
+      problem: what was trained.
+      params: trained on the real data at `hparams` [h].
+      hparams: the candidate.
+      train_batch, val_batch: the real data.
+      solver: of the implicit hypergradient.
+      direct: include the direct term.
+    """
+    gradient, info = hypergradient(
+        problem.train_loss, problem.val_loss, params, hparams, train_batch, val_batch, solver=solver, direct=direct
+    )
+    return Target(info.value, gradient), info.diverged
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def unrolled_target(
+    key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
+) -> tuple[Target, Array]:
+    """The own-theta target of one candidate by reverse mode through its training, and whether it is not finite."""
+    training = dataclasses.replace(training, remat=True)
+    gradient, info = unrolled_hypergradient(
+        lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch
+    )
+    return Target(info.value, gradient), ~all_finite((info.value, gradient))
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity"))
+def condensed_pool(
+    key: Array,
+    problem: Problem,
+    hparams: HParams,
+    train_batch: Batch,
+    training: Training,
+    *,
+    solver: LinearSolver,
+    sensitivity: str = "implicit",
+) -> Pool:
+    """The networks trained on S_train at the m matched candidates, each from its own initialisation.
+
+    Different initialisations keep S_val from learning the noise of one.
+
+    Args:
+      key: for the initialisations.
+      problem: what is trained.
+      hparams: [m, h].
+      train_batch: S_train.
+      training: how candidates are trained on S_train.
+      solver: of the best-response Jacobian.
+      sensitivity: "implicit" or "unroll" (forward mode through training); as for the targets.
+    """
+
+    def one(index, hparams):
+        def fit(hparams):
+            return train(jax.random.fold_in(key, index), problem, hparams, train_batch, training)[0]
+
+        if sensitivity == "unroll":
+            return unrolled_response(fit, hparams)
+        params = fit(hparams)
+        jacobian, _ = response(problem.train_loss, params, hparams, train_batch, solver=solver)
+        return params, jacobian
+
+    params, jacobian = jax.vmap(one)(jnp.arange(hparams.shape[0]), hparams)
+    return Pool(params, hparams, jacobian)

@@ -1,0 +1,261 @@
+"""The configuration of a run: frozen dataclasses, read from TOML and from command-line overrides.
+
+Both sources go through one checker, so a wrong key, type or value gives the same one-line message wherever it stands.
+Names that live in registries (data sets, spaces, models, methods) are checked by those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from hcdc_jax.config_values import Range, merge, parse_words
+from hcdc_jax.errors import UserError
+from hcdc_jax.files import sha256
+
+Count: TypeAlias = Annotated[int, Range(low=1)]
+NonNegativeInt: TypeAlias = Annotated[int, Range(low=0)]
+Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
+Positive: TypeAlias = Annotated[float, Range(above=0)]
+NonNegative: TypeAlias = Annotated[float, Range(low=0)]
+Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
+Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
+Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
+Distance: TypeAlias = Literal["weighted_cosine", "cosine", "value_gradient", "value", "shared_l2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is condensed."""
+
+    name: str = "digits_graph"  # data set, see `hcdc list`
+    path: str | None = None  # own .npz file; wins over name
+    split: NonNegativeInt = 0  # which of several splits
+    seed: Seed = 0  # draws splits that the data does not bring along
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceConfig:
+    """What is searched."""
+
+    name: str = "graph_filter"  # search space, see `hcdc list`
+    order: NonNegativeInt = 2  # highest power of the filter
+    basis: Literal["laplacian", "adjacency", "chebyshev"] = "laplacian"  # polynomial basis of the filter
+    prior: Literal["box", "l1"] = "box"  # coefficients uniform in [-1, 1], or of unit L1 norm
+    candidates: Annotated[int, Range(low=2)] = 80  # how many candidates are ranked
+    seed: Seed = 0  # draws the candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network that every candidate trains."""
+
+    name: str = "spectral_gnn"  # model, see `hcdc list`
+    hidden: Count = 32  # width of the hidden layer
+    activation: Literal["relu", "tanh", "gelu", "elu"] = "relu"  # between the layers
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The inner training of every candidate, on full and on condensed data."""
+
+    optimizer: Optimizer = "adam"  # of the inner training
+    learning_rate: Positive = 0.01  # of the inner training
+    weight_decay: NonNegative = 2.5e-4  # factor of the squared norm of the weights in the training loss
+    steps: Count = 200  # full-batch steps
+    proxy_inits: Count = 1  # initialisations averaged when ranking on condensed data
+
+
+@dataclasses.dataclass(frozen=True)
+class CondenseConfig:
+    """The condensed data: its size, form and start."""
+
+    ratio: Share = 0.018  # nodes of S_train as a share of all nodes
+    val_factor: Positive = 2.0  # nodes of S_val per node of S_train
+    container: Literal["graph", "pairwise", "identity"] = "graph"  # adjacency: free, by GCond's network, or none
+    sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
+    init: Literal["real", "noise"] = "real"  # features to start from
+
+
+@dataclasses.dataclass(frozen=True)
+class GCondConfig:
+    """Gradient matching (GCond)."""
+
+    epochs: Count = 60  # fresh relay networks
+    outer_steps: Count = 20  # matching steps per epoch
+    inner_steps: NonNegativeInt = 15  # training steps of the relay after each matching step
+    feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
+    structure_learning_rate: Positive = 0.01  # Adam step of the adjacency
+
+
+@dataclasses.dataclass(frozen=True)
+class HCDCConfig:
+    """Hypergradient matching (HCDC)."""
+
+    theta: Literal["own", "shared"] = "own"  # targets at networks trained on the full data, or on S_train
+    full_trainings: Count = 8  # m, candidates that are trained on the full data
+    steps: Count = 60  # steps of S_val
+    feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
+    structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
+    edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
+    solver: Solver = "neumann"  # of the inverse Hessian
+    num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
+    damping: NonNegative = 0.0  # added to the Hessian
+    direct: bool = True  # include the direct term of the hypergradient
+    distance: Distance = "weighted_cosine"  # between hypergradients
+    sensitivity: Literal["implicit", "unroll"] = "implicit"  # how hypergradients are taken
+    extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
+    train_method: str = "random"  # the method that makes S_train
+    inits: Count = 1  # initialisations per matched candidate
+    seed: Seed = 0  # draws the matched candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class TruthConfig:
+    """Scores after training on the full data, which the rankings are held against."""
+
+    enabled: bool = True  # train every candidate on the full data
+    seeds: Count = 1  # trainings per candidate
+    table: str | None = None  # published table to read instead of training, where one exists
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides the result of a run."""
+
+    methods: tuple[str, ...] = ("random", "gcond", "hcdc", "real_val", "random_val")  # what is compared
+    seeds: tuple[Seed, ...] = (0,)  # each method is run once per seed
+    data: DataConfig = DataConfig()
+    space: SpaceConfig = SpaceConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    condense: CondenseConfig = CondenseConfig()
+    gcond: GCondConfig = GCondConfig()
+    hcdc: HCDCConfig = HCDCConfig()
+    truth: TruthConfig = TruthConfig()
+
+
+def load(path: str | Path) -> Config:
+    """Reads a TOML file; what it does not name keeps its default.
+
+    Raises:
+      UserError: no such file, no TOML, an unknown key, a wrong type, or a value out of range; one line.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_bytes().decode())
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give the .toml file") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+    return merge(Config(), values, where=str(path))
+
+
+def apply_overrides(config: Config, args: Sequence[str]) -> Config:
+    """Applies command-line overrides such as `--training.steps 50 --seeds 0 1 2 --hcdc.direct=false`.
+
+    A later override of the same key wins. In keys, `-` stands for `_`. The word None empties an optional value.
+
+    Raises:
+      UserError: an argument that is no override, or what `load` refuses; one line.
+    """
+    for name, words in _split_overrides(args):
+        *sections, key = name.split(".")
+        values: Any = {key: parse_words(Config, name, words, where=_COMMAND_LINE)}
+        for section in reversed(sections):
+            values = {section: values}
+        config = merge(config, values, where=_COMMAND_LINE)
+    return config
+
+
+def validate(config: Config) -> None:
+    """Checks a configuration that was built in Python as `load` checks a file.
+
+    Raises:
+      UserError: as `load`.
+    """
+    merge(Config(), dataclasses.asdict(config), where="config")
+
+
+def check_methods(config: Config, known: Iterable[str]) -> None:
+    """Checks that every method of the run is in `known`.
+
+    Raises:
+      UserError: names the first one that is not, and the nearest that is.
+    """
+    known = list(known)
+    for name, method in [*(("methods", m) for m in config.methods), ("hcdc.train_method", config.hcdc.train_method)]:
+        if method not in known:
+            near = difflib.get_close_matches(method, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise UserError(f"unknown method {method!r} in {name!r}; {hint}")
+
+
+def dumps(config: Config) -> str:
+    """The configuration as TOML with every default written out; `load` reads it back equal.
+
+    Values that are None have no form in TOML and are left out.
+    """
+    lines, sections = [], []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+            sections += ["", f"[{field.name}]", *(f"{k} = {_toml(v)}" for k, v in pairs if v is not None)]
+        else:
+            lines.append(f"{field.name} = {_toml(value)}")
+    return "\n".join(lines + sections) + "\n"
+
+
+def config_hash(config: Config) -> str:
+    """16 hexadecimal digits that are equal for equal configurations: the start of the SHA-256 of `dumps`."""
+    return sha256(dumps(config).encode())[:16]
+
+
+def help_text(prog: str = "hcdc run CONFIG.toml") -> str:
+    """Every option with its type, meaning and default, for `--help`."""
+    import tyro  # only here: the rest of the module is needed where no command line is
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(Config, prog=prog, args=["--help"], use_underscores=True, config=[tyro.conf.FlagConversionOff])
+    return text.getvalue()
+
+
+_COMMAND_LINE = "command line"
+
+
+def _split_overrides(args: Sequence[str]) -> list[tuple[str, list[str]]]:
+    overrides: list[tuple[str, list[str]]] = []
+    for arg in args:
+        if arg.startswith("--") and len(arg) > 2:
+            name, equals, word = arg[2:].partition("=")
+            overrides.append((name.replace("-", "_"), [word] if equals else []))
+        elif overrides:
+            overrides[-1][1].append(arg)
+        else:
+            raise UserError(f"{_COMMAND_LINE}: expected --section.field value, got {arg!r}")
+    return overrides
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # printable text, which is the same in TOML
+    return repr(value)

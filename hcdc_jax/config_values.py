@@ -1,0 +1,172 @@
+"""Checking values against the types of frozen dataclasses, with messages a user can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
+
+from hcdc_jax.errors import UserError
+
+Dataclass = TypeVar("Dataclass")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that a field allows, as metadata of `Annotated`.
+
+    Attributes:
+      low: smallest number, itself allowed.
+      above: every number above this one, itself not allowed.
+      high: largest number, itself allowed.
+    """
+
+    low: float = -math.inf
+    above: float = -math.inf
+    high: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and value > self.above
+
+    def __str__(self) -> str:
+        limits = {"at least": self.low, "above": self.above, "at most": self.high}
+        return " and ".join(f"{word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
+
+
+def merge(config: Dataclass, values: Mapping[str, Any], *, where: str, section: str = "") -> Dataclass:
+    """`config` with the fields that `values` names replaced; nested dataclasses are nested mappings.
+
+    Args:
+      config: an instance of a frozen dataclass.
+      values: what TOML gives: mappings, lists, strings, numbers, booleans.
+      where: the file, or "command line", for error messages.
+      section: the dotted name of `config` with a closing dot, for error messages.
+
+    Raises:
+      UserError: an unknown key, a wrong type, a value that is not allowed; one line.
+    """
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    updates = {}
+    for key, value in values.items():
+        if key not in hints:
+            _unknown_key(section + key, hints, where)
+        if not dataclasses.is_dataclass(hints[key]):
+            updates[key] = _checked(hints[key], value, section + key, where)
+        elif isinstance(value, Mapping):
+            updates[key] = merge(getattr(config, key), value, where=where, section=f"{section}{key}.")
+        else:
+            raise UserError(f"{where}: '{section}{key}' is a section, not a value; name a field of it")
+    return dataclasses.replace(config, **updates)  # pyright: ignore[reportArgumentType]
+
+
+def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> Any:
+    """The words after a command-line option as the value that TOML would have given.
+
+    What does not parse stays a word, and an unknown name keeps its words: `merge` has the messages for both.
+
+    Args:
+      cls: the dataclass at the root.
+      name: dotted name of the field.
+      words: what the user typed.
+      where: for error messages.
+
+    Raises:
+      UserError: not exactly one word where one value is due.
+    """
+    kind: Any = cls
+    for key in name.split("."):
+        kind = typing.get_type_hints(kind, include_extras=True).get(key) if dataclasses.is_dataclass(kind) else None
+    if kind is None or dataclasses.is_dataclass(kind):
+        return list(words)
+    if typing.get_origin(kind) is tuple:
+        return [_parse_word(typing.get_args(kind)[0], word) for word in words]
+    if len(words) != 1:
+        raise UserError(f"{where}: '{name}' takes one value, got {len(words)}")
+    return _parse_word(kind, words[0])
+
+
+def _parse_word(kind: Any, word: str) -> Any:
+    bases = [base for base, _ in _alternatives(kind)]
+    if types.NoneType in bases and word == "None":
+        return None
+    if bool in bases and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for number in (int, float):
+        if number in bases:
+            try:
+                return number(word)
+            except ValueError:
+                pass
+    return word
+
+
+def _checked(kind: Any, value: Any, name: str, where: str) -> Any:
+    """`value` as `kind` stores it, or an error that says what `kind` allows."""
+    if typing.get_origin(kind) is tuple:
+        return _checked_tuple(typing.get_args(kind)[0], value, name, where)
+    for base, limits in _alternatives(kind):
+        if not _fits(base, value):
+            continue
+        if limits is not None and value not in limits:
+            raise UserError(f"{where}: '{name}' must be {limits}, got {value}")
+        return float(value) if base is float else value
+    expected = " or ".join(_describe(base) for base, _ in _alternatives(kind) if base is not types.NoneType)
+    raise UserError(f"{where}: '{name}' must be {expected}, got {reprlib.repr(value)}")
+
+
+def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"{where}: '{name}' must be a list, got {reprlib.repr(value)}")
+    if not value:
+        raise UserError(f"{where}: '{name}' needs at least one value")
+    items = tuple(_checked(kind, item, name, where) for item in value)
+    for i, item in enumerate(items):
+        if item in items[:i]:
+            raise UserError(f"{where}: '{name}' holds {item!r} twice")
+    return items
+
+
+def _alternatives(kind: Any) -> list[tuple[Any, Range | None]]:
+    """The members of a union, each with its range; a type that is no union is its only member."""
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return [member for part in typing.get_args(kind) for member in _alternatives(part)]
+    if typing.get_origin(kind) is Annotated:
+        base, *metadata = typing.get_args(kind)
+        return [(base, next((item for item in metadata if isinstance(item, Range)), None))]
+    return [(kind, None)]
+
+
+def _fits(base: Any, value: Any) -> bool:
+    if typing.get_origin(base) is Literal:
+        return isinstance(value, str) and value in typing.get_args(base)
+    if base is float:  # TOML has nan and inf; no field has a use for them
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if base is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if base is str:
+        return isinstance(value, str) and value.isprintable()
+    return isinstance(value, base)
+
+
+def _describe(base: Any) -> str:
+    if typing.get_origin(base) is Literal:
+        choices = [repr(choice) for choice in typing.get_args(base)]
+        return choices[0] if len(choices) == 1 else "one of " + ", ".join(choices)
+    return {int: "an integer", float: "a finite number", bool: "true or false", str: "a line of text"}[base]
+
+
+def _unknown_key(name: str, hints: Mapping[str, Any], where: str) -> NoReturn:
+    *_, key = name.split(".")
+    in_sections = [
+        f"{section}.{key}"
+        for section, kind in hints.items()
+        if dataclasses.is_dataclass(kind) and key in {field.name for field in dataclasses.fields(kind)}
+    ]
+    guesses = in_sections or difflib.get_close_matches(key, hints, n=1)
+    hint = f"did you mean {' or '.join(map(repr, guesses))}?" if guesses else f"known are {', '.join(hints)}"
+    raise UserError(f"{where}: unknown key '{name}'; {hint}")

@@ -1,0 +1,6 @@
+"""Readers of data: the only package that knows where data lies and in what form."""
+
+from hcdc_jax.data.graphs import GraphData as GraphData
+from hcdc_jax.data.graphs import summary as summary
+from hcdc_jax.data.registry import datasets as datasets
+from hcdc_jax.data.registry import load_dataset as load_dataset

@@ -1,0 +1,163 @@
+"""Writing to disk so that a reader never sees half a file.
+
+Every writer puts its bytes into a temporary file in the same folder, syncs it, and renames it over the target: after a
+kill or a full disk the old file is still whole and no temporary file is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hcdc_jax.errors import UserError
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes `content` to `path`, whole or not at all.
+
+    Raises:
+      UserError: the file cannot be written; names it and what to mend.
+    """
+    _write_atomically(Path(path), lambda file: file.write(content))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `path`, whole or not at all.
+
+    Raises:
+      UserError: the file cannot be written; names it and what to mend.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path`, whole or not at all.
+
+    NumPy and JAX numbers and arrays become numbers and lists; NaN and infinities, which JSON lacks, become null.
+
+    Raises:
+      UserError: the file cannot be written; names it and what to mend.
+    """
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays as a compressed .npz without pickles to `path`, whole or not at all.
+
+    The same arrays give the same bytes, so a SHA-256 of the file stands for its content.
+
+    Raises:
+      TypeError: an array holds Python objects.
+      UserError: the file cannot be written; names it and what to mend.
+    """
+    host: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in host.items():
+        if array.dtype.kind not in "biufcSU":
+            raise TypeError(f"array {name!r} has dtype {array.dtype}, which an .npz cannot hold without pickling")
+    _write_atomically(Path(path), lambda file: np.savez_compressed(file, **host))
+
+
+def append_jsonl(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Appends `record` as one JSON line to `path`.
+
+    A last line torn by a kill is cut off first, and a line that does not fit on the disk is taken back, so the file
+    holds whole lines only.
+
+    Raises:
+      UserError: the file cannot be written; names it and what to mend.
+    """
+    path = Path(path)
+    line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+", buffering=0) as file:
+            end = _end_of_last_line(file)
+            file.truncate(end)
+            try:
+                _write_all(file, line)
+            except OSError:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def sha256(source: str | Path | bytes) -> str:
+    """SHA-256 of a file (given by its path) or of bytes, as 64 hexadecimal digits."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    # The random part keeps two processes that write the same file from sharing a temporary one.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Position after the last newline, which is where the next line belongs; 0 for an empty file."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - 4096)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    # An unbuffered write may take only a part of the data, with no error, when the disk is nearly full.
+    while data:
+        data = data[file.write(data) :]
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    if error.errno in _DISK_FULL:
+        mend = f"free space on the disk that holds {path.parent} and run the command again"
+    elif isinstance(error, (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError)):
+        mend = "choose a folder that you can write to"
+    else:
+        mend = "check the disk and run the command again"
+    return UserError(f"cannot write {path}: {reason}; {mend}")
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types: dict, list, str, int, float, bool, None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "__array__"):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

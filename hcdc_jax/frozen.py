@@ -1,0 +1,216 @@
+"""Matching with trained networks that stay put: no solver, no training, hundreds of steps in seconds.
+
+When theta and lambda of a candidate are held fixed, its hypergradient on a validation set S is linear in the gradient
+of the validation loss: g(S) = dV/dlambda + R^T dV/dtheta, with the response R = dtheta*/dlambda [P, h] computed once
+(`hypergradient.response`, or `unrolled_response` here). For a distance D with u = dD/dg,
+
+    dD/dS = d/dS of the derivative of V(theta, lambda; S) along (R u, u),
+
+one backward pass over one forward derivative; V(theta, lambda; S) itself adds its own slope where D reads values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from hcdc_jax import distances
+from hcdc_jax.types import Array, HParams, Params, PyTree
+
+LossFn = Callable[[Params, HParams, PyTree], Array]
+
+
+class Target(NamedTuple):
+    """What the real data say about m candidates.
+
+    Attributes:
+      value: [m] validation losses.
+      gradient: [m, h] hypergradients in the order of `ravel_pytree(hparams)`. For a single candidate: a scalar value
+        and a gradient [h] or structured like hparams.
+    """
+
+    value: Array
+    gradient: PyTree
+
+
+class Pool(NamedTuple):
+    """m trained candidates; every leaf has a leading axis m.
+
+    Attributes:
+      params: trained parameters.
+      hparams: the candidates.
+      response: dtheta*/dlambda, params-shaped leaves [m, h, ...].
+    """
+
+    params: Params
+    hparams: HParams
+    response: PyTree
+
+
+class FrozenInfo(NamedTuple):
+    """What the synthetic set says about m candidates.
+
+    Attributes:
+      value: [m] validation losses.
+      gradient: [m, h] hypergradients, not yet multiplied by the scale of the match.
+    """
+
+    value: Array
+    gradient: Array
+
+
+class UnrolledInfo(NamedTuple):
+    """By-products of an unrolled hypergradient.
+
+    Attributes:
+      value: validation loss of the trained network.
+      params: its parameters.
+    """
+
+    value: Array
+    params: Params
+
+
+def unrolled_response(train: Callable[[HParams], Params], hparams: HParams) -> tuple[Params, PyTree]:
+    """Trains, and differentiates the trained parameters with respect to the hyperparameters by forward mode.
+
+    The exact Jacobian of the training as it is run, converged or not. Costs about h + 1 trainings in time and h + 1
+    copies of the parameters in memory; no trajectory is stored.
+
+    Args:
+      train: pure function `train(hparams) -> params`.
+      hparams: one candidate.
+
+    Returns:
+      (params, response): response has params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`.
+    """
+    flat, unravel = ravel_pytree(hparams)
+
+    def pushforward(direction: Array) -> tuple[Params, Params]:
+        return jax.jvp(lambda x: train(unravel(x)), (flat,), (direction,))
+
+    return jax.vmap(pushforward, out_axes=(None, 0))(jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def unrolled_hypergradient(
+    train: Callable[[HParams], Params], val_loss: LossFn, hparams: HParams, val_batch: PyTree
+) -> tuple[HParams, UnrolledInfo]:
+    """Total hypergradient by reverse mode through the whole training, direct term included.
+
+    Args:
+      train: pure function `train(hparams) -> params`; its step should be wrapped in `jax.checkpoint` where the
+        trajectory does not fit into memory.
+      val_loss: `val_loss(params, hparams, batch) -> scalar`.
+      hparams: one candidate.
+      val_batch: validation batch.
+
+    Returns:
+      (g, info): g with the structure of hparams, and an `UnrolledInfo`.
+    """
+
+    def objective(hparams: HParams) -> tuple[Array, Params]:
+        params = train(hparams)
+        return val_loss(params, hparams, val_batch), params
+
+    (value, params), g = jax.value_and_grad(objective, has_aux=True)(hparams)
+    return g, UnrolledInfo(value, params)
+
+
+def frozen_hypergradient(
+    val_loss: LossFn, params: Params, hparams: HParams, response: PyTree, val_batch: PyTree, *, direct: bool = True
+) -> tuple[Array, Array]:
+    """Hypergradient from a known response, g = dV/dlambda + R^T dV/dtheta: one gradient.
+
+    Args:
+      val_loss: `val_loss(params, hparams, batch) -> scalar`.
+      params: trained parameters.
+      hparams: one candidate.
+      response: params-shaped leaves [h, ...].
+      val_batch: validation batch.
+      direct: False leaves out dV/dlambda.
+
+    Returns:
+      (value, g): validation loss, and hypergradient [h] in the order of `ravel_pytree(hparams)`.
+    """
+    value, (v, d) = jax.value_and_grad(val_loss, argnums=(0, 1))(params, hparams, val_batch)
+    flat_d = ravel_pytree(d)[0]
+    products = jax.tree.map(lambda r, x: jnp.tensordot(r, x, x.ndim, precision=jax.lax.Precision.HIGHEST), response, v)
+    return value, sum(jax.tree.leaves(products), start=flat_d if direct else jnp.zeros_like(flat_d))
+
+
+def frozen_matching(
+    val_loss: LossFn,
+    pool: Pool,
+    val_batch: PyTree,
+    target: Target,
+    *,
+    distance: str | distances.Distance = "cosine",
+    scale: Array | None = None,
+    direct: bool = True,
+) -> tuple[Array, PyTree, FrozenInfo]:
+    """Distance over m frozen candidates and its exact gradient with respect to `val_batch`.
+
+    Equals the mean of `hypergradient_matching` over the candidates for distances that are means; costs two gradients
+    of the validation loss per candidate and step.
+
+    Args:
+      val_loss: `val_loss(params, hparams, batch) -> scalar`. May contain the decoding of a container, with the
+        container's variables as batch.
+      pool: m trained candidates.
+      val_batch: what is differentiated, any pytree.
+      target: values [m] and hypergradients [m, h] on the real data.
+      distance: name or function, joint over the candidates; see `distances`.
+      scale: [h] prior standard deviation of each hyperparameter. Both hypergradients are multiplied by it, which makes
+        them slopes per standard deviation, comparable between hyperparameters.
+      direct: as in `frozen_hypergradient`.
+
+    Returns:
+      (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
+      `FrozenInfo`.
+    """
+
+    def evaluate(params: Params, hparams: HParams, response: PyTree) -> tuple[Array, Array]:
+        return frozen_hypergradient(val_loss, params, hparams, response, val_batch, direct=direct)
+
+    values, gradients = jax.vmap(evaluate)(*pool)
+    factor = jnp.ones_like(gradients) if scale is None else jnp.broadcast_to(scale, gradients.shape)
+    slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
+    d, (w, u) = slopes(values, factor * gradients, target.value, factor * target.gradient)
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
+
+    def tangents(response: PyTree, u: Array) -> tuple[Params, HParams]:
+        moved = jax.tree.map(lambda r: jnp.tensordot(u, r, 1, precision=jax.lax.Precision.HIGHEST), response)
+        return moved, unravel(u if direct else jnp.zeros_like(u))
+
+    moved = jax.vmap(tangents)(pool.response, factor * u)
+
+    def linearised(batch: PyTree) -> Array:
+        surrogate = jax.vmap(lambda p, h, t, w: linear_surrogate(val_loss, p, h, t, w, batch))
+        return jnp.sum(surrogate(pool.params, pool.hparams, moved, w))
+
+    return d, float_gradient(linearised, val_batch), FrozenInfo(values, gradients)
+
+
+def linear_surrogate(
+    val_loss: LossFn, params: Params, hparams: HParams, tangents: tuple[Params, HParams], weight: Array, batch: PyTree
+) -> Array:
+    """Derivative of the validation loss along `tangents` plus weight times the loss itself.
+
+    With tangents (R u, u), u = dD/dg and weight dD/dvalue held constant, its gradient with respect to the batch is
+    that of the distance D.
+    """
+    value, slope = jax.jvp(lambda p, h: val_loss(p, h, batch), (params, hparams), tangents)
+    return slope + weight * value
+
+
+def float_gradient(function: Callable[[PyTree], Array], batch: PyTree) -> PyTree:
+    """Gradient with the structure of `batch`, zeros for leaves that are not floating point."""
+
+    def filled(gradient: Array, leaf: Array) -> Array:
+        return jnp.zeros_like(leaf) if gradient.dtype == jax.dtypes.float0 else gradient
+
+    return jax.tree.map(filled, jax.grad(function, allow_int=True)(batch), batch)

@@ -1,0 +1,1 @@
+"""Networks. Each file returns a `Problem`; nothing outside this folder imports flax."""

@@ -1,0 +1,57 @@
+"""What is trained and what is searched: the one interface between models and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
+
+
+class Problem(NamedTuple):
+    """A bilevel problem as four pure functions.
+
+    Hyperparameters enter through the functions themselves, so one compiled program serves every candidate. Problems
+    hash by their functions: build a problem once and reuse it, and nothing is traced a second time.
+
+    Attributes:
+      init: `init(key, hparams) -> params`.
+      apply: `apply(params, hparams, inputs) -> logits [n, num_classes]`.
+      train_loss: `train_loss(params, hparams, batch) -> scalar`, a mean over examples plus every regulariser, so that
+        its Hessian sees what training minimises.
+      val_loss: `val_loss(params, hparams, batch) -> scalar`, a mean over examples without regularisers.
+    """
+
+    init: Callable[[Array, HParams], Params]
+    apply: Callable[[Params, HParams, PyTree], Array]
+    train_loss: Callable[[Params, HParams, PyTree], Array]
+    val_loss: Callable[[Params, HParams, PyTree], Array]
+
+
+def mean_loss(logits: Array, batch: Batch) -> Array:
+    """Weighted mean cross-entropy of the labelled examples.
+
+    Args:
+      logits: [r, num_classes] with r >= n; rows beyond the n labelled ones are ignored.
+      batch: labels [n] (class numbers) or [n, num_classes] (probabilities), and weights [n].
+    """
+    logits = logits[: batch.labels.shape[0]]
+    if batch.labels.ndim == 1:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    else:
+        losses = optax.softmax_cross_entropy(logits, batch.labels)
+    return _weighted_mean(losses, batch.weights)
+
+
+def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:
+    """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's)."""
+    logits = problem.apply(params, hparams, batch.inputs)[: batch.labels.shape[0]]
+    labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
+    return _weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
+
+
+def _weighted_mean(values: Array, weights: Array) -> Array:
+    return jnp.vdot(values, weights) / weights.sum()

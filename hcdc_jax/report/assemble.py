@@ -1,0 +1,178 @@
+"""From what a run left on disk to `report.json`, `ranking.csv`, `figures/` and `report.html`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hcdc_jax import files, metrics
+from hcdc_jax.report import figures, html, tables
+from hcdc_jax.report.results import Result, Run, Truth, read
+
+
+def assemble(folder: str | Path) -> dict[str, Any]:
+    """Writes the report of a run folder; the same folder gives the same files, byte for byte.
+
+    Args:
+      folder: a run folder with `config.toml`, `results/` and, where they apply, `metrics.jsonl`.
+
+    Returns:
+      The content of `report.json`. Undefined numbers are None, accuracies are fractions, regret is in points
+      (hundredths of accuracy).
+
+    Raises:
+      UserError: a file is missing, the results do not belong together, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    run = read(folder)
+    files.write_json(folder / "report.json", summarise(run))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    files.write_text(folder / "ranking.csv", _csv(ranking(run)))
+    plates = figures.draw_all(
+        report,
+        run.truth.loss if tables.has_truth(report) else None,
+        {method: _losses(results) for method, results in run.results.items()},
+        run.curves,
+        next(iter(run.graphs.get(tables.lead(report) or "", ())), None),
+    )
+    pictures = [_save(folder / "figures", plate) for plate in plates]
+    page = html.render(report, run.config, pictures, best_candidates(report, run))
+    files.write_text(folder / "report.html", page)
+    return report
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """The content of `report.json`, with NaN where a number is undefined."""
+    n, truth = len(run.hparams), run.truth
+    full_seconds = run.info.get("full_training_seconds")
+    methods = {method: _summarise_method(results, truth) for method, results in run.results.items()}
+    ceiling = metrics.rank_report(*truth.losses[:2], bootstrap=0)["spearman"] if len(truth.losses) > 1 else math.nan
+    return {
+        **{key: run.info.get(key) for key in ("config_hash", "versions", "device")},
+        "space": {**run.info.get("space", {}), "candidates": n},
+        "data": run.info.get("data", {}),
+        "full_training_seconds": full_seconds,
+        "truth": {
+            "seconds": truth.seconds,
+            "compile_seconds": truth.compile_seconds,
+            "seeds": len(truth.losses),
+            "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
+            "seed_ceiling_spearman": ceiling,
+        },
+        "methods": methods,
+        "break_even_candidates": {
+            method: None if full_seconds is None else _break_even(entry, full_seconds, n)
+            for method, entry in methods.items()
+        },
+    }
+
+
+def ranking(run: Run) -> dict[str, np.ndarray]:
+    """Columns [n] of `ranking.csv`: candidate, hyperparameters, truth, loss by method (means over seeds)."""
+    columns = {"candidate": np.arange(len(run.hparams)), **_named_hparams(run)}
+    if len(run.truth.losses):
+        columns["truth_loss"] = run.truth.loss
+        columns["truth_accuracy"] = run.truth.accuracy
+        columns["truth_test_accuracy"] = run.truth.test_accuracy
+    return columns | {method: _losses(results).mean(axis=0) for method, results in run.results.items()}
+
+
+def best_candidates(report: tables.Report, run: Run, count: int = 10) -> tables.Table:
+    """The candidates of lowest mean loss by hcdc (by the first method, if it was not run), beside the truth's rank."""
+    main = tables.lead(report) or next(iter(run.results))
+    loss = _losses(run.results[main]).mean(axis=0)
+    order = np.argsort(loss, kind="stable")[: min(count, int(np.isfinite(loss).sum()))]  # NaN sorts last
+    columns = {f"Rank by {main}": [str(place + 1) for place in range(len(order))], "Candidate": [str(i) for i in order]}
+    if tables.has_truth(report):
+        columns["Rank on the full data"] = [_text(place, ".4g") for place in _places(run.truth.loss)[order]]
+        columns["Test accuracy, %"] = [_text(100 * share, ".2f") for share in run.truth.test_accuracy[order]]
+    columns |= {name: [_text(x, ".4g") for x in values[order]] for name, values in _named_hparams(run).items()}
+    rows = [[tables.Cell(text) for text in row] for row in zip(*columns.values(), strict=True)]
+    return tables.Table(list(columns), rows)
+
+
+def _summarise_method(results: Sequence[Result], truth: Truth) -> dict[str, Any]:
+    losses = _losses(results)
+    loss = [metrics.rank_report(truth.loss, r.loss, bootstrap=0) for r in results]
+    accuracy = [metrics.rank_report(truth.accuracy, r.accuracy, bootstrap=0, higher_is_better=True) for r in results]
+    # Chosen by loss, paid in test accuracy: on small condensed sets accuracies tie.
+    regret = [metrics.regret(truth.test_accuracy, -r.loss, higher_is_better=True) for r in results]
+    tested = truth.test_accuracy[np.isfinite(truth.test_accuracy)]
+    highest = float(tested.max()) if tested.size else math.nan
+    return {
+        "seeds": [r.seed for r in results],
+        "spearman_loss": metrics.summarise(r["spearman"] for r in loss),
+        "interval": metrics.spearman_interval(truth.loss, losses),
+        "spearman_accuracy": metrics.summarise(r["spearman"] for r in accuracy),
+        "kendall_loss": metrics.summarise(r["kendall"] for r in loss),
+        "weighted_tau_loss": metrics.summarise(r["weighted_tau"] for r in loss),
+        "precision_at_10": metrics.summarise(r["precision_at_10"] for r in loss),
+        "regret_test_accuracy": metrics.summarise(100 * lost for lost in regret),
+        "selected_test_accuracy": metrics.summarise(highest - lost for lost in regret),
+        "full_trainings_used": _whole(max(r.full_trainings_used for r in results)),
+        "seconds": {part: float(np.mean([r.seconds[part] for r in results])) for part in results[0].seconds},
+        "stored_scalars": _whole(max(r.stored_scalars for r in results)),
+        "failed": int((~np.isfinite(losses)).sum()),
+        "matched_among_ranked": max(r.matched_among_ranked for r in results),
+    }
+
+
+def _break_even(entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:
+    condense = entry["full_trainings_used"] * full_seconds + entry["seconds"]["condense"]
+    return metrics.break_even(condense, entry["seconds"]["rank"] / n, full_seconds)
+
+
+def _losses(results: Sequence[Result]) -> np.ndarray:
+    """[seeds, n]."""
+    return np.stack([result.loss for result in results])
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else value
+
+
+def _named_hparams(run: Run) -> dict[str, np.ndarray]:
+    """[n] values by hyperparameter, under numbered names where the space gives none."""
+    names = run.info.get("space", {}).get("hparam_names") or []
+    if len(names) != run.hparams.shape[1]:
+        names = [f"hparam_{i}" for i in range(run.hparams.shape[1])]
+    return dict(zip(names, run.hparams.T, strict=True))
+
+
+def _places(loss: np.ndarray) -> np.ndarray:
+    """[n] ranks from 1, lowest loss first; NaN where the loss is."""
+    valid = np.isfinite(loss)
+    places = np.full(loss.shape, np.nan)
+    places[valid] = metrics.ranks(loss[valid])
+    return places
+
+
+def _text(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else tables.MISSING
+
+
+def _csv(columns: Mapping[str, np.ndarray]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow([format(x, ".8g") if math.isfinite(x) else "" for x in row])
+    return out.getvalue()
+
+
+def _save(folder: Path, plate: figures.Plate) -> html.Picture:
+    path = folder / f"{plate.name}.png"
+    if not isinstance(plate.drawing, Figure):
+        path.unlink(missing_ok=True)  # a figure of an earlier report that knew more
+        return html.Picture(plate.title, plate.drawing, None)
+    png = figures.to_png(plate.drawing)
+    files.write_bytes(path, png)
+    return html.Picture(plate.title, plate.caption, png)

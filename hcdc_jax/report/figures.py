@@ -1,0 +1,388 @@
+"""The figures of a report: pure functions from arrays to a Matplotlib figure.
+
+A function whose data is missing returns one sentence that says so. Figures are built without pyplot, so drawing needs
+no display and leaves no global state behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeAlias
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hcdc_jax import metrics
+from hcdc_jax.report import tables
+from hcdc_jax.report.results import Adjacency, Curve
+from hcdc_jax.report.tables import seconds
+
+Drawing: TypeAlias = Figure | str
+P = ParamSpec("P")
+
+# Okabe and Ito's palette, told apart by every common kind of colour vision.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+GREY, PALE = "#6b7280", "#d1d5db"
+
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+}
+_WIDTH = 8.0  # inches: 1,200 pixels, and text of 14 pixels where a page shows the figure 800 pixels wide
+
+
+class Plate(NamedTuple):
+    """A figure with its place in the report.
+
+    Attributes:
+      name: file name without ending.
+      title: a few words.
+      caption: one sentence on how to read it.
+      drawing: the figure, or the sentence that says why there is none.
+    """
+
+    name: str
+    title: str
+    caption: str
+    drawing: Drawing
+
+
+@contextlib.contextmanager
+def _styled() -> Iterator[None]:
+    """The report's style, whatever the user's matplotlibrc says; the user's settings come back afterwards."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
+    """Makes `draw` work under the report's style."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawing:
+        with _styled():
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with _styled():
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@house_style
+def rank_scatter(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) -> Drawing:
+    """Rank by the full data against rank by each method, one panel a method, one dot a candidate and seed.
+
+    Args:
+      truth: [n] losses on the full data, or None.
+      proxies: [seeds, n] losses by method; NaN where a candidate failed.
+    """
+    if truth is None or not proxies:
+        return "No truth was computed, so ranks cannot be compared with it."
+    columns = min(4, len(proxies))
+    rows = -(-len(proxies) // columns)
+    figure = Figure(figsize=(_WIDTH, 0.3 + rows * min(_WIDTH / columns + 0.3, 3.4)), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    n = truth.size
+    for axes, (method, losses) in zip(grid.flat, proxies.items(), strict=False):
+        axes.axline((1, 1), slope=1, color=PALE, linewidth=1, zorder=0)
+        for row in losses:
+            x, y = _ranks_of_valid(truth, row)
+            axes.scatter(x, y, s=8 if n > 300 else 14, color=_colour(method), alpha=0.6, linewidths=0, rasterized=True)
+        axes.set_title(f"{method}\nρ = {_mean_std([_spearman(truth, row) for row in losses])}")
+        axes.set(xlim=(0, n + 1), ylim=(0, n + 1), aspect="equal")
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axes in grid.flat[len(proxies) :]:
+        axes.set_axis_off()
+    for axes in grid.flat[max(len(proxies) - columns, 0) : len(proxies)]:  # the lowest panel of each column
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("rank by the full data (1 = lowest loss)", fontsize=10)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("rank by the method")
+    return figure
+
+
+@house_style
+def rank_strips(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) -> Drawing:
+    """Candidates in the order of the truth, coloured by each method's rank; a perfect method shows a smooth gradient.
+
+    Args:
+      truth: [n] losses on the full data, or None.
+      proxies: [seeds, n] losses by method, one thin line a seed; NaN where a candidate failed (light grey).
+
+    References:
+      HCDC (arXiv 2405.17535), Fig. 2.
+    """
+    if truth is None or not proxies:
+        return "No truth was computed, so candidates have no true order to be drawn in."
+    order = np.argsort(truth, kind="stable")[: np.isfinite(truth).sum()]  # NaN sorts last
+    strips = {"the full data": truth[None], **proxies}
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.38 * len(strips)), layout="constrained")
+    stack = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+    colours = matplotlib.colormaps["cividis_r"].with_extremes(bad=PALE)
+    for place, (axes, (method, losses)) in enumerate(zip(stack, strips.items(), strict=True)):
+        share = np.stack([_rank_share(row[order]) for row in losses])
+        axes.imshow(share, aspect="auto", cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_ylabel(method, rotation=0, ha="right", va="center")
+        if place > 0:
+            rho = _mean_std([_spearman(truth, row) for row in losses])
+            axes.text(1.01, 0.5, f"ρ = {rho}", transform=axes.transAxes, va="center")
+    stack[-1].set_xlabel("candidates, from lowest (left) to highest loss on the full data")
+    # The top strip is the colour scale.
+    stack[0].text(0, 1.15, "ranked best", transform=stack[0].transAxes)
+    stack[0].text(1, 1.15, "ranked worst", transform=stack[0].transAxes, ha="right")
+    return figure
+
+
+@house_style
+def matching(curves: Mapping[str, Sequence[Curve]]) -> Drawing:
+    """Matching loss beside held-out rank correlation over the steps of condensation, one line a seed."""
+    curves = {method: lines for method, lines in curves.items() if any(line.steps.size for line in lines)}
+    if not curves:
+        return "No method of this run logged a matching loss."
+    checked = any(line.held_out.size for lines in curves.values() for line in lines)
+    figure = Figure(figsize=(_WIDTH, 0.4 + 2.3 * len(curves)), layout="constrained")
+    grid = figure.subplots(len(curves), 2 if checked else 1, sharex="row", squeeze=False)
+    for row, (method, lines) in zip(grid, curves.items(), strict=True):
+        for line, colour in zip(lines, _cycle(len(lines)), strict=True):
+            row[0].plot(line.steps, line.distance, color=colour, label=f"seed {line.seed}")
+            if line.held_out.size:
+                marker = "o" if line.held_out.size < 30 else ""
+                row[1].plot(line.held_out_steps, line.held_out, color=colour, marker=marker, markersize=3.5)
+        values = np.concatenate([line.distance for line in lines])
+        values = values[np.isfinite(values)]
+        if values.size and values.min() > 0 and values.max() > 10 * values.min():
+            row[0].set_yscale("log")
+        row[0].set_title(f"{method}: matching loss")
+        if len(lines) > 1:
+            row[0].legend(fontsize=9)
+        if checked:
+            _finish_held_out(row[1], method, any(line.held_out.size for line in lines))
+    for axes in grid[-1]:
+        axes.set_xlabel("step")
+    return figure
+
+
+@house_style
+def time_bars(
+    parts: Mapping[str, Mapping[str, float]], full_search: float | None, break_even: Mapping[str, int | None]
+) -> Drawing:
+    """Seconds of each part of each method, above what training every candidate on the full data takes.
+
+    Args:
+      parts: seconds by method and by part, in the order in which they are spent.
+      full_search: seconds to train every candidate on the full data, or None if unknown.
+      break_even: number of candidates from which a method pays, None = never.
+    """
+    names = list(dict.fromkeys(name for part in parts.values() for name in part))
+    spent = np.array([[part.get(name, np.nan) for name in names] for part in parts.values()])
+    known = np.isfinite(spent.sum(axis=-1))
+    if full_search is None or not np.isfinite(full_search) or not names or not known.any():
+        return "The seconds of a full training were not recorded, so costs cannot be compared."
+    spent = np.where(known[:, None], spent, 0.0)
+    totals = spent.sum(axis=1)
+    longest = max(totals.max(), 1e-9)
+    cut = full_search > 12 * longest  # at that scale the parts of the methods could not be seen
+    right = 2 * longest if cut else 1.45 * max(full_search, longest)
+    figure = Figure(figsize=(_WIDTH, 1.1 + 0.3 * (len(parts) + 1)), layout="constrained")
+    axes = figure.subplots()
+    places, starts = np.arange(len(parts)), np.cumsum(spent, axis=1) - spent
+    for name, width, left, colour in zip(names, spent.T, starts.T, _cycle(len(names)), strict=True):
+        axes.barh(places, width, left=left, color=colour, label=name)
+    axes.barh(len(parts), right if cut else full_search, color=GREY)
+    for place, (method, total) in enumerate(zip(parts, totals, strict=True)):
+        pays = break_even.get(method)
+        when = "never pays" if pays is None else f"pays from {pays:,} candidates"
+        text = f"{seconds(total)} s, {when}" if known[place] else "not recorded"
+        axes.text(total + 0.01 * right, place, text, va="center")
+    if cut:
+        text = f"{seconds(full_search)} s, {full_search / longest:,.0f} times the longest method: bar cut"
+        axes.text(0.01 * right, len(parts), text, va="center", color="white")
+    else:
+        axes.text(full_search + 0.01 * right, len(parts), f"{seconds(full_search)} s", va="center")
+    axes.set_yticks(np.arange(len(parts) + 1), [*parts, "all on the full data"])
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.set(xlim=(0, right), xlabel="seconds, without compilation")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
+@house_style
+def adjacency(graph: Adjacency | None) -> Drawing:
+    """Learned edge weights of S_train and S_val as heat maps, nodes sorted by class."""
+    if graph is None:
+        return "No learned graph was stored."
+    figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained")
+    panels = figure.subplots(1, 2)
+    highest = max(float(graph.train.max(initial=0)), float(graph.val.max(initial=0)), 1e-12)
+    image = None
+    for axes, name, weights, labels in (
+        (panels[0], "S_train", graph.train, graph.train_labels),
+        (panels[1], "S_val", graph.val, graph.val_labels),
+    ):
+        group = np.where(labels < 0, np.iinfo(np.int64).max, labels)  # nodes without a class come last
+        order = np.argsort(group, kind="stable")
+        image = axes.imshow(weights[np.ix_(order, order)], cmap="Blues", vmin=0, vmax=highest)
+        classes, counts = np.unique(group, return_counts=True)
+        ends = np.cumsum(counts)
+        for end in ends[:-1] - 0.5:
+            axes.axhline(end, color=GREY, linewidth=0.5)
+            axes.axvline(end, color=GREY, linewidth=0.5)
+        names = np.array([tables.MISSING if c == np.iinfo(np.int64).max else str(c) for c in classes])
+        every = slice(None, None, -(-len(classes) // 12))  # so that the names of many classes do not collide
+        middles = ends - counts / 2 - 0.5
+        axes.set_xticks(middles[every], names[every])
+        axes.set_yticks(middles[every], names[every])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(True)
+        axes.set_title(f"{graph.method}, seed {graph.seed}: {name}, {len(labels)} nodes")
+        axes.set_xlabel("class")
+    panels[0].set_ylabel("class")
+    if image is not None:
+        figure.colorbar(image, ax=panels, fraction=0.03, shrink=0.8, label="edge weight").outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    return figure
+
+
+def draw_all(
+    report: tables.Report,
+    truth: np.ndarray | None,
+    proxies: Mapping[str, np.ndarray],
+    curves: Mapping[str, Sequence[Curve]],
+    graph: Adjacency | None,
+) -> list[Plate]:
+    """Every figure of a report, in reading order.
+
+    Args:
+      report: the content of `report.json`.
+      truth: [n] losses on the full data, or None.
+      proxies: [seeds, n] losses by method.
+      curves: what the condensation of each method logged.
+      graph: the learned graph of the main method, or None.
+    """
+    ordered = {method: proxies[method] for method in tables.best_first(report)}
+    parts = {
+        method: {
+            "full trainings": _nan_if_none(tables.full_training_seconds(report, method)),
+            "condensing": _nan_if_none(report["methods"][method]["seconds"]["condense"]),
+            "ranking": _nan_if_none(report["methods"][method]["seconds"]["rank"]),
+        }
+        for method in ordered
+    }
+    each, n = report["full_training_seconds"], report["space"]["candidates"]
+    return [
+        Plate(
+            "rank_scatter",
+            "Rank by rank",
+            "Each dot is one candidate (and seed): its rank on the full data across, its rank by the method upwards; a "
+            "method that ranks as the full data does puts every dot on the diagonal.",
+            rank_scatter(truth, ordered),
+        ),
+        Plate(
+            "rank_strips",
+            "The order at a glance",
+            "Candidates stand in the order of the full data, coloured by the place that each method gives them, one "
+            "line a seed: the closer a strip is to the smooth gradient on top, the better the method ranks.",
+            rank_strips(truth, ordered),
+        ),
+        Plate(
+            "matching",
+            "Matching and ranks during condensation",
+            "The matching loss can fall while ranks stand still, so read it beside the rank correlation on candidates "
+            "held out from matching; the last step is the one reported.",
+            matching(curves),
+        ),
+        Plate(
+            "time",
+            "What it cost",
+            f"Seconds each method spent until it had ranked {n:,} candidates, above the seconds of training all of "
+            "them on the full data; a method pays from the number of candidates beside its bar, one final full "
+            "training included.",
+            time_bars(parts, None if each is None else n * each, report["break_even_candidates"]),
+        ),
+        Plate(
+            "adjacency",
+            "Learned graphs",
+            "Edge weights between the nodes of the condensed graphs, sorted by class; lines are class boundaries, so "
+            f"blocks on the diagonal are edges within a class ({tables.MISSING} stands for nodes without one).",
+            adjacency(graph),
+        ),
+    ]
+
+
+def _nan_if_none(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _finish_held_out(axes: Any, method: str, any_check: bool) -> None:
+    axes.set_title(f"{method}: Spearman on held-out candidates")
+    if any_check:
+        axes.set_ylim(top=1.02)
+        axes.axhline(1, color=PALE, linewidth=1, zorder=0)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not checked", transform=axes.transAxes, ha="center", va="center", color=GREY)
+
+
+def _colour(method: str) -> str:
+    return BLUE if method.startswith("hcdc") else GREY
+
+
+def _cycle(n: int) -> list[str]:
+    palette = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+    return [palette[i % len(palette)] for i in range(n)]
+
+
+def _ranks_of_valid(truth: np.ndarray, proxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    valid = np.isfinite(truth) & np.isfinite(proxy)
+    return metrics.ranks(truth[valid]), metrics.ranks(proxy[valid])
+
+
+def _rank_share(losses: np.ndarray) -> np.ndarray:
+    """[n] place in the ranking from 0 (best) to 1 (worst); NaN where the loss is."""
+    share = np.full(losses.shape, np.nan)
+    valid = np.isfinite(losses)
+    share[valid] = (metrics.ranks(losses[valid]) - 1) / max(valid.sum() - 1, 1)
+    return share
+
+
+def _spearman(truth: np.ndarray, proxy: np.ndarray) -> float:
+    valid = np.isfinite(truth) & np.isfinite(proxy)
+    return metrics.spearman(truth[valid], proxy[valid])
+
+
+def _mean_std(values: Sequence[float]) -> str:
+    summary = metrics.summarise(values)
+    if not np.isfinite(summary["mean"]):
+        return "undefined"
+    spread = f" ± {summary['std']:.3f}" if len(values) > 1 else ""
+    return f"{summary['mean']:.3f}{spread}"

@@ -1,0 +1,18 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+# Silent broadcasting between ranks hides transposed axes; the library broadcasts explicitly.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Runs one test in float64."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,215 @@
+"""The configuration: what is read is what was written, and every mistake is answered in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import typing
+from typing import Annotated, Literal
+
+import pytest
+
+from hcdc_jax import config as configs
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError
+
+
+def error_of(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def write(folder, text):
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def leaf_names() -> list[str]:
+    names = []
+    for field in dataclasses.fields(Config):
+        value = getattr(Config(), field.name)
+        if dataclasses.is_dataclass(value):
+            names += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(value)]
+        else:
+            names.append(field.name)
+    return names
+
+
+def random_value(rng: random.Random, kind):
+    """Any value that the annotation of a field allows."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return rng.choice(args)
+    if origin is tuple:
+        return tuple({random_value(rng, args[0]): None for _ in range(rng.randint(1, 4))})
+    if origin is Annotated:
+        limits = args[1]
+        low, high = max(limits.low, limits.above, 0), min(limits.high, 1e6)
+        if args[0] is int:
+            return rng.randint(int(low), int(high))
+        return high - rng.random() * (high - low)  # in (low, high]
+    if args:
+        return random_value(rng, rng.choice(args))
+    if kind is type(None):
+        return None
+    if kind is bool:
+        return rng.random() < 0.5
+    assert kind is str
+    return "".join(rng.choices("aß漢 \\\"'#=[]\t"[:-1] + "/.😀", k=rng.randint(0, 9)))
+
+
+def random_config(rng: random.Random, cls: type = Config):
+    hints = typing.get_type_hints(cls, include_extras=True)
+    values = {
+        name: random_config(rng, kind) if dataclasses.is_dataclass(kind) else random_value(rng, kind)
+        for name, kind in hints.items()
+    }
+    return cls(**values)
+
+
+class TestRoundTrip:
+    def test_default(self, tmp_path):
+        assert configs.load(write(tmp_path, configs.dumps(Config()))) == Config()
+
+    @pytest.mark.parametrize("seed", range(50))
+    def test_any_valid_configuration(self, tmp_path, seed):
+        config = random_config(random.Random(seed))
+        configs.validate(config)
+        assert configs.load(write(tmp_path, configs.dumps(config))) == config
+
+    def test_every_default_is_written_out(self):
+        text = configs.dumps(Config())
+        optional = {"data.path", "truth.table"}
+        assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
+
+    def test_hash_follows_the_values(self):
+        assert configs.config_hash(Config()) == configs.config_hash(Config())
+        assert len(configs.config_hash(Config())) == 16
+        changed = configs.apply_overrides(Config(), ["--hcdc.damping", "1e-3"])
+        assert configs.config_hash(changed) != configs.config_hash(Config())
+
+
+class TestFile:
+    def test_what_is_not_named_keeps_its_default(self, tmp_path):
+        config = configs.load(write(tmp_path, 'methods = ["hcdc"]\n[training]\nlearning_rate = 1\n'))
+        assert config.methods == ("hcdc",)
+        assert config.training == dataclasses.replace(Config().training, learning_rate=1.0)
+        assert isinstance(config.training.learning_rate, float)
+        assert config.hcdc == Config().hcdc
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[hcdc]\nnum_hvp = 3", "unknown key 'hcdc.num_hvp'; did you mean 'num_hvps'?"),
+            ("[trainig]\nsteps = 3", "unknown key 'trainig'; did you mean 'training'?"),
+            ("candidates = 3", "unknown key 'candidates'; did you mean 'space.candidates'?"),
+            ("[model]\nzzz = 3", "unknown key 'model.zzz'; known are name, hidden, activation"),
+            ("training = 3", "'training' is a section, not a value; name a field of it"),
+            ("[training.steps]\na = 3", "'training.steps' must be an integer, got {'a': 3}"),
+            ("[training]\nsteps = 'abc'", "'training.steps' must be an integer, got 'abc'"),
+            ("[training]\nsteps = 2.0", "'training.steps' must be an integer, got 2.0"),
+            ("[training]\nsteps = true", "'training.steps' must be an integer, got True"),
+            ("[training]\nsteps = 0", "'training.steps' must be at least 1, got 0"),
+            ("[training]\nlearning_rate = 0.0", "'training.learning_rate' must be above 0, got 0.0"),
+            ("[training]\nlearning_rate = nan", "'training.learning_rate' must be a finite number, got nan"),
+            ("[training]\nlearning_rate = inf", "'training.learning_rate' must be a finite number, got inf"),
+            (
+                "[training]\noptimizer = 'adm'",
+                "'training.optimizer' must be one of 'adam', 'sgd', 'momentum', got 'adm'",
+            ),
+            ("[condense]\nratio = 1.5", "'condense.ratio' must be above 0 and at most 1, got 1.5"),
+            ("[condense]\nratio = 0", "'condense.ratio' must be above 0 and at most 1, got 0"),
+            ("[space]\ncandidates = 1", "'space.candidates' must be at least 2, got 1"),
+            ("[space]\nbasis = 3", "'space.basis' must be one of 'laplacian', 'adjacency', 'chebyshev', got 3"),
+            ("[hcdc]\nedge_logit = 'big'", "'hcdc.edge_logit' must be a finite number or 'auto', got 'big'"),
+            ("[hcdc]\ndirect = 1", "'hcdc.direct' must be true or false, got 1"),
+            ("[data]\nname = 3", "'data.name' must be a line of text, got 3"),
+            ('[data]\nname = "a\\nb"', "'data.name' must be a line of text, got 'a\\nb'"),
+            ("seeds = []", "'seeds' needs at least one value"),
+            ("seeds = [1, 2, 1]", "'seeds' holds 1 twice"),
+            ("seeds = 1", "'seeds' must be a list, got 1"),
+            ("seeds = ['a']", "'seeds' must be an integer, got 'a'"),
+            ("seeds = [-1]", "'seeds' must be at least 0 and at most 4294967295, got -1"),
+            ("methods = ['hcdc', 3]", "'methods' must be a line of text, got 3"),
+        ],
+    )
+    def test_mistakes(self, tmp_path, text, message):
+        path = write(tmp_path, text)
+        assert error_of(lambda: configs.load(path)) == f"{path}: {message}"
+
+    def test_files_that_cannot_be_read(self, tmp_path):
+        assert error_of(lambda: configs.load("no.toml")) == "no.toml: no such file"
+        assert error_of(lambda: configs.load(tmp_path)) == f"{tmp_path} is a folder; give the .toml file"
+        path = write(tmp_path, "seeds = [0]\n[training\n")
+        message = error_of(lambda: configs.load(path))
+        assert message.startswith(f"{path} is not valid TOML: ")
+        assert "line 2" in message
+        path.write_bytes(b"\xff\xfe")
+        assert error_of(lambda: configs.load(path)) == f"{path} is not UTF-8 text (byte 0)"
+
+
+class TestOverrides:
+    def test_values_of_every_kind(self):
+        words = """--seeds 0 1 2 --methods hcdc random --training.steps=50 --training.learning-rate 1e-3
+                   --hcdc.direct false --hcdc.edge_logit 5 --data.path my.npz --training.steps 60"""
+        config = configs.apply_overrides(Config(), words.split())
+        assert (config.seeds, config.methods) == ((0, 1, 2), ("hcdc", "random"))
+        assert (config.training.steps, config.training.learning_rate) == (60, 1e-3)
+        assert (config.hcdc.direct, config.hcdc.edge_logit, config.data.path) == (False, 5.0, "my.npz")
+        back = configs.apply_overrides(config, ["--hcdc.edge_logit", "auto", "--data.path", "None"])
+        assert (back.hcdc.edge_logit, back.data.path) == ("auto", None)
+
+    def test_the_given_configuration_is_the_start(self):
+        start = dataclasses.replace(Config(), seeds=(7,))
+        assert configs.apply_overrides(start, []) == start
+        assert configs.apply_overrides(start, ["--truth.seeds", "2"]).seeds == (7,)
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (["--hcdc.num_hvp", "3"], "unknown key 'hcdc.num_hvp'; did you mean 'num_hvps'?"),
+            (["--steps", "3"], "unknown key 'steps'; did you mean 'training.steps' or 'hcdc.steps'?"),
+            (
+                ["--a.b.c", "1"],
+                "unknown key 'a'; known are methods, seeds, data, space, model, training, condense, gcond",
+            ),
+            (["--training.steps", "abc"], "'training.steps' must be an integer, got 'abc'"),
+            (["--training.steps", "5", "6"], "'training.steps' takes one value, got 2"),
+            (["--training.steps"], "'training.steps' takes one value, got 0"),
+            (["--training", "5"], "'training' is a section, not a value; name a field of it"),
+            (["--training.weight_decay", "-1"], "'training.weight_decay' must be at least 0, got -1.0"),
+            (["--hcdc.direct", "no"], "'hcdc.direct' must be true or false, got 'no'"),
+            (["--seeds"], "'seeds' needs at least one value"),
+            (["--", "3"], "expected --section.field value, got '--'"),
+            (["more.toml"], "expected --section.field value, got 'more.toml'"),
+        ],
+    )
+    def test_mistakes(self, args, message):
+        assert error_of(lambda: configs.apply_overrides(Config(), args)).startswith(f"command line: {message}")
+
+
+def test_methods_are_checked_against_the_registry():
+    configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "random"])
+    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc", "randm")), ["hcdc", "random"]))
+    assert message == "unknown method 'randm' in 'methods'; did you mean 'random'?"
+    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "dc"]))
+    assert message == "unknown method 'random' in 'hcdc.train_method'; known are hcdc, dc"
+
+
+def test_configurations_built_in_python_are_checked_too():
+    wrong = dataclasses.replace(Config(), condense=configs.CondenseConfig(ratio=2.0))
+    message = error_of(lambda: configs.validate(wrong))
+    assert message == "config: 'condense.ratio' must be above 0 and at most 1, got 2.0"
+
+
+def test_help_names_every_option_and_says_what_it_is():
+    text = configs.help_text()
+    for name in leaf_names():
+        line = text[text.index(f"--{name} ") :].splitlines()[1]
+        # The line below an option is its comment in the source; without one it would hold the default only.
+        assert line.strip("│ ")
+        assert not line.strip("│ ").startswith("(default"), name

@@ -1,0 +1,210 @@
+"""Rank metrics against scipy, brute force and hand-made cases."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from hcdc_jax import metrics
+
+
+def scores(seed, n=40, ties=False):
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=n)
+    proxy = truth + rng.normal(size=n)
+    return (np.round(truth, 1), np.round(proxy, 0)) if ties else (truth, proxy)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_spearman_and_kendall_agree_with_scipy(seed, ties):
+    truth, proxy = scores(seed, ties=ties)
+    assert metrics.spearman(truth, proxy) == pytest.approx(scipy.stats.spearmanr(truth, proxy).statistic, abs=1e-12)
+    assert metrics.kendall(truth, proxy) == pytest.approx(scipy.stats.kendalltau(truth, proxy).statistic, abs=1e-12)
+
+
+def brute_force_weighted_tau(truth, proxy):
+    """Vigna's definition, pair by pair; truth and proxy are losses without ties."""
+    results = []
+    for by in (truth, proxy):
+        rank = np.argsort(np.argsort(by))
+        total = agreement = 0.0
+        for i, j in itertools.combinations(range(len(by)), 2):
+            weight = 1 / (rank[i] + 1) + 1 / (rank[j] + 1)
+            agreement += weight * np.sign(truth[i] - truth[j]) * np.sign(proxy[i] - proxy[j])
+            total += weight
+        results.append(agreement / total)
+    return np.mean(results)
+
+
+def test_weighted_tau_is_vignas_and_weighs_low_losses_most():
+    truth, proxy = scores(0, n=15)
+    assert metrics.weighted_tau(truth, proxy) == pytest.approx(brute_force_weighted_tau(truth, proxy))
+    assert metrics.weighted_tau(-truth, -proxy, higher_is_better=True) == metrics.weighted_tau(truth, proxy)
+    x = np.arange(10.0)
+    best_swapped, worst_swapped = x.copy(), x.copy()
+    best_swapped[[0, 1]], worst_swapped[[8, 9]] = x[[1, 0]], x[[9, 8]]
+    assert metrics.weighted_tau(x, best_swapped) < metrics.weighted_tau(x, worst_swapped)
+
+
+@pytest.mark.parametrize("metric", [metrics.spearman, metrics.kendall, metrics.weighted_tau])
+def test_correlations_are_nan_where_undefined(metric):
+    varied = np.arange(4.0)
+    for a, b in [
+        (np.ones(4), varied),
+        (varied, np.ones(4)),
+        (np.array([]), np.array([])),
+        (np.array([1.0]), np.array([2.0])),
+        (np.array([1.0, np.nan, 3.0]), np.arange(3.0)),
+        (np.array([np.inf, np.inf, np.inf]), np.arange(3.0)),
+    ]:
+        assert math.isnan(metric(a, b))
+    assert metric(varied, 10 * varied) == pytest.approx(1.0)
+    assert metric(varied, -varied) == pytest.approx(-1.0)
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"\(3,\) and \(4,\)"):
+        metrics.spearman(np.arange(3), np.arange(4))
+    with pytest.raises(ValueError, match="status"):
+        metrics.rank_report(np.arange(3), np.arange(3), status=np.ones(4))
+
+
+def brute_force_precision(truth, proxy, k):
+    """Mean overlap over every way to break the ties of both sides, by jitter far below their spacing."""
+    rng = np.random.default_rng(0)
+    jitter = rng.uniform(0, 1e-6, size=(2, 4000, len(truth)))
+    best_truth = np.argsort(truth + jitter[0], axis=1)[:, :k]
+    best_proxy = np.argsort(proxy + jitter[1], axis=1)[:, :k]
+    return np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(best_truth, best_proxy, strict=True)])
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_precision_is_the_overlap_expected_over_ties(k):
+    truth, proxy = scores(1, n=12)
+    overlap = len(set(np.argsort(truth)[:k]) & set(np.argsort(proxy)[:k])) / k
+    assert metrics.precision_at(truth, proxy, k) == pytest.approx(overlap)
+    assert metrics.precision_at(-truth, -proxy, k, higher_is_better=True) == pytest.approx(overlap)
+    truth, proxy = scores(1, n=12, ties=True)
+    # 4,000 draws: the standard error is below 0.5 / sqrt(4000) = 0.008
+    assert metrics.precision_at(truth, proxy, k) == pytest.approx(brute_force_precision(truth, proxy, k), abs=0.03)
+    assert metrics.precision_at(truth, np.zeros(12), k) == pytest.approx(k / 12)
+
+
+def test_precision_refuses_k_outside_the_candidates():
+    for k in (0, 5):
+        with pytest.raises(ValueError, match=f"k = {k}"):
+            metrics.precision_at(np.arange(4), np.arange(4), k)
+
+
+@pytest.mark.parametrize(("n", "best"), [(4, 1), (14, 1), (15, 2), (80, 8), (96, 10)])
+def test_best_tenth_is_rounded_half_up_and_at_least_one(n, best):
+    truth, proxy = scores(2, n=n)
+    expected = metrics.precision_at(truth, proxy, best)
+    assert metrics.rank_report(truth, proxy, bootstrap=0)["precision_at_10"] == expected
+
+
+def test_regret_is_what_the_choice_costs():
+    truth = np.array([0.5, 0.2, 0.9, 0.3])
+    assert metrics.regret(truth, truth) == 0
+    assert metrics.regret(truth, np.array([1, 4, 3, 2])) == pytest.approx(0.3)
+    assert metrics.regret(truth, np.array([1, 4, 3, 2]), higher_is_better=True) == pytest.approx(0.9 - 0.2)
+    assert metrics.regret(truth, np.array([1, 4, 3, 1])) == pytest.approx(0.4 - 0.2), "ties count by their mean"
+    assert metrics.regret(truth, np.array([1, np.nan, 3, 2])) == pytest.approx(0.3), "failing on the best is not free"
+    assert metrics.regret(np.array([0.5, np.nan, 0.9, 0.3]), np.array([1, 0, 3, 2])) == pytest.approx(0.2)
+    assert math.isnan(metrics.regret(truth, np.full(4, np.nan)))
+
+
+def test_rank_report_masks_and_counts_failures():
+    truth, proxy = scores(3, n=30)
+    clean = metrics.rank_report(truth, proxy)
+    dirty_truth = np.concatenate([truth, [np.nan, 0.0, 0.0, 0.0]])
+    dirty_proxy = np.concatenate([proxy, [0.0, np.inf, np.nan, -100.0]])
+    status = np.arange(34) != 33
+    dirty = metrics.rank_report(dirty_truth, dirty_proxy, status=status)
+    assert (dirty.pop("n"), dirty.pop("failed")) == (30, 4)
+    assert (clean.pop("n"), clean.pop("failed")) == (30, 0)
+    assert dirty == clean
+
+
+def test_rank_report_does_not_depend_on_direction_order_or_scale():
+    truth, proxy = scores(4)
+    report = metrics.rank_report(truth, proxy)
+    flipped = metrics.rank_report(-truth, -proxy, higher_is_better=True)
+    assert flipped.pop("interval") == pytest.approx(report.pop("interval"))
+    assert flipped == pytest.approx(report)
+    order = np.random.default_rng(0).permutation(truth.size)
+    shuffled = metrics.rank_report(truth[order], np.exp(proxy[order]))
+    for name in ("spearman", "kendall", "weighted_tau", "precision_at_10", "regret"):
+        assert shuffled[name] == pytest.approx(report[name]), name
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_rank_report_of_nothing_to_rank(n):
+    report = metrics.rank_report(np.arange(n), np.ones(n))
+    assert math.isnan(report["spearman"])
+    assert all(map(math.isnan, report["interval"]))
+    assert (report["n"], report["failed"]) == (n, 0)
+    all_failed = metrics.rank_report(np.arange(n), np.full(n, np.nan))
+    assert (all_failed["n"], all_failed["failed"]) == (0, n)
+    assert math.isnan(all_failed["regret"])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_resampled_spearman_is_scipys_on_each_resample(ties):
+    truth, proxy = scores(5, n=25, ties=ties)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(25, size=(20, 25))
+    counts = np.stack([np.bincount(draw, minlength=25) for draw in draws]).astype(float)
+    ours = metrics._spearman_of_resamples(counts, truth, proxy)
+    theirs = [scipy.stats.spearmanr(truth[draw], proxy[draw]).statistic for draw in draws]
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_interval_agrees_with_a_plain_bootstrap():
+    truth, proxy = scores(6, n=60)
+    rng = np.random.default_rng(1)
+    draws = rng.integers(60, size=(2000, 60))
+    plain = np.quantile([scipy.stats.spearmanr(truth[d], proxy[d]).statistic for d in draws], [0.025, 0.975])
+    ours = metrics.spearman_interval(truth, proxy[None], bootstrap=2000)
+    np.testing.assert_allclose(ours, plain, atol=0.03)  # Monte-Carlo error of a 2.5 % quantile from 2,000 draws
+    assert ours == metrics.spearman_interval(truth, proxy[None], bootstrap=2000), "same seed, same interval"
+
+
+def test_interval_sees_the_spread_between_seeds():
+    truth, proxy = scores(7, n=60)
+    steady = metrics.spearman_interval(truth, np.stack([proxy, proxy, proxy]))
+    one = metrics.spearman_interval(truth, proxy[None])
+    np.testing.assert_allclose(steady, one, atol=0.03)
+    unsteady = metrics.spearman_interval(truth, np.stack([proxy, -proxy, proxy]))
+    assert unsteady[1] - unsteady[0] > 2 * (one[1] - one[0])
+
+
+def test_interval_of_many_candidates_is_computed_in_blocks():
+    truth, proxy = scores(8, n=30_000)
+    low, high = metrics.spearman_interval(truth, proxy[None], bootstrap=100)
+    assert low < metrics.spearman(truth, proxy) < high
+
+
+def test_break_even_is_where_the_two_searches_cost_the_same():
+    condense, small, full, retrained = 100.0, 0.3, 2.0, 2
+    pays = metrics.break_even(condense, small, full, retrained)
+    cost = lambda p: condense + p * small + retrained * full  # noqa: E731
+    assert cost(pays) <= pays * full
+    assert cost(pays - 1) > (pays - 1) * full
+    assert metrics.break_even(100.0, 2.0, 2.0) is None
+    assert metrics.break_even(100.0, 3.0, 2.0) is None
+    assert metrics.break_even(math.nan, 0.3, 2.0) is None
+    assert metrics.break_even(0.0, 0.0, 2.0) == 1
+
+
+def test_summary_does_not_hide_a_failed_seed():
+    assert metrics.summarise([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0, "values": [1.0, 2.0, 3.0]}
+    assert metrics.summarise([4.0]) == {"mean": 4.0, "std": 0.0, "values": [4.0]}
+    for values in ([], [1.0, math.nan]):
+        summary = metrics.summarise(values)
+        assert math.isnan(summary["mean"])
+        assert math.isnan(summary["std"])
+        assert len(summary["values"]) == len(values)

@@ -1,0 +1,449 @@
+"""Reports of fabricated run folders: numbers against scipy, honest texts, one safe page."""
+
+import base64
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+import scipy.stats
+from rich.console import Console
+
+from hcdc_jax import files
+from hcdc_jax.errors import UserError
+from hcdc_jax.report import assemble, figures, tables
+from hcdc_jax.report.results import read
+
+# Standard deviation of the noise that each method adds to the true losses (which spread by about 0.3).
+NOISE = {"random": 0.25, "hcdc": 0.03, "real_val": 0.08, "surrogate": 0.4}
+FIGURES = {"rank_scatter", "rank_strips", "matching", "time", "adjacency"}
+
+
+def make_run(folder, *, noise=NOISE, n=60, seeds=(0, 1), truth_seeds=2, full_seconds=1.3, logs=True, name="demo"):
+    """A run folder as the pipeline leaves it, with made-up numbers; returns the true losses [truth_seeds, n]."""
+    rng = np.random.default_rng(0)
+    results = folder / "results"
+    results.mkdir(parents=True)
+    hparams = rng.uniform(-1, 1, size=(n, 3)).astype(np.float32)
+    loss = 0.6 + 0.3 * rng.normal(size=n)
+    truth = loss + 0.01 * rng.normal(size=(truth_seeds, n))
+    accuracy = 0.85 - 0.1 * truth + 0.01 * rng.normal(size=(truth_seeds, n))
+    if truth_seeds:
+        files.write_npz(
+            results / "truth.npz",
+            {
+                "hparams": hparams,
+                "loss": truth,
+                "accuracy": accuracy,
+                "test_accuracy": accuracy - 0.01,
+                "status": np.ones((truth_seeds, n), bool),
+                "seconds": np.float64(full_seconds * n * truth_seeds),
+                "compile_seconds": np.float64(4.0),
+            },
+        )
+    for method, spread in noise.items():
+        for seed in seeds:
+            scores = loss + spread * rng.normal(size=n)
+            learned = method.startswith("hcdc")
+            arrays = {
+                "hparams": hparams,
+                "loss": scores,
+                "accuracy": 0.8 - 0.1 * scores + 0.02 * rng.normal(size=n),
+                "status": np.ones(n, bool),
+                "seconds_condense": np.float64(12.0 if learned else 0.4),
+                "seconds_rank": np.float64(0.9),
+                "seconds_compile": np.float64(3.0),
+                "full_trainings_used": np.int64(8 if learned or method == "surrogate" else 0),
+                "stored_scalars": np.int64(70_000),
+            }
+            if learned:
+                arrays["matched_hparams"] = rng.uniform(-1, 1, size=(8, 3))
+                if logs:
+                    log_condensation(folder, method, seed, rng)
+                    write_adjacency(results / f"{method}_seed{seed}_adjacency.npz", rng)
+            files.write_npz(results / f"{method}_seed{seed}.npz", arrays)
+    info = {
+        "config_hash": "0123abcd",
+        "versions": {"hcdc_jax": "0.1.0", "jax": "0.10.2"},
+        "device": "TFRT_CPU_0 (2 cores)",
+        "space": {"name": "graph_filter", "candidates": n, "hparam_names": ["order_0", "order_1", "order_2"]},
+        "data": {"name": name, "nodes": 1797, "edges": 9000, "features": 64, "classes": 10, "homophily": 0.96},
+        "full_training_seconds": full_seconds,
+    }
+    files.write_json(results / "info.json", info)
+    order = ", ".join(f'"{method}"' for method in noise)
+    files.write_text(folder / "config.toml", f"methods = [{order}]\nseeds = {list(seeds)}\n\n[data]\nname = 'demo'\n")
+    return truth
+
+
+def log_condensation(folder, method, seed, rng):
+    for step in range(0, 301, 10):
+        record = {"stage": "condense", "method": method, "seed": seed, "step": step}
+        record["distance"] = float(0.9 * np.exp(-step / 60) + 0.01 * rng.uniform(1, 2))
+        if step % 50 == 0:
+            record["held_out_spearman"] = float(0.95 - 0.5 * np.exp(-step / 40) + 0.02 * rng.normal())
+        files.append_jsonl(folder / "metrics.jsonl", record)
+
+
+def write_adjacency(path, rng):
+    arrays = {}
+    for part, size in (("train", 40), ("val", 80)):
+        labels = rng.integers(-1, 7, size=size)
+        weights = rng.beta(0.3, 4, size=(size, size)) + 0.5 * (labels[:, None] == labels) * rng.beta(1, 2, (size, size))
+        arrays |= {part: np.triu(weights, 1) + np.triu(weights, 1).T, f"{part}_labels": labels}
+    files.write_npz(path, arrays)
+
+
+def edit_npz(path, **changes):
+    with np.load(path) as archive:
+        files.write_npz(path, {**archive, **changes})
+
+
+def read_report(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    truth = make_run(folder)
+    return folder, truth, assemble(folder)
+
+
+def test_report_json_has_the_documented_shape(finished):
+    folder, _, report = finished
+    assert read_report(folder) == report
+    assert {"config_hash", "versions", "device", "space", "truth", "methods", "break_even_candidates"} <= set(report)
+    assert list(report["methods"]) == list(NOISE), "methods stand in the order of the config"
+    assert report["space"] | {"candidates": 60} == report["space"]
+    assert report["truth"]["seeds"] == 2
+    summaries = (
+        "spearman_loss",
+        "spearman_accuracy",
+        "kendall_loss",
+        "precision_at_10",
+        "regret_test_accuracy",
+        "selected_test_accuracy",
+    )
+    for entry in report["methods"].values():
+        assert entry["seeds"] == [0, 1]
+        for name in summaries:
+            assert set(entry[name]) == {"mean", "std", "values"}
+            assert len(entry[name]["values"]) == 2
+        assert {"condense", "rank"} <= set(entry["seconds"])
+    assert report["methods"]["hcdc"]["full_trainings_used"] == 8
+    assert report["methods"]["hcdc"]["stored_scalars"] == 70_000
+
+
+def test_numbers_agree_with_scipy_and_hand_computation(finished):
+    folder, truth, report = finished
+    loss, accuracy = truth.mean(axis=0), np.load(folder / "results/truth.npz")["accuracy"].mean(axis=0)
+    test_accuracy = accuracy - 0.01
+    assert report["truth"]["seed_ceiling_spearman"] == pytest.approx(scipy.stats.spearmanr(*truth).statistic)
+    for method, entry in report["methods"].items():
+        for i, seed in enumerate((0, 1)):
+            proxy = np.load(folder / f"results/{method}_seed{seed}.npz")
+            rho = scipy.stats.spearmanr(loss, proxy["loss"]).statistic
+            assert entry["spearman_loss"]["values"][i] == pytest.approx(rho)
+            rho = scipy.stats.spearmanr(accuracy, proxy["accuracy"]).statistic
+            assert entry["spearman_accuracy"]["values"][i] == pytest.approx(rho)
+            chosen = test_accuracy[np.argmin(proxy["loss"])]
+            assert entry["selected_test_accuracy"]["values"][i] == pytest.approx(chosen)
+            assert entry["regret_test_accuracy"]["values"][i] == pytest.approx(100 * (test_accuracy.max() - chosen))
+        low, high = entry["interval"]
+        assert low < entry["spearman_loss"]["mean"] < high
+    small = 0.9 / 60
+    expected = np.ceil((8 * 1.3 + 12.0 + 1.3) / (1.3 - small))
+    assert report["break_even_candidates"]["hcdc"] == expected
+
+
+def test_ranking_csv_holds_every_candidate_and_method(finished):
+    folder, truth, _ = finished
+    rows = list(csv.DictReader(io.StringIO((folder / "ranking.csv").read_text())))
+    truth_columns = ["truth_loss", "truth_accuracy", "truth_test_accuracy"]
+    assert list(rows[0]) == ["candidate", "order_0", "order_1", "order_2", *truth_columns, *NOISE]
+    assert len(rows) == 60
+    np.testing.assert_allclose([float(row["truth_loss"]) for row in rows], truth.mean(axis=0), rtol=1e-6)
+    seeds = [np.load(folder / f"results/hcdc_seed{seed}.npz")["loss"] for seed in (0, 1)]
+    np.testing.assert_allclose([float(row["hcdc"]) for row in rows], np.mean(seeds, axis=0), rtol=1e-6)
+
+
+def test_the_same_folder_gives_the_same_bytes(finished):
+    folder, _, report = finished
+    names = ["report.json", "report.html", "ranking.csv", *(f"figures/{name}.png" for name in FIGURES)]
+    before = {name: (folder / name).read_bytes() for name in names}
+    assert assemble(folder) == report
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    assert {path.name for path in (folder / "figures").iterdir()} == {f"{name}.png" for name in FIGURES}
+
+
+class Page(HTMLParser):
+    """Checks that tags balance and gathers what the page refers to."""
+
+    void = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.references, self.rows, self.text = [], set(), [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"unclosed {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.references += [value for name, value in attrs if name in ("src", "href")]
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_page_is_self_contained_and_holds_every_figure(finished):
+    folder, _, _ = finished
+    page = Page((folder / "report.html").read_text())
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert "url(" not in (folder / "report.html").read_text()
+    prefix = "data:image/png;base64,"
+    embedded = {base64.b64decode(reference.removeprefix(prefix)) for reference in page.references}
+    assert all(reference.startswith(prefix) for reference in page.references)
+    assert embedded == {(folder / f"figures/{name}.png").read_bytes() for name in FIGURES}
+    for text in ("hcdc run config.toml", "seeds = [0, 1]", "TFRT_CPU_0", "0.10.2", "0123abcd"):
+        assert text in page.text
+
+
+def test_page_shows_the_numbers_of_the_report(finished):
+    folder, _, report = finished
+    page = Page((folder / "report.html").read_text())
+    verdict = {row[0]: row for row in page.rows[1:5]}
+    assert list(verdict) == ["hcdc", "real_val", "random", "surrogate"], "best first"
+    for method, row in verdict.items():
+        rho = report["methods"][method]["spearman_loss"]
+        assert row[1] == f"{rho['mean']:.3f} ± {rho['std']:.3f}"
+
+
+HOSTILE = '<script>alert("&")</script>'
+
+
+def test_page_escapes_every_text_from_outside(tmp_path):
+    make_run(tmp_path, name=HOSTILE, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2}, logs=False)
+    info = json.loads((tmp_path / "results/info.json").read_text())
+    info |= {"device": HOSTILE, "config_hash": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    info["space"] = {"name": HOSTILE, "hparam_names": [HOSTILE, "b", "c"]}
+    files.write_json(tmp_path / "results/info.json", info)
+    files.write_text(tmp_path / "config.toml", f"methods = []\nname = '{HOSTILE}'  # {HOSTILE}\n")
+    assemble(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) >= 9
+
+
+def test_a_rival_that_ranks_better_is_plain_to_see(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.2, "real_val": 0.02, "random": 0.5}, seeds=(0,))
+    report = assemble(tmp_path)
+    rho = {method: f"{entry['spearman_loss']['mean']:.3f}" for method, entry in report["methods"].items()}
+    first = tables.verdict(report).rows[0]
+    assert [first[0].text, first[1].text] == ["real_val", rho["real_val"]]
+    assert first[1].best
+    assert first[1].beats
+    expected = f"Rivals that rank better than hcdc ({rho['hcdc']}): real_val {rho['real_val']}."
+    assert tables.reading(report)[0].startswith(expected)
+    page = (tmp_path / "report.html").read_text()
+    assert expected in page
+    assert f'<td class="beats"><strong>{rho["real_val"]} ▲</strong></td>' in page
+
+
+def test_overlapping_intervals_are_not_called_a_win(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.1, "real_val": 0.11}, seeds=(0,), n=30)
+    assert "does not settle" in tables.reading(assemble(tmp_path))[0]
+
+
+def test_without_truth_the_report_shows_the_ranking_alone(tmp_path):
+    make_run(tmp_path, truth_seeds=0, seeds=(0,))
+    report = assemble(tmp_path)
+    assert report["truth"]["seeds"] == 0
+    assert report["truth"]["seed_ceiling_spearman"] is None
+    assert report["methods"]["hcdc"]["spearman_loss"]["mean"] is None
+    page = Page((tmp_path / "report.html").read_text())
+    assert "not how good they are" in page.text
+    assert "Spearman, losses" not in page.text
+    assert tables.reading(report) == []
+    best = int(np.argmin(np.load(tmp_path / "results/hcdc_seed0.npz")["loss"]))
+    ranked = next(rows for header, rows in zip(page.rows, page.rows[1:], strict=False) if header[0] == "Rank by hcdc")
+    assert ranked[:2] == ["1", str(best)]
+    assert "truth_loss" not in (tmp_path / "ranking.csv").read_text()
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"matching", "time", "adjacency"}
+
+
+def test_figures_of_an_earlier_report_do_not_linger(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1})
+    assemble(tmp_path)
+    (tmp_path / "results/truth.npz").unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    assemble(tmp_path)
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"time", "adjacency"}
+
+
+def test_failed_candidates_are_left_out_counted_and_told(tmp_path):
+    truth = make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2})
+    path = tmp_path / "results/hcdc_seed0.npz"
+    loss, status = np.load(path)["loss"], np.ones(60, bool)
+    loss[:3], status[5] = [np.nan, np.inf, -np.inf], False
+    edit_npz(path, loss=loss, status=status)
+    report = assemble(tmp_path)
+    entry = report["methods"]["hcdc"]
+    assert entry["failed"] == 4
+    kept = ~np.isin(np.arange(60), [0, 1, 2, 5])
+    rho = scipy.stats.spearmanr(truth.mean(axis=0)[kept], loss[kept]).statistic
+    assert entry["spearman_loss"]["mean"] == pytest.approx(rho)
+    assert "Failed scores left out of the row of hcdc: 4." in tables.reading(report)
+
+
+def test_a_method_that_failed_everywhere_is_undefined_not_absent(tmp_path):
+    make_run(tmp_path, seeds=(0, 1), noise={"hcdc": 0.1, "random": 0.2})
+    edit_npz(tmp_path / "results/hcdc_seed1.npz", status=np.zeros(60, bool))
+    (tmp_path / "results/random_seed1.npz").unlink()
+    report = assemble(tmp_path)
+    assert "Only 1 of 2 seeds: random." in tables.reading(report)
+    assert report["methods"]["hcdc"]["spearman_loss"]["mean"] is None, "a failed seed does not hide in an average"
+    rows = {row[0].text: row[1].text for row in tables.verdict(report).rows}
+    assert rows["hcdc"] == tables.MISSING
+    assert list(rows) == ["random", "hcdc"]
+
+
+def test_matched_candidates_among_the_ranked_are_told(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2})
+    path = tmp_path / "results/hcdc_seed0.npz"
+    edit_npz(path, matched_hparams=np.load(path)["hparams"][:5].astype(np.float64))
+    report = assemble(tmp_path)
+    assert report["methods"]["hcdc"]["matched_among_ranked"] == 5
+    assert "Ranked candidates that hcdc was also matched on, so not unseen: 5." in tables.reading(report)
+
+
+def test_truth_with_a_failed_seed_is_no_truth(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1})
+    status = np.ones((2, 60), bool)
+    status[1, 7] = False
+    edit_npz(tmp_path / "results/truth.npz", status=status)
+    report = assemble(tmp_path)
+    assert report["truth"]["failed"] == 1
+    assert "Candidates left out because a full training failed: 1." in tables.reading(report)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "ranking.csv").read_text())))
+    assert [i for i, row in enumerate(rows) if row["truth_loss"] == ""] == [7]
+
+
+def test_logs_of_killed_and_resumed_runs_are_read(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1}, logs=False)
+    lines = [
+        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 0, "distance": 1.0, "held_out_spearman": 0.5},
+        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 10, "distance": 0.9},
+        {"stage": "rank", "method": "hcdc", "seed": 0},
+        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 10, "distance": 0.8, "held_out_spearman": None},
+    ]
+    log = "".join(json.dumps(line) + "\n" for line in lines) + '{"stage": "cond'
+    files.write_text(tmp_path / "metrics.jsonl", log)
+    [curve] = read(tmp_path).curves["hcdc"]
+    assert curve.steps.tolist() == [0, 10]
+    assert curve.distance.tolist() == [1.0, 0.8]
+    assert curve.held_out_steps.tolist() == [0]
+    assemble(tmp_path)
+
+
+def test_mistakes_are_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"info\.json"):
+        assemble(tmp_path)
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2}, logs=False)
+    hparams = np.load(tmp_path / "results/random_seed0.npz")["hparams"]
+    edit_npz(tmp_path / "results/random_seed0.npz", hparams=hparams[::-1])
+    with pytest.raises(UserError, match=r"random_seed0\.npz ranks other candidates") as error:
+        assemble(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "results/random_seed0.npz").unlink()
+    files.write_npz(tmp_path / "results/hcdc_seed0.npz", {"hparams": hparams})
+    with pytest.raises(UserError, match="'loss'"):
+        assemble(tmp_path)
+    (tmp_path / "results/hcdc_seed0.npz").unlink()
+    with pytest.raises(UserError, match="no ranking"):
+        assemble(tmp_path)
+
+
+def test_scores_and_costs_may_be_unknown(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2}, logs=False)
+    info = json.loads((tmp_path / "results/info.json").read_text())
+    del info["full_training_seconds"], info["data"], info["space"]["hparam_names"]
+    files.write_json(tmp_path / "results/info.json", info)
+    with np.load(tmp_path / "results/random_seed0.npz") as archive:
+        bare = {"hparams": archive["hparams"], "loss": archive["loss"]}
+    files.write_npz(tmp_path / "results/random_seed0.npz", bare)
+    report = assemble(tmp_path)
+    assert report["break_even_candidates"] == {"hcdc": None, "random": None}
+    assert report["methods"]["random"]["spearman_accuracy"]["mean"] is None
+    for table, columns in ((tables.costs(report), (1, 2, 3, 4, 5)), (tables.verdict(report), (3, 6, 7, 8))):
+        row = next(row for row in table.rows if row[0].text == "random")
+        assert all(row[column].text == tables.MISSING for column in columns)
+    assert "hparam_0" in (tmp_path / "ranking.csv").read_text()
+
+
+def test_figures_say_why_they_are_missing_and_leave_the_style_alone():
+    before = dict(matplotlib.rcParams)
+    proxies = {"hcdc": np.array([[1.0, 2.0, np.nan, 4.0]])}
+    for drawing in (
+        figures.rank_scatter(None, proxies),
+        figures.rank_strips(None, proxies),
+        figures.matching({}),
+        figures.time_bars({"hcdc": {"ranking": np.nan}}, 10.0, {}),
+        figures.time_bars({"hcdc": {"ranking": 1.0}}, None, {}),
+        figures.adjacency(None),
+    ):
+        assert isinstance(drawing, str)
+        assert drawing.endswith(".")
+    bars = figures.time_bars({"hcdc": {"ranking": 1.0}, "random": {"ranking": np.nan}}, 100.0, {"hcdc": None})
+    assert not isinstance(bars, str)
+    texts = [text.get_text() for text in bars.axes[0].texts]
+    assert texts == ["1.0 s, never pays", "not recorded", "100 s, 100 times the longest method: bar cut"]
+    assert not isinstance(figures.rank_strips(np.array([1.0, np.nan, 3.0, 4.0]), proxies), str)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_tables_for_terminal_and_markdown(finished):
+    _, _, report = finished
+    table = tables.verdict(report)
+    console = Console(width=200, file=io.StringIO())
+    console.print(tables.to_rich(table, "Verdict"))
+    shown = console.file.getvalue()
+    rho = f"{report['methods']['hcdc']['spearman_loss']['mean']:.3f}"
+    assert rho in shown
+    lines = tables.to_markdown(table).splitlines()
+    assert len(lines) == 2 + len(NOISE)
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith(f"| hcdc | **{rho} ± ")
+    hostile = tables.Table(["a|b"], [[tables.Cell("c|d", best=True)]])
+    assert tables.to_markdown(hostile).splitlines()[2] == "| **c\\|d** |"
+
+
+def test_what_reads_as_a_tie_is_a_tie(finished):
+    _, _, report = finished
+    tied = json.loads(json.dumps(report))
+    for method, rho in {"hcdc": 0.9301, "real_val": 0.9304, "random": 0.5, "surrogate": 0.4}.items():
+        tied["methods"][method]["spearman_loss"]["mean"] = rho
+    cells = {row[0].text: row[1] for row in tables.verdict(tied).rows}
+    assert cells["hcdc"].best
+    assert cells["real_val"].best
+    assert not cells["real_val"].beats
+    assert "share the highest" in tables.reading(tied)[0]
