@@ -1,3 +1,68 @@
-"""Hyperparameter-calibrated data set condensation in JAX."""
+"""Hyperparameter-calibrated data set condensation in JAX (arXiv 2405.17535).
+
+Condense a data set into a tiny synthetic training and validation set on which the ranking of hyperparameters is kept,
+then search on it in seconds. The command is `hcdc`; everything it does is a function here.
+"""
+
+from hcdc_jax import condense, containers, distances, models, spaces
+from hcdc_jax.artefact import Condensed, load_condensed
+from hcdc_jax.candidates import Scores, evaluate
+from hcdc_jax.data import GraphData, datasets, load_dataset
+from hcdc_jax.errors import UserError
+from hcdc_jax.frozen import (
+    Pool,
+    Target,
+    frozen_hypergradient,
+    frozen_matching,
+    unrolled_hypergradient,
+    unrolled_response,
+)
+from hcdc_jax.graphs import real_batch
+from hcdc_jax.hypergradient import hypergradient, hypergradient_matching, matching_distance, response
+from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
+from hcdc_jax.metrics import rank_report
+from hcdc_jax.pipeline.recipes import methods
+from hcdc_jax.problem import Problem
+from hcdc_jax.train import Training, train
+from hcdc_jax.types import Batch
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Condensed",
+    "GraphData",
+    "LinearSolver",
+    "Pool",
+    "Problem",
+    "Scores",
+    "Target",
+    "Training",
+    "UserError",
+    "chebyshev",
+    "condense",
+    "conjugate_gradient",
+    "containers",
+    "datasets",
+    "dense",
+    "distances",
+    "evaluate",
+    "frozen_hypergradient",
+    "frozen_matching",
+    "hypergradient",
+    "hypergradient_matching",
+    "identity",
+    "load_condensed",
+    "load_dataset",
+    "matching_distance",
+    "methods",
+    "models",
+    "neumann",
+    "rank_report",
+    "real_batch",
+    "response",
+    "spaces",
+    "train",
+    "unrolled_hypergradient",
+    "unrolled_response",
+]

@@ -221,8 +221,12 @@ def _search(args: argparse.Namespace) -> int:
     files.write_text(folder / "search.csv", "\n".join(lines) + "\n")
     _OUT.print(table)
     failed = int((~scores.status).sum())
-    _OUT.print(f"{args.num} candidates in {elapsed.run:.1f} s, after {elapsed.compile:.1f} s of compilation" + (
-        f"; {failed} failed" if failed else "") + f". All of them: {folder / 'search.csv'}", soft_wrap=True)
+    _OUT.print(
+        f"{args.num} candidates in {elapsed.run:.1f} s, after {elapsed.compile:.1f} s of compilation"
+        + (f"; {failed} failed" if failed else "")
+        + f". All of them: {folder / 'search.csv'}",
+        soft_wrap=True,
+    )
     return DONE
 
 
@@ -230,11 +234,11 @@ def _list(args: argparse.Namespace) -> int:
     del args
     from hcdc_jax import distances, spaces
     from hcdc_jax.data import datasets
-    from hcdc_jax.pipeline.recipes import METHODS
+    from hcdc_jax.pipeline.recipes import methods
 
     for title, rows in (
         ("Data sets", datasets()),
-        ("Methods", {name: method.about for name, method in METHODS.items()}),
+        ("Methods", methods()),
         ("Spaces", {name: "" for name in spaces.names()}),
         ("Distances", {name: "" for name in distances.names()}),
     ):

@@ -66,7 +66,9 @@ class HCDCInfo(NamedTuple):
 
 
 @functools.cache
-def hcdc(problem: Problem, container: Container, *, distance: str = "weighted_cosine", direct: bool = True) -> Condenser:
+def hcdc(
+    problem: Problem, container: Container, *, distance: str = "weighted_cosine", direct: bool = True
+) -> Condenser:
     """Frozen matching with own-theta targets, as a condenser.
 
     Args:

@@ -60,6 +60,11 @@ METHODS = {
 }
 
 
+def methods() -> dict[str, str]:
+    """The methods that a run can compare, each with one line about it."""
+    return {name: method.about for name, method in METHODS.items()}
+
+
 class Request(NamedTuple):
     """One half that is to be made.
 
@@ -190,9 +195,7 @@ def _feature_rate(start: GraphStart, step: float) -> jax.Array:
 def _matching_work(request: Request, start: GraphStart) -> Work:
     setup, options = request.setup, request.setup.config.gcond
     sizes = np.bincount(setup.data.labels[_pool(request)], minlength=setup.data.num_classes)
-    rates = GraphRates(
-        _feature_rate(start, options.feature_step), jnp.float32(options.structure_learning_rate)
-    )
+    rates = GraphRates(_feature_rate(start, options.feature_step), jnp.float32(options.structure_learning_rate))
     real = setup.train if request.part == "train" else setup.val
     return Work(MatchingData(real, jnp.asarray(sizes / sizes.max(), jnp.float32), rates))
 
@@ -225,9 +228,7 @@ def _hcdc(setup: Setup, container: Container) -> Condenser:
 
 def _rates(setup: Setup, start: GraphStart) -> GraphRates:
     options = setup.config.hcdc
-    return GraphRates(
-        _feature_rate(start, options.feature_step), jnp.float32(options.structure_learning_rate)
-    )
+    return GraphRates(_feature_rate(start, options.feature_step), jnp.float32(options.structure_learning_rate))
 
 
 def _hcdc_work(request: Request, start: GraphStart) -> Work:
@@ -259,9 +260,7 @@ def _shared(setup: Setup, container: Container) -> Condenser:
 def _shared_work(request: Request, start: GraphStart) -> Work:
     setup, options = request.setup, request.setup.config.hcdc
     begins = setup.space.sample(key_for(MATCHED, request.seed + options.seed), options.full_trainings)
-    data = SharedData(
-        begins, request.condensed_train, setup.train, setup.val, setup.training, _rates(setup, start)
-    )
+    data = SharedData(begins, request.condensed_train, setup.train, setup.val, setup.training, _rates(setup, start))
     return Work(data, matched=np.asarray(begins))
 
 

@@ -59,9 +59,7 @@ def build(config: Config) -> Setup:
       UserError: what is wrong with the data or the configuration, in one line.
     """
     data = load_dataset(config.data.name, path=config.data.path, split=config.data.split, seed=config.data.seed)
-    space = spaces.get(
-        config.space.name, order=config.space.order, basis=config.space.basis, prior=config.space.prior
-    )
+    space = spaces.get(config.space.name, order=config.space.order, basis=config.space.basis, prior=config.space.prior)
     problem = spectral_gnn(
         data.num_features,
         data.num_classes,

@@ -43,7 +43,8 @@ def truth(setup: Setup, folder: Path, progress: Progress) -> None:
         for name in ("loss", "accuracy", "test_accuracy", "status")
     }
     seconds = {
-        name: sum(float(part[name]) for seed in seeds for part in parts[seed]) for name in ("seconds", "compile_seconds")
+        name: sum(float(part[name]) for seed in seeds for part in parts[seed])
+        for name in ("seconds", "compile_seconds")
     }
     files.write_npz(path, {"hparams": np.asarray(setup.candidates), **stacked, **seconds})
 
@@ -115,18 +116,14 @@ def _real_scalars(setup: Setup) -> int:
     return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size
 
 
-def mean_scores(
-    setup: Setup, seed: int, train: Batch, vals: tuple[Batch, ...]
-) -> tuple[tuple[Scores, ...], Elapsed]:
+def mean_scores(setup: Setup, seed: int, train: Batch, vals: tuple[Batch, ...]) -> tuple[tuple[Scores, ...], Elapsed]:
     """Scores of the candidates on condensed data, averaged over `training.proxy_inits` initialisations.
 
     A candidate that fails from one initialisation has failed.
     """
     keys = [jax.random.fold_in(key_for(RANK, seed), i) for i in range(setup.config.training.proxy_inits)]
     with measured() as elapsed:
-        runs = [
-            evaluate_on(key, setup.problem, setup.candidates, train, vals, training=setup.training) for key in keys
-        ]
+        runs = [evaluate_on(key, setup.problem, setup.candidates, train, vals, training=setup.training) for key in keys]
         means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
     return tuple(scores._replace(status=scores.status == 1) for scores in means), elapsed
 

@@ -77,9 +77,7 @@ def _one(setup: Setup, key: Array, hparams: Array) -> dict[str, np.ndarray]:
             params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
     with measured() as targeting:
         if params is None:
-            target, diverged = unrolled_target(
-                key, setup.problem, hparams, setup.train, setup.val, setup.training
-            )
+            target, diverged = unrolled_target(key, setup.problem, hparams, setup.train, setup.val, setup.training)
         else:
             target, diverged = target_at(
                 setup.problem, params, hparams, setup.train, setup.val,

@@ -1,0 +1,31 @@
+"""Condensers. A new one is a file with a cached factory that returns a `Condenser`, and a line in `_REGISTRY`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hcdc_jax.condense.base import Condenser, run
+from hcdc_jax.condense.gradient_matching import gradient_matching
+from hcdc_jax.condense.hcdc import hcdc
+from hcdc_jax.condense.hcdc_shared import hcdc_shared
+
+_REGISTRY: dict[str, Callable[..., Condenser]] = {
+    "gradient_matching": gradient_matching,
+    "hcdc": hcdc,
+    "hcdc_shared": hcdc_shared,
+}
+
+
+def get(name: str) -> Callable[..., Condenser]:
+    """The factory of the condenser `name`; the error of an unknown name lists the known ones."""
+    if name not in _REGISTRY:
+        raise KeyError(f"unknown condenser {name!r}; known: {', '.join(names())}")
+    return _REGISTRY[name]
+
+
+def names() -> list[str]:
+    """Names that `get` knows."""
+    return sorted(_REGISTRY)
+
+
+__all__ = ["Condenser", "get", "gradient_matching", "hcdc", "hcdc_shared", "names", "run"]
