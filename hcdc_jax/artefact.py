@@ -13,17 +13,17 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_bytes, write_json, write_npz
-from hcdc_jax.types import Batch, PyTree, Variables
+from hcdc_jax.types import Batch, Variables
 
 PRIMARY_METHOD = "hcdc"
 _CARD_FILE, _PRIMARY_FILE = "card.json", "condensed.npz"
@@ -131,7 +131,7 @@ def save_condensed(
     if not _METHOD_NAME.fullmatch(method):
         raise ValueError(f"method must be a word of letters, digits, '_' and '.', got {method!r}")
     card = _card_to_extend(folder, config_hash)
-    arrays = dict(_flatten({"train": train, "val": val, "variables": variables}))
+    arrays = to_arrays({"train": train, "val": val, "variables": variables})
     name = f"{method}_seed{seed}"
     path = _path(folder, name)
     write_npz(path, arrays)
@@ -186,8 +186,8 @@ def load_condensed(
         raise UserError(f"{path} is not the file that {_CARD_FILE} describes (SHA-256 differs); condense anew")
     arrays = read_arrays(path)
     try:
-        tree = _unflatten(arrays)
-        return Condensed(_batch(tree["train"]), _batch(tree["val"]), entry, tree.get("variables"))
+        tree = to_tree(arrays)
+        return Condensed(to_batch(tree["train"]), to_batch(tree["val"]), entry, tree.get("variables"))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks the arrays of a condensed data set ({error}); condense anew") from error
 
@@ -256,51 +256,11 @@ def _find(card: Mapping[str, Any], method: str | None, seed: int | None, folder:
     raise UserError(f"{folder} holds no artefact of {wanted}; it holds {', '.join(entries)}")
 
 
-def _flatten(tree: PyTree, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays of nested dictionaries and NamedTuples by their slash-joined path; None and () leave nothing."""
-    if tree is None or (isinstance(tree, tuple) and not tree):
-        return
-    fields = getattr(tree, "_fields", None)
-    if fields is not None:
-        tree = dict(zip(fields, tree, strict=True))
-    if isinstance(tree, Mapping):
-        for key, item in tree.items():
-            if not isinstance(key, str) or not key or "/" in key:
-                raise TypeError(f"cannot store the key {key!r} under {prefix!r}: keys must be words without '/'")
-            yield from _flatten(item, f"{prefix}/{key}" if prefix else key)
-        return
-    array = np.asarray(tree)
-    # bfloat16 and its like are no types of NumPy's own: an .npz would give them back as bytes.
-    yield prefix, array.astype(np.float32) if array.dtype.kind == "V" else array
-
-
-def _unflatten(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *path, last = name.split("/")
-        node = tree
-        for key in path:
-            node = node.setdefault(key, {})
-        node[last] = jnp.asarray(array)
-    return tree
-
-
-def _batch(tree: Mapping[str, Any]) -> Batch:
-    """A batch of arrays or of a graph; what a graph lacks, such as the senders of a dense one, comes back as None."""
-    inputs = tree["inputs"]
-    if isinstance(inputs, dict):
-        import jraph
-
-        fields: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
-        inputs = jraph.GraphsTuple(**(fields | inputs))
-    return Batch(inputs, tree["labels"], tree["weights"])
-
-
 def _examples(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and labels of the examples that count, on the host."""
     inputs = batch.inputs
     if hasattr(inputs, "nodes"):
-        # The nodes of a graph carry the filter terms P_k X as [n, K + 1, d], and P_0 X is X.
+        # Nodes of real graphs carry the filter terms P_k X as [n, K + 1, d], and P_0 X is X.
         inputs = inputs.nodes if inputs.nodes.ndim == 2 else inputs.nodes[:, 0]
     counts = np.asarray(batch.weights) > 0
     return np.asarray(inputs)[: len(counts)][counts], np.asarray(batch.labels)[counts]

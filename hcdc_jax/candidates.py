@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.problem import Problem, accuracy
-from hcdc_jax.sharding import over_candidates
+from hcdc_jax.sharding import Device, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -38,7 +39,7 @@ def evaluate(
     *,
     training: Training | None = None,
     chunk_size: int | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> Scores:
     """Trains every candidate on `train_batch` and scores it on `val_batch`.
 
@@ -74,7 +75,7 @@ def evaluate_on(
     *,
     training: Training | None = None,
     chunk_size: int | None = None,
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
     training = training or Training()

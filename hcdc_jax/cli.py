@@ -1,328 +1,295 @@
-"""The command `hcdc`: parsing, progress on the terminal, exit codes. All work is done elsewhere."""
+"""The command `hcdc`: parsing, exit codes and what is printed. All work is done elsewhere."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NoReturn
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from hcdc_jax import __version__
+from hcdc_jax import __version__, data, distances, files, pipeline, spaces, terminal
+from hcdc_jax import config as configs
+from hcdc_jax.artefact import Condensed, load_condensed, read_card
+from hcdc_jax.codec import to_arrays
+from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.folder import config_of
+from hcdc_jax.pipeline.recipes import methods
+from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.report import tables
 
-if TYPE_CHECKING:
-    from hcdc_jax.config import Config
-    from hcdc_jax.pipeline.progress import Progress
-    from hcdc_jax.pipeline.setup import Setup
-
-DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-
-_OUT = Console(highlight=False)
-_ERR = Console(stderr=True, highlight=False)
+DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 
 _EPILOG = """\
-CONFIG is a .toml file (see configs/), DIR a run folder. Any setting can be overridden:
+CONFIG is a .toml file (see configs/), DIR a run folder. Settings are overridden after it:
   hcdc run configs/digits_graph.toml --hcdc.steps 100 --seeds 0 1 2
 `hcdc options` prints every setting with its default."""
 
+# What a narrow terminal can do without, first of all; everything is in report.html.
+_EXPENDABLE = ("Precision@10", "95 % interval", "Spearman, accuracies", "Full trainings", "Seconds")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0 (done), 2 (the user's mistake), 130 (interrupted) or raises (a bug: exit code 1)."""
-    parser = _parser()
-    args, overrides = parser.parse_known_args(argv)
-    if not hasattr(args, "command"):
-        parser.print_help()
-        return DONE
+    """Runs one command.
+
+    Returns:
+      0 if it is done, 2 for a mistake of the user, 128 + the number of the signal that interrupted it. A bug raises,
+      and Python leaves with 1.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
-        return args.command(args, overrides)
+        with _terminated_like_interrupted():
+            args, overrides = _parser().parse_known_args(argv)
+            if overrides and not args.overridable:
+                raise UserError(f"unexpected argument {overrides[0]!r}; see hcdc {args.name} --help")
+            args.command(args, overrides)
+            return DONE
     except UserError as error:
-        _ERR.print(f"[red]hcdc:[/red] {escape(str(error))}", soft_wrap=True)
+        terminal.complain(str(error))
         return USER_ERROR
-    except KeyboardInterrupt:
-        _ERR.print("\nhcdc: interrupted; the same command with --resume goes on from here")
-        return INTERRUPTED
-    except BrokenPipeError:
+    except KeyboardInterrupt as interrupt:
+        terminal.complain("interrupted; the same command with --resume goes on from here")
+        return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    except BrokenPipeError:  # the reader of a pipe has seen enough; without this Python complains when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Turns SIGTERM, by which batch systems end a job, into what Ctrl-C is."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        del frame
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one line, as everywhere."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="hcdc", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG,
-        description="Condense a data set so that hyperparameter search on the condensed data ranks as the full data.",
-    )  # fmt: skip
+    style = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    about = "Condense a data set so that hyperparameter search on the condensed data ranks as the full data."
+    parser = _Parser(prog="hcdc", description=about, epilog=_EPILOG, **style)
     parser.add_argument("--version", action="version", version=f"hcdc {__version__}")
+    parser.set_defaults(command=lambda args, overrides: parser.print_help(), overridable=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Callable, about: str, *, overridable: bool = False) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name, help=about, description=about, allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_EPILOG if overridable else None,
-        )  # fmt: skip
-        sub.set_defaults(command=command if overridable else _without_overrides(command))
+    def add(name: str, command: Callable, about: str, *, epilog: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about, epilog=epilog, **style)
+        sub.set_defaults(name=name, command=command, overridable=epilog is not None)
         return sub
 
-    run = add("run", _run, "condense, rank, train the truth (if enabled) and report", overridable=True)
-    for name, stages, about in (
-        ("condense", ("condense",), "make the condensed data sets of a run"),
-        ("rank", ("rank",), "rank the candidates on the condensed data"),
-        ("truth", ("truth",), "train every candidate on the full data"),
+    for name, command, about in (
+        ("run", _run, "condense, rank, train the truth (if enabled) and report"),
+        ("condense", _condense, "make the condensed data sets of a run"),
+        ("rank", _rank, "rank the candidates on the condensed data"),
+        ("truth", _truth, "train every candidate on the full data"),
     ):
-        sub = add(name, _stage_command(stages), about, overridable=True)
-        _add_target(sub)
-    _add_target(run)
-    sub = add("report", _report, "write report.json, report.html and the figures of a run folder")
-    sub.add_argument("folder", metavar="DIR")
-    sub = add("search", _search, "random search over fresh candidates on the condensed data of a run folder")
-    sub.add_argument("folder", metavar="DIR")
-    sub.add_argument("--num", type=_positive, default=1000, help="candidates to draw (1000)")
-    sub.add_argument("--top", type=_positive, default=10, help="candidates to show (10)")
-    sub.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+        sub = add(name, command, about, epilog=_EPILOG)
+        sub.add_argument("target", metavar="CONFIG|DIR", help="a .toml file, or a run folder to go on with")
+        sub.add_argument("--out", metavar="DIR", help="run folder (that of the run, or runs/<name of the config>)")
+        sub.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
+    sub = add("report", _report, "write report.json, report.html, ranking.csv and the figures of a run")
+    sub.add_argument("target", metavar="CONFIG|DIR")
+    sub = add("search", _search, "random search over fresh candidates on the condensed data of a run")
+    sub.add_argument("target", metavar="CONFIG|DIR")
+    sub.add_argument("--num", type=_positive, default=1000, metavar="N", help="candidates to draw (1000)")
+    sub.add_argument("--top", type=_positive, default=10, metavar="N", help="candidates to show (10)")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the draw (0)")
     add("list", _list, "data sets, methods, spaces and distances")
     add("options", _options, "every setting with its type, meaning and default")
-    sub = add("info", _info, "what a run folder or a condensed data set is")
-    sub.add_argument("folder", metavar="DIR")
+    sub = add("info", _info, "what a run folder or a condensed data set is, and whether it is intact")
+    sub.add_argument("folder", metavar="DIR", type=Path)
     sub = add("export", _export, "copy a condensed data set out of a run folder")
-    sub.add_argument("folder", metavar="DIR")
-    sub.add_argument("--format", choices=("npz", "png", "torch"), default="npz")
-    sub.add_argument("--method", help="whose (the primary one)")
-    sub.add_argument("--seed", type=int, help="of the method (the first)")
-    sub.add_argument("--out", help="file or folder to write (beside DIR)")
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    sub.add_argument("--format", choices=tuple(_EXPORTS), default="npz")
+    sub.add_argument("--method", help="whose (that of hcdc, else of the first method)")
+    sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
+    sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
     return parser
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="CONFIG_OR_DIR", help="a .toml file, or a run folder to continue")
-    parser.add_argument("--out", metavar="DIR", help="run folder (runs/<name of the config>)")
-    parser.add_argument("--resume", action="store_true", help="continue the run that is in the folder")
-
-
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return _whole(text, low=1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, low=0)
+
+
+def _whole(text: str, low: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    if value is None or not low <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
     return value
 
 
-def _without_overrides(command: Callable) -> Callable:
-    def checked(args: argparse.Namespace, overrides: list[str]) -> int:
-        if overrides:
-            raise UserError(f"unexpected argument {overrides[0]!r}; see --help")
-        return command(args)
-
-    return checked
-
-
-def _run(args: argparse.Namespace, overrides: list[str]) -> int:
-    return _stages(args, overrides, ("condense", "rank", "truth"), ends_with_report=True)
+def _run(args: argparse.Namespace, overrides: list[str]) -> None:
+    config, folder = _config_and_folder(args, overrides)
+    resume = args.resume or folder == Path(args.target)
+    with terminal.progress() as progress:
+        report = pipeline.run(config, folder, resume=resume, progress=progress)
+    _say_report(folder, report)
 
 
-def _stage_command(stages: tuple[str, ...]) -> Callable[[argparse.Namespace, list[str]], int]:
-    return lambda args, overrides: _stages(args, overrides, stages, ends_with_report=False)
+def _condense(args: argparse.Namespace, overrides: list[str]) -> None:
+    _do_stage(pipeline.condense, *_config_and_folder(args, overrides))
 
 
-def _stages(args: argparse.Namespace, overrides: list[str], stages: tuple[str, ...], *, ends_with_report: bool) -> int:
-    config, folder = _open(args, overrides)
-    from hcdc_jax.pipeline import condensing, stages as later
-    from hcdc_jax.pipeline.folder import write_info
-
-    setup = _build(config)
-    _say_data(setup)
-    write_info(folder, setup)
-    with _progress() as progress:
-        if "condense" in stages:
-            condensing.condense(setup, folder, progress)
-        if "rank" in stages:
-            later.rank(setup, folder, progress)
-        if "truth" in stages and (config.truth.enabled or not ends_with_report):
-            later.truth(setup, folder, progress)
-    if ends_with_report:
-        return _write_report(folder)
-    _OUT.print(f"Done: {folder}")
-    return DONE
+def _rank(args: argparse.Namespace, overrides: list[str]) -> None:
+    config, folder = _config_and_folder(args, overrides)
+    config_of(folder)  # where no run is there is nothing to rank on, and no reason to begin one
+    _do_stage(pipeline.rank, config, folder)
 
 
-def _open(args: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
-    from hcdc_jax import config as configs
-    from hcdc_jax.pipeline.folder import config_of, open_folder
-    from hcdc_jax.pipeline.recipes import METHODS
+def _truth(args: argparse.Namespace, overrides: list[str]) -> None:
+    _do_stage(pipeline.truth, *_config_and_folder(args, overrides))
 
+
+def _do_stage(stage: Callable[[Run], None], config: Config, folder: Path) -> None:
+    """Runs one stage; stages go on with what the folder holds, so that they can be run one by one."""
+    with terminal.progress() as progress, pipeline.opened(config, folder, progress=progress) as run:
+        stage(run)
+    terminal.say_path(f"Done: {folder}")
+
+
+def _config_and_folder(args: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
     target = Path(args.target)
-    continues = target.is_dir()
-    config = config_of(target) if continues else configs.load(target)
-    config = configs.apply_overrides(config, overrides)
-    configs.check_methods(config, METHODS)
-    folder = Path(args.out) if args.out else (target if continues else Path("runs") / target.stem)
-    return config, open_folder(folder, config, resume=args.resume or continues)
+    config = config_of(target) if target.is_dir() else configs.load(target)
+    folder = Path(args.out) if args.out else _folder(target)
+    return configs.apply_overrides(config, overrides), folder
 
 
-def _build(config: Config) -> Setup:
-    from hcdc_jax.pipeline.setup import build
+def _folder(target: Path) -> Path:
+    """The run folder that a target names: itself, or the one that `hcdc run` makes of a config by default."""
+    return target if target.is_dir() or target.suffix != ".toml" else Path("runs") / target.stem
 
-    return build(config)
+
+def _report(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    folder = _folder(Path(args.target))
+    config_of(folder)
+    _say_report(folder, pipeline.write_report(folder))
 
 
-def _say_data(setup: Setup) -> None:
-    from hcdc_jax.pipeline.recipes import num_nodes
+def _say_report(folder: Path, report: tables.Report) -> None:
+    terminal.say_table(tables.verdict(report), expendable=_EXPENDABLE)
+    for sentence in tables.reading(report):
+        terminal.say(sentence)
+    terminal.say_path(f"Report: {folder / 'report.html'}")
 
-    data = setup.data
-    _OUT.print(
-        f"[bold]{escape(data.name)}[/bold]: {data.num_nodes:,} nodes, {data.edges.shape[1]:,} edges, "
-        f"{data.num_features:,} features, {data.num_classes} classes; condensed to "
-        f"{num_nodes(setup, 'train')} + {num_nodes(setup, 'val')} nodes"
+
+def _search(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    folder = _folder(Path(args.target))
+    setup = pipeline.prepare(config_of(folder))
+    candidates, scores, elapsed = pipeline.search(setup, folder, args.num, args.seed)
+    headers = [*setup.space.hparam_names, "loss", "accuracy"]
+    rows = [(*hparams, scores.loss[i], scores.accuracy[i]) for i, hparams in enumerate(candidates)]
+    lines = [headers, *([f"{value:.8g}" for value in row] for row in rows)]
+    files.write_text(folder / "search.csv", "".join(",".join(line) + "\n" for line in lines))
+    shown = [[str(i), *(f"{value:.4f}" for value in row)] for i, row in enumerate(rows[: args.top], 1)]
+    table = tables.Table(["rank", *headers], [[tables.Cell(text) for text in row] for row in shown])
+    terminal.say_table(table, f"Best of {args.num} candidates on the condensed data")
+    failed = args.num - int(scores.status.sum())
+    terminal.say(
+        f"{args.num} candidates in {terminal.duration(elapsed.run)}, after {terminal.duration(elapsed.compile)} of "
+        f"compilation; {failed} failed"
     )
+    terminal.say_path(f"All of them: {folder / 'search.csv'}")
 
 
-def _report(args: argparse.Namespace) -> int:
-    from hcdc_jax.pipeline.folder import config_of
-
-    config_of(args.folder)
-    return _write_report(Path(args.folder))
-
-
-def _write_report(folder: Path) -> int:
-    from hcdc_jax.pipeline.stages import write_report
-    from hcdc_jax.report import tables
-
-    content = write_report(folder)
-    _OUT.print()
-    _OUT.print(tables.to_rich(tables.verdict(content)))
-    for sentence in tables.reading(content):
-        _OUT.print(sentence)
-    _OUT.print(f"\nReport: {folder / 'report.html'}", soft_wrap=True)
-    return DONE
-
-
-def _search(args: argparse.Namespace) -> int:
-    from hcdc_jax import files
-    from hcdc_jax.pipeline.folder import config_of
-    from hcdc_jax.pipeline.stages import search
-
-    folder = Path(args.folder)
-    setup = _build(config_of(folder))
-    candidates, scores, elapsed = search(setup, folder, args.num, args.seed)
-    names = list(setup.space.hparam_names)
-    table = Table(*["rank", *names, "loss", "accuracy"], title=f"Best of {args.num} candidates on the condensed data")
-    lines = [",".join([*names, "loss", "accuracy"])]
-    for place, (hparams, loss, accuracy) in enumerate(
-        zip(candidates, scores.loss, scores.accuracy, strict=True), start=1
-    ):
-        lines.append(",".join(f"{x:.8g}" for x in (*hparams, loss, accuracy)))
-        if place <= args.top:
-            table.add_row(str(place), *(f"{x:.3f}" for x in hparams), f"{loss:.4f}", f"{accuracy:.3f}")
-    files.write_text(folder / "search.csv", "\n".join(lines) + "\n")
-    _OUT.print(table)
-    failed = int((~scores.status).sum())
-    _OUT.print(
-        f"{args.num} candidates in {elapsed.run:.1f} s, after {elapsed.compile:.1f} s of compilation"
-        + (f"; {failed} failed" if failed else "")
-        + f". All of them: {folder / 'search.csv'}",
-        soft_wrap=True,
-    )
-    return DONE
-
-
-def _list(args: argparse.Namespace) -> int:
-    del args
-    from hcdc_jax import distances, spaces
-    from hcdc_jax.data import datasets
-    from hcdc_jax.pipeline.recipes import methods
-
-    for title, rows in (
-        ("Data sets", datasets()),
+def _list(args: argparse.Namespace, overrides: list[str]) -> None:
+    del args, overrides
+    for title, entries in (
+        ("Data sets", data.datasets()),
         ("Methods", methods()),
-        ("Spaces", {name: "" for name in spaces.names()}),
-        ("Distances", {name: "" for name in distances.names()}),
+        ("Spaces", dict.fromkeys(spaces.names(), "")),
+        ("Distances", dict.fromkeys(distances.names(), "")),
     ):
-        _OUT.print(f"[bold]{title}[/bold]")
-        for name, about in rows.items():
-            _OUT.print(f"  {name:<18} {escape(about)}", soft_wrap=True)
-    return DONE
+        terminal.say(title)
+        for name, about in entries.items():
+            terminal.say(f"  {name:<18} {about}".rstrip())
 
 
-def _options(args: argparse.Namespace) -> int:
-    del args
-    from hcdc_jax.config import help_text
-
-    sys.stdout.write(help_text())
-    return DONE
+def _options(args: argparse.Namespace, overrides: list[str]) -> None:
+    del args, overrides
+    sys.stdout.write(configs.help_text())
 
 
-def _info(args: argparse.Namespace) -> int:
-    from hcdc_jax import config as configs
-    from hcdc_jax.artefact import load_condensed, read_card
-    from hcdc_jax.pipeline.folder import config_of
-
-    folder = Path(args.folder)
-    config = config_of(folder)
-    _OUT.print(configs.dumps(config), markup=False)
-    if not (folder / "card.json").exists():
-        _OUT.print("No condensed data yet: hcdc condense", folder, markup=False)
-        return DONE
-    card = read_card(folder)
-    for name, entry in card["artefacts"].items():
-        load_condensed(folder, entry["method"], entry["seed"])
-        _OUT.print(f"{name}: {entry['stored_scalars']:,} stored scalars, intact", markup=False)
-    return DONE
+def _info(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    folder, lines = args.folder, []
+    has_card = (folder / "card.json").is_file()
+    if (folder / "config.toml").is_file() or not has_card:
+        lines += [configs.dumps(config_of(folder))]
+    cards = [condensed.card for condensed in _artefacts(folder)] if has_card else []
+    lines += [
+        f"{_name(card)}: {card['stored_scalars']:,} stored numbers, condensed from {card['source']['name']}; intact"
+        for card in cards
+    ]
+    for line in lines if has_card else [*lines, f"Nothing is condensed yet: hcdc condense {folder}"]:
+        terminal.say_path(line)
 
 
-def _export(args: argparse.Namespace) -> int:
-    from hcdc_jax import files
-    from hcdc_jax.artefact import load_condensed
-
-    folder = Path(args.folder)
-    condensed = load_condensed(folder, args.method, args.seed)
-    name = f"{condensed.card['method']}_seed{condensed.card['seed']}"
-    if args.format == "png":
-        condensed.save_images(args.out or folder / "images")
-        return DONE
-    out = Path(args.out) if args.out else folder / f"{name}.{'npz' if args.format == 'npz' else 'pt'}"
-    if args.format == "npz":
-        source = folder / "condensed" / f"{name}.npz"
-        files.write_bytes(out, source.read_bytes())
-    else:
-        datasets = condensed.as_torch()
-        import torch  # pyright: ignore[reportMissingImports]
-
-        torch.save({"train": datasets[0].tensors, "val": datasets[1].tensors}, out)
-    _OUT.print(f"Exported: {out}", soft_wrap=True)
-    return DONE
+def _artefacts(folder: Path) -> list[Condensed]:
+    """All artefacts of a run folder, or the one that was passed on without the rest of it; each is checked."""
+    if not (folder / "condensed").is_dir():
+        return [load_condensed(folder)]
+    entries = read_card(folder)["artefacts"].values()
+    return [load_condensed(folder, entry["method"], entry["seed"]) for entry in entries]
 
 
-class _progress:  # noqa: N801
-    """Progress bars with remaining time on a terminal, one line per stage elsewhere."""
+def _export(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    condensed = load_condensed(args.folder, args.method, args.seed)
+    write, suffix = _EXPORTS[args.format]
+    out = args.out or args.folder / f"{_name(condensed.card)}{suffix}"
+    write(condensed, out)
+    terminal.say_path(f"Exported: {out}")
 
-    def __enter__(self) -> Progress:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
 
-        from hcdc_jax.pipeline.progress import Progress
+def _export_npz(condensed: Condensed, out: Path) -> None:
+    parts = {"train": condensed.train, "val": condensed.val, "variables": condensed.variables}
+    files.write_npz(out, to_arrays(parts))
 
-        self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), console=_ERR,
-        )  # fmt: skip
-        self._bars.start()
-        current: list = []
 
-        def start(what: str, total: int) -> None:
-            current[:] = [self._bars.add_task(escape(what), total=total)]
+def _export_torch(condensed: Condensed, out: Path) -> None:
+    train, val = condensed.as_torch()
+    import torch  # pyright: ignore[reportMissingImports]
 
-        def update(done: int) -> None:
-            self._bars.update(current[0], completed=done)
+    buffer = io.BytesIO()
+    torch.save({"train": train.tensors, "val": val.tensors}, buffer)
+    files.write_bytes(out, buffer.getvalue())
 
-        return Progress(start, update, lambda text: self._bars.console.print(escape(text)))
 
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+_EXPORTS = {"npz": (_export_npz, ".npz"), "png": (Condensed.save_images, ""), "torch": (_export_torch, ".pt")}
+
+
+def _name(card: Any) -> str:
+    return f"{card['method']}_seed{card['seed']}"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class TrainingConfig:
     learning_rate: Positive = 0.01  # of the inner training
     weight_decay: NonNegative = 2.5e-4  # factor of the squared norm of the weights in the training loss
     steps: Count = 200  # full-batch steps
-    proxy_inits: Count = 1  # initialisations averaged when ranking on condensed data
+    proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,10 @@ class CondenseConfig:
 class GCondConfig:
     """Gradient matching (GCond)."""
 
-    epochs: Count = 60  # fresh relay networks
+    epochs: Count = 20  # fresh relay networks
     outer_steps: Count = 20  # matching steps per epoch
     inner_steps: NonNegativeInt = 15  # training steps of the relay after each matching step
-    feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
+    feature_step: Positive = 0.01  # Adam step of X' in units of the root mean square of X
     structure_learning_rate: Positive = 0.01  # Adam step of the adjacency
 
 
@@ -101,7 +101,7 @@ class HCDCConfig:
 
     theta: Literal["own", "shared"] = "own"  # targets at networks trained on the full data, or on S_train
     full_trainings: Count = 8  # m, candidates that are trained on the full data
-    steps: Count = 60  # steps of S_val
+    steps: Count = 30  # steps of S_val; more fit the matched candidates and lose the others
     feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
@@ -109,11 +109,11 @@ class HCDCConfig:
     num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
-    distance: Distance = "weighted_cosine"  # between hypergradients
+    distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
     sensitivity: Literal["implicit", "unroll"] = "implicit"  # how hypergradients are taken
     extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
     train_method: str = "random"  # the method that makes S_train
-    inits: Count = 1  # initialisations per matched candidate
+    inits: Count = 2  # networks trained on S_train per matched candidate
     seed: Seed = 0  # draws the matched candidates
 
 

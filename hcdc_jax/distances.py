@@ -23,7 +23,7 @@ def safe_norm(x: Array, eps: float) -> Array:
 
 
 def cosine(value_s: Array, gradient_s: Array, value_t: Array, gradient_t: Array, eps: float = 1e-5) -> Array:
-    """Mean over the candidates of 1 - cos(g_S, g_T) (HCDC, arXiv 2405.17535, section 4).
+    """Mean over the candidates of 1 - cos(g_S, g_T), the distance of HCDC (arXiv 2405.17535).
 
     Blind to lengths, hence to everything when h = 1: its gradient is then zero away from g = 0. A candidate with
     g_S = 0 or g_T = 0 counts as 1.
@@ -79,7 +79,7 @@ def shared_l2(
     value_t: Array,
     gradient_t: Array,
     eps: float = 1e-5,
-    min_cosine: float = 0.1,
+    min_cosine: float = 0.5,
 ) -> Array:
     """Relative squared distance after one least-squares scale c >= 0 that all candidates share.
 
@@ -92,9 +92,9 @@ def shared_l2(
       value_t: [m], not used.
       gradient_t: [m, h].
       eps: bounds the ratios at zero; in the units of a hypergradient.
-      min_cosine: the least-squares scale is degenerate where g_S and g_T, each taken as one long vector, do not
-        point the same way: it is zero or negative, and the distance has no slope or the wrong one. The scale is
-        therefore held at that of a cosine of `min_cosine`; the distance is then above 1 and leads back.
+      min_cosine: where g_S and g_T, each taken as one long vector, do not point the same way, the least-squares scale
+        is degenerate: zero or negative, without a slope or with the wrong one. The scale is therefore never less than
+        at a cosine of `min_cosine`, from where on the distance is a straight line in the cosine and leads back.
     """
     del value_s, value_t
     return _shared_scale_residual(gradient_s.ravel(), gradient_t.ravel(), eps, min_cosine)
@@ -106,12 +106,12 @@ def value(
     value_t: Array,
     gradient_t: Array,
     eps: float = 1e-5,
-    min_cosine: float = 0.1,
+    min_cosine: float = 0.5,
     floor: float = 1e-8,
 ) -> Array:
-    """Centred log values under one shared scale: 1 - Pearson^2 of the log losses while they correlate.
+    """Centred log values under one shared scale: 1 - r^2 for a correlation r >= min_cosine of the log losses.
 
-    Needs m >= 2; with one candidate it is 0.
+    Blind to any power and factor between the losses, which no ranking sees. With one candidate it is 0.
 
     Args:
       value_s: [m] losses on the synthetic set.
@@ -132,7 +132,7 @@ def value_gradient(
     value_t: Array,
     gradient_t: Array,
     eps: float = 1e-5,
-    min_cosine: float = 0.1,
+    min_cosine: float = 0.5,
     floor: float = 1e-8,
 ) -> Array:
     """Centred log values and gradients of the log values as one long vector, under one shared scale.

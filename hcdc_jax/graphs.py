@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 import jraph
@@ -13,12 +14,10 @@ import scipy.sparse as sp
 from hcdc_jax.data import GraphData
 from hcdc_jax.types import Array, Batch
 
-T = TypeVar("T")
-
 BASES = ("laplacian", "adjacency", "chebyshev")
 
 
-def filter_terms(propagate: Callable[[T], T], signal: T, order: int, basis: str) -> list[T]:
+def filter_terms(propagate: Callable[[Any], Any], signal: Any, order: int, basis: str) -> list[Any]:
     """The terms P_0 x, ..., P_order x of a polynomial filter, by one propagation each.
 
     With S = D^-1/2 (A + I) D^-1/2 the normalised adjacency and L = I - S the normalised Laplacian, P_k is L^k
@@ -26,10 +25,16 @@ def filter_terms(propagate: Callable[[T], T], signal: T, order: int, basis: str)
     ChebNet, arXiv 1606.09375, with lambda_max = 2).
 
     Args:
-      propagate: `x -> S x`, for whatever kind of array x is (NumPy, SciPy sparse, JAX).
+      propagate: `x -> S x`, for whatever kind of matrix x is (NumPy, SciPy sparse, JAX).
       signal: x, the rows are nodes.
       order: the highest power, at least 0.
       basis: one of `BASES`.
+
+    Returns:
+      order + 1 matrices of the kind and shape of x.
+
+    Raises:
+      ValueError: unknown basis.
     """
     terms = [signal]
     for k in range(1, order + 1):
@@ -54,14 +59,15 @@ def normalise(adjacency: Array) -> Array:
 
 def normalised_adjacency(edges: np.ndarray, num_nodes: int) -> sp.csr_matrix:
     """S = D^-1/2 (A + I) D^-1/2 of a real graph, from its undirected edges [2, E]; isolated nodes keep their loop."""
-    ones = np.ones(edges.shape[1], np.float32)
-    adjacency = sp.coo_matrix((ones, (edges[0], edges[1])), shape=(num_nodes, num_nodes))
-    looped = adjacency + adjacency.T + sp.eye(num_nodes, dtype=np.float32)
+    nodes = np.arange(num_nodes)
+    senders = np.concatenate([edges[0], edges[1], nodes])
+    receivers = np.concatenate([edges[1], edges[0], nodes])
+    looped = sp.csr_matrix((np.ones(len(senders), np.float32), (receivers, senders)), shape=(num_nodes, num_nodes))
     scale = sp.diags(np.asarray(looped.sum(1)).ravel() ** -0.5)
     return (scale @ looped @ scale).tocsr().astype(np.float32)
 
 
-def dense_graph(operator: Array, features: Array, order: int, basis: str, rows: int | None = None) -> jraph.GraphsTuple:
+def dense_graph(operator: Array, features: Array, order: int, basis: str) -> jraph.GraphsTuple:
     """A small graph in the dense form of `models.graph`, from S [n, n] and X [n, d]; differentiable in both.
 
     Args:
@@ -69,13 +75,10 @@ def dense_graph(operator: Array, features: Array, order: int, basis: str, rows: 
       features: X [n, d].
       order: K, the highest power.
       basis: polynomial basis, see `filter_terms`.
-      rows: how many of the first nodes are read out; all of them by default.
     """
-    num_nodes = features.shape[0]
-    rows = num_nodes if rows is None else rows
-    edges = jnp.stack(filter_terms(lambda x: operator @ x, jnp.eye(num_nodes, dtype=operator.dtype), order, basis), -1)
-    nodes = jnp.einsum("ijk,jd->ikd", edges, features, precision="highest")
-    return _graphs_tuple(nodes, edges[:rows], None, None)
+    identity = jnp.eye(operator.shape[0], dtype=operator.dtype)
+    multiply = functools.partial(jnp.matmul, operator, precision="highest")
+    return _graphs_tuple(features, jnp.stack(filter_terms(multiply, identity, order, basis), -1), None, None)
 
 
 def real_batch(
@@ -98,7 +101,8 @@ def real_batch(
     weights = jnp.ones(len(index), jnp.float32)
     if len(index) * data.num_nodes * (order + 1) > max_dense_entries:
         return Batch(_sparse_graph(operator, data, index, order, basis), labels, weights)
-    columns = sp.identity(data.num_nodes, dtype=np.float32, format="csc")[:, index]
+    ones, shape = np.ones(len(index), np.float32), (data.num_nodes, len(index))
+    columns = sp.csc_matrix((ones, (index, np.arange(len(index)))), shape=shape)
     # S is symmetric, so the rows of P_k that are read out are its columns transposed.
     readout = [term.T.tocsr() for term in filter_terms(lambda x: operator @ x, columns, order, basis)]
     reached = np.unique(np.concatenate([index, *(term.indices for term in readout)]))

@@ -207,8 +207,8 @@ def hypergradient(
 ) -> tuple[HParams, HypergradientInfo]:
     """Total derivative of the validation loss of the trained network with respect to the hyperparameters.
 
-    By the implicit function theorem at a stationary point of the training loss: HCDC (arXiv 2405.17535), section 3,
-    which drops the direct term; Lorraine et al. 2020, equation 4. Safe under jit, vmap and grad.
+    By the implicit function theorem at a stationary point of the training loss. HCDC (arXiv 2405.17535) drops the
+    direct term, Lorraine et al. (2020) keep it. Safe under jit, vmap and grad.
 
     Args:
       train_loss: `train_loss(params, hparams, batch) -> scalar`, deterministic, with every regulariser inside: what it

@@ -249,8 +249,8 @@ def chebyshev(
 
     Args:
       num_hvps: products with A in the iteration.
-      condition: ratio of the ends of the interval. None: (num_hvps + 2)^2 / 2, for which the residual on the interval
-        is below about 0.12.
+      condition: ratio of the ends of the interval. None: (num_hvps + 2)^2 / 4, for which the residual on the interval
+        is below about 0.04.
       damping: as in `neumann`.
       power_iterations: products spent on the upper end, once for all right-hand sides of one `prepare`.
       safety: because the estimate is from below; nothing else is in reserve here.
@@ -265,7 +265,7 @@ def chebyshev(
       ValueError: negative counts, or condition <= 1.
     """
     _check_counts("chebyshev", num_hvps, power_iterations)
-    condition = (num_hvps + 2) ** 2 / 2 if condition is None else condition
+    condition = max(2.0, (num_hvps + 2) ** 2 / 4) if condition is None else condition
     if condition <= 1:
         raise ValueError(f"chebyshev: condition={condition} must be > 1.")
     momenta, gains = _chebyshev_coefficients(num_hvps, condition)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hcdc_jax.types import HParams, PyTree
 
+Device: TypeAlias = Any
+"""A `jax.Device`, which jax exports as a value that type checkers do not take for a class."""
+
 
 def over_candidates(
-    candidates: HParams, chunk_size: int, devices: list[jax.Device]
+    candidates: HParams, chunk_size: int, devices: Sequence[Device]
 ) -> tuple[HParams, Callable[[PyTree], PyTree]]:
     """Cuts candidates into chunks and spreads each chunk over the devices.
 
@@ -27,7 +31,7 @@ def over_candidates(
       are full, sharded along the second axis; and a function that copies a pytree to all devices.
     """
     # Automatic axes: partitioning is XLA's business, the functions inside know nothing of the mesh.
-    mesh = Mesh(np.array(devices), ("candidates",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(list(devices)), ("candidates",), axis_types=(AxisType.Auto,))
     width = chunk_size * len(devices)
 
     def chunk(leaf):

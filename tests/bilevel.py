@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ def flat(tree):
 
 
 def relative_error(value, reference):
-    value, reference = flat(value), flat(reference)
-    return float(jnp.linalg.norm(value - reference) / jnp.linalg.norm(reference))
+    value, reference = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x)]) for x in (value, reference))
+    return np.linalg.norm(value - reference) / np.linalg.norm(reference)
 
 
 class Bilevel(NamedTuple):
@@ -37,7 +38,9 @@ def minimiser(train_loss, like):
 
     @jax.jit
     def jet(x, hparams, batch):
-        loss = lambda x: train_loss(unravel(x), hparams, batch)
+        def loss(x):
+            return train_loss(unravel(x), hparams, batch)
+
         value, gradient = jax.value_and_grad(loss)(x)
         return value, gradient, jax.hessian(loss)(x)
 
@@ -75,16 +78,26 @@ class Dense(NamedTuple):
 def write_out(problem):
     theta, unravel = ravel_pytree(problem.params)
     lam, unravel_lam = ravel_pytree(problem.hparams)
-    inner = lambda t, h: problem.train_loss(unravel(t), unravel_lam(h), problem.train_batch)
-    dense = jax.jit(lambda: Dense(jax.hessian(inner)(theta, lam), jax.jacfwd(jax.grad(inner), argnums=1)(theta, lam).T))()
+
+    def inner(t, h):
+        return problem.train_loss(unravel(t), unravel_lam(h), problem.train_batch)
+
+    dense = jax.jit(
+        lambda: Dense(jax.hessian(inner)(theta, lam), jax.jacfwd(jax.grad(inner), argnums=1)(theta, lam).T)
+    )()
     assert dense.mixed.shape == (lam.size, theta.size)
     return dense
 
 
-def dense_hypergradient(problem, dense, val_batch, direct=True):
-    v, d = map(flat, jax.grad(problem.val_loss, argnums=(0, 1))(problem.params, problem.hparams, val_batch))
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _dense_hypergradient(val_loss, point, dense, val_batch, direct):
+    v, d = map(flat, jax.grad(val_loss, argnums=(0, 1))(*point, val_batch))
     implicit = -dense.mixed @ jnp.linalg.solve(dense.hessian, v)
     return d + implicit if direct else implicit
+
+
+def dense_hypergradient(problem, dense, val_batch, direct=True):
+    return _dense_hypergradient(problem.val_loss, problem[2:4], dense, val_batch, direct)
 
 
 # A tanh network whose activation is a mixture: an architecture-type hyperparameter that acts inside both losses.
@@ -121,7 +134,7 @@ def mlp_init(key, sizes):
 
 def blobs(key, count, dimension=5, classes=3, spread=1.0):
     """Overlapping classes, so that the minimum is not at infinity."""
-    kc, kx, ky = jax.random.split(key, 3)
+    kx, ky = jax.random.split(key)
     centres = jax.random.normal(jax.random.key(99), (classes, dimension))
     y = jax.random.randint(ky, (count,), 0, classes)
     x = centres[y] + spread * jax.random.normal(kx, (count, dimension))

@@ -62,6 +62,7 @@ def make_run(folder, *, noise=NOISE, n=60, seeds=(0, 1), truth_seeds=2, full_sec
             if learned:
                 arrays["matched_hparams"] = rng.uniform(-1, 1, size=(8, 3))
                 if logs:
+                    arrays |= trace(loss, rng)
                     log_condensation(folder, method, seed, rng)
                     write_adjacency(results / f"{method}_seed{seed}_adjacency.npz", rng)
             files.write_npz(results / f"{method}_seed{seed}.npz", arrays)
@@ -79,12 +80,17 @@ def make_run(folder, *, noise=NOISE, n=60, seeds=(0, 1), truth_seeds=2, full_sec
     return truth
 
 
+def trace(loss, rng):
+    """Losses on snapshots of S_val that come to rank better and better."""
+    steps = np.arange(0, 301, 50)
+    noise = 0.5 * np.exp(-steps[:, None] / 40) + 0.03
+    return {"trace_steps": steps, "trace_loss": loss + noise * rng.normal(size=(len(steps), len(loss)))}
+
+
 def log_condensation(folder, method, seed, rng):
-    for step in range(0, 301, 10):
-        record = {"stage": "condense", "method": method, "seed": seed, "step": step}
+    for step in range(10, 301, 10):
+        record = {"stage": "condense", "method": method, "part": "val", "seed": seed, "step": step}
         record["distance"] = float(0.9 * np.exp(-step / 60) + 0.01 * rng.uniform(1, 2))
-        if step % 50 == 0:
-            record["held_out_spearman"] = float(0.95 - 0.5 * np.exp(-step / 40) + 0.02 * rng.normal())
         files.append_jsonl(folder / "metrics.jsonl", record)
 
 
@@ -350,19 +356,48 @@ def test_truth_with_a_failed_seed_is_no_truth(tmp_path):
 
 def test_logs_of_killed_and_resumed_runs_are_read(tmp_path):
     make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1}, logs=False)
+    step = {"stage": "condense", "method": "hcdc", "part": "val", "seed": 0}
     lines = [
-        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 0, "distance": 1.0, "held_out_spearman": 0.5},
-        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 10, "distance": 0.9},
+        step | {"step": 10, "distance": 1.0},
+        step | {"step": 20, "distance": 0.9},
+        step | {"step": 20, "distance": 7.0, "part": "train"},
         {"stage": "rank", "method": "hcdc", "seed": 0},
-        {"stage": "condense", "method": "hcdc", "seed": 0, "step": 10, "distance": 0.8, "held_out_spearman": None},
+        step | {"step": 20, "distance": 0.8},
     ]
     log = "".join(json.dumps(line) + "\n" for line in lines) + '{"stage": "cond'
     files.write_text(tmp_path / "metrics.jsonl", log)
     [curve] = read(tmp_path).curves["hcdc"]
-    assert curve.steps.tolist() == [0, 10]
+    assert curve.steps.tolist() == [10, 20]
     assert curve.distance.tolist() == [1.0, 0.8]
-    assert curve.held_out_steps.tolist() == [0]
+    assert curve.held_out.size == 0
     assemble(tmp_path)
+
+
+def test_held_out_ranks_are_those_of_snapshots_on_unseen_candidates(tmp_path):
+    truth = make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1}).mean(axis=0)
+    path = tmp_path / "results/hcdc_seed0.npz"
+    with np.load(path) as archive:
+        hparams, losses = archive["hparams"], archive["trace_loss"]
+    losses[3, 5] = np.inf
+    edit_npz(path, matched_hparams=hparams[:2], trace_loss=losses)
+    [curve] = read(tmp_path).curves["hcdc"]
+    assert curve.held_out_steps.tolist() == list(range(0, 301, 50))
+    for place, loss in enumerate(losses):
+        kept = np.isfinite(loss) & (np.arange(60) >= 2)
+        assert curve.held_out[place] == pytest.approx(scipy.stats.spearmanr(truth[kept], loss[kept]).statistic)
+    (tmp_path / "results/truth.npz").unlink()
+    assert read(tmp_path).curves["hcdc"][0].held_out.size == 0
+
+
+def test_damaged_files_are_named(tmp_path):
+    make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1}, logs=False)
+    path = tmp_path / "results/hcdc_seed0.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"hcdc_seed0\.npz is damaged"):
+        assemble(tmp_path)
+    (tmp_path / "results/info.json").write_text("{")
+    with pytest.raises(UserError, match=r"(info\.json|hcdc_seed0\.npz) is damaged"):
+        assemble(tmp_path)
 
 
 def test_mistakes_are_one_clear_line(tmp_path):

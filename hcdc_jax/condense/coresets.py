@@ -94,7 +94,7 @@ def induced_subgraph(data: GraphData, nodes: np.ndarray, num_labelled: int) -> G
     features = data.features[nodes]
     labelled = np.arange(len(nodes)) < num_labelled
     return GraphStart(
-        features=np.asarray(features.toarray() if hasattr(features, "toarray") else features, np.float32),
+        features=np.asarray(features if isinstance(features, np.ndarray) else features.toarray(), np.float32),
         adjacency=adjacency,
         labels=np.where(labelled, data.labels[nodes], 0).astype(np.int32),
         weights=labelled.astype(np.float32),

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.condense.base import Condenser, GraphRates, graph_optimizer
-from hcdc_jax.containers import Container
+from hcdc_jax.condense.base import Condenser, GraphRates
+from hcdc_jax.containers import Container, GraphVariables
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
-from hcdc_jax.types import Array, Batch, HParams, Params, Variables
+from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
 class MatchingData(NamedTuple):
@@ -38,6 +38,18 @@ class MatchingData(NamedTuple):
     relay_rate: float | Array = 0.01
 
 
+class AlternatingState(NamedTuple):
+    """Adam's states of the two parts of a synthetic graph, which take turns.
+
+    Attributes:
+      features: of X'.
+      structure: of whatever makes the adjacency.
+    """
+
+    features: optax.OptState
+    structure: optax.OptState
+
+
 class MatchingState(NamedTuple):
     """Carried from step to step.
 
@@ -50,8 +62,8 @@ class MatchingState(NamedTuple):
       step: number of steps done.
     """
 
-    variables: Variables
-    opt_state: optax.OptState
+    variables: GraphVariables
+    opt_state: AlternatingState
     relay: Params
     relay_opt_state: optax.OptState
     hparams: HParams
@@ -74,18 +86,20 @@ def gradient_distance(gradient_a: Params, gradient_b: Params, *, eps: float = 1e
     """Sum over output units of 1 - cosine, GCond's distance; weights only, biases do not count.
 
     Args:
-      gradient_a, gradient_b: pytrees whose matrices are [inputs, outputs], as in flax.
+      gradient_a: pytree whose matrices are [inputs, outputs], as in flax.
+      gradient_b: the same structure.
       eps: added to the product of norms, as published; keeps a dead output unit (zero gradient) finite.
     """
 
-    def rows(a, b):
-        products = (a * b).sum(0)
+    def over_units(a: Array, b: Array) -> Array:
+        if a.ndim < 2:
+            return jnp.zeros((), a.dtype)
+        a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
         # The norms need a floor of their own: the gradient of sqrt at 0 is infinite.
         norms = jnp.sqrt((a * a).sum(0) + eps**2) * jnp.sqrt((b * b).sum(0) + eps**2)
-        return (1.0 - products / (norms + eps)).sum()
+        return (1.0 - (a * b).sum(0) / (norms + eps)).sum()
 
-    matrices = [(a, b) for a, b in zip(jax.tree.leaves(gradient_a), jax.tree.leaves(gradient_b)) if a.ndim >= 2]
-    return sum(rows(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])) for a, b in matrices)
+    return jnp.stack(jax.tree.leaves(jax.tree.map(over_units, gradient_a, gradient_b))).sum()
 
 
 def class_gradients(problem: Problem, params: Params, hparams: HParams, batch: Batch, num_classes: int) -> Params:
@@ -151,7 +165,10 @@ def gradient_matching(
 
     def init(key, variables, data):
         relay, relay_opt_state, hparams = fresh_relay(key, data)
-        opt_state = graph_optimizer(data.rates).init(variables)
+        opt_state = AlternatingState(
+            optax.adam(data.rates.features).init(variables.features),
+            optax.adam(data.rates.structure).init(variables.structure),
+        )
         return MatchingState(variables, opt_state, relay, relay_opt_state, hparams, jnp.zeros((), jnp.int32))
 
     def distance(variables, relay, hparams, real_gradients, data):
@@ -181,7 +198,7 @@ def gradient_matching(
             state.variables, relay, hparams, real_gradients, data
         )
         moves_structure = (state.step // outer_steps) % structure_period < structure_epochs
-        variables, opt_state = _alternate(state, gradient, moves_structure, data.rates)
+        variables, opt_state = _alternate(state.variables, gradient, state.opt_state, data.rates, moves_structure)
         relay, relay_opt_state, relay_loss = train_relay(
             relay, relay_opt_state, hparams, container.decode(variables), data
         )
@@ -191,20 +208,25 @@ def gradient_matching(
     return Condenser(init, step)
 
 
-def _alternate(state: MatchingState, gradient: Any, moves_structure: Array, rates: GraphRates):
-    """Adam on the structure or on the features; the other half keeps its values and its moments."""
-    gradient = gradient._replace(labels=jnp.zeros_like(state.variables.labels))
-    updates, moved = graph_optimizer(rates).update(gradient, state.opt_state, state.variables)
-    turns = {"structure": moves_structure, "features": ~moves_structure, "given": jnp.array(True)}
-    inner = {
-        part: jax.tree.map(
-            lambda new, old, turn=turn: jnp.where(turn, new, old),
-            moved.inner_states[part], state.opt_state.inner_states[part],
-        )
-        for part, turn in turns.items()
-    }  # fmt: skip
-    updates = updates._replace(
-        features=jnp.where(moves_structure, 0.0, updates.features),
-        structure=jax.tree.map(lambda u: jnp.where(moves_structure, u, 0.0), updates.structure),
+def _alternate(
+    variables: GraphVariables,
+    gradient: GraphVariables,
+    opt_state: AlternatingState,
+    rates: GraphRates,
+    moves_structure: Array,
+) -> tuple[GraphVariables, AlternatingState]:
+    """Adam on the structure or on the features; the other part keeps its values and its moments."""
+    features, features_state = _adam_if(
+        ~moves_structure, rates.features, gradient.features, opt_state.features, variables.features
     )
-    return optax.apply_updates(state.variables, updates), moved._replace(inner_states=inner)
+    structure, structure_state = _adam_if(
+        moves_structure, rates.structure, gradient.structure, opt_state.structure, variables.structure
+    )
+    variables = variables._replace(features=features, structure=structure)
+    return variables, AlternatingState(features_state, structure_state)
+
+
+def _adam_if(turn: Array, rate: Array, gradient: PyTree, opt_state: Any, values: PyTree) -> tuple[PyTree, Any]:
+    updates, moved = optax.adam(rate).update(gradient, opt_state)
+    new = optax.apply_updates(values, updates), moved
+    return jax.tree.map(functools.partial(jnp.where, turn), new, (values, opt_state))

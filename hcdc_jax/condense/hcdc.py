@@ -131,7 +131,8 @@ def target_at(
       problem: what was trained.
       params: trained on the real data at `hparams` [h].
       hparams: the candidate.
-      train_batch, val_batch: the real data.
+      train_batch: the real training examples.
+      val_batch: the real validation examples.
       solver: of the implicit hypergradient.
       direct: include the direct term.
     """

@@ -144,7 +144,7 @@ def hcdc_shared(
         params, params_opt_state = jax.vmap(advance, in_axes=(0, 0, 0, None))(params, params_opt_state, hparams, data)
         # One trajectory at a time: each holds a linearised gradient on the whole real training set.
         values, gradients, slopes, diverged = jax.lax.map(
-            lambda point: match(*point, state.variables, data), (params, hparams)
+            lambda point: match(point[0], point[1], state.variables, data), (params, hparams)
         )
         keep = ~diverged
         gradient = jax.tree.map(functools.partial(_masked_mean, keep=keep), gradients)
@@ -153,7 +153,7 @@ def hcdc_shared(
         scale = jnp.asarray(space.prior_std)
         slopes = jnp.where(keep[:, None], slopes, 0.0) * scale
         moves, hparams_opt_state = optax.adam(data.hparam_rate).update(slopes, hparams_opt_state)
-        hparams = jax.vmap(space.project)(hparams + scale * moves)
+        hparams = jax.vmap(space.project)(hparams + scale * jnp.asarray(moves))
         info = SharedInfo(_masked_mean(values, keep=keep), diverged.mean())
         return SharedState(
             variables, opt_state, hparams, hparams_opt_state, params, params_opt_state, state.step + 1

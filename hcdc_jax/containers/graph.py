@@ -99,7 +99,7 @@ def pairwise(hidden: int = 128) -> Adjacency:
         return network.init(key, jnp.asarray(start.features))["params"]
 
     def build(structure, features):
-        logits = network.apply({"params": structure}, features)
+        logits = jnp.asarray(network.apply({"params": structure}, features))
         return _zero_diagonal(jax.nn.sigmoid(0.5 * (logits + logits.T)))
 
     return Adjacency(init, build)

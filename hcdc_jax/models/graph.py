@@ -1,12 +1,14 @@
 """Spectral graph networks on `jraph.GraphsTuple`.
 
-A graph reaches the model in one of two forms. In both, `nodes` [n, K + 1, d] holds the filter terms P_k X, because the
-first layer is linear in them and its propagation can be computed once for all networks.
+A graph reaches the model in one of two forms.
 
 - Dense: `senders` is None and `edges` [r, n, K + 1] holds the rows of P_0 ... P_K of the r nodes that are read out.
-  One matrix product per layer; for condensed graphs and for graphs of a few thousand nodes.
-- Sparse: `edges` [E] holds the entries of S = D^-1/2 (A + I) D^-1/2 from `senders` to `receivers`; the second layer
-  propagates K times along them. For large graphs.
+  One matrix product per layer; for condensed graphs (r = n) and for graphs of a few thousand nodes.
+- Sparse: `edges` [E] holds the entries of S = D^-1/2 (A + I) D^-1/2 from `senders` to `receivers`; a layer propagates K
+  times along them. For large graphs.
+
+`nodes` of a real graph, [n, K + 1, d], hold the filter terms P_k X: the first layer is linear in them, so its
+propagation is computed once for all networks. `nodes` of a condensed graph, [n, d], are X itself, since X is learned.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ import optax
 
 from hcdc_jax.graphs import filter_terms
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.types import Array
+from hcdc_jax.types import Array, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
     "softplus": jax.nn.softplus,
 }
 
@@ -45,16 +49,37 @@ def combine(coefficients: Array, terms: Array, axis: int) -> Array:
 
 def propagate(graph: jraph.GraphsTuple, signal: Array) -> Array:
     """S x along the edges of a sparse graph: [n, c] -> [n, c]."""
-    messages = graph.edges[:, None] * signal[graph.senders]
-    return jax.ops.segment_sum(messages, graph.receivers, num_segments=signal.shape[0])
+    messages = _array(graph.edges)[:, None] * signal[_array(graph.senders)]
+    return jax.ops.segment_sum(messages, _array(graph.receivers), num_segments=signal.shape[0])
 
 
 def apply_filter(graph: jraph.GraphsTuple, coefficients: Array, signal: Array, basis: str) -> Array:
     """C(lambda) x for the nodes that are read out: [n, c] -> [r, c] (dense form) or [n, c] (sparse form)."""
     if graph.senders is None:
-        return jnp.matmul(combine(coefficients, graph.edges, axis=2), signal, precision=PRECISION)
+        return jnp.matmul(combine(coefficients, _array(graph.edges), axis=2), signal, precision=PRECISION)
     terms = filter_terms(functools.partial(propagate, graph), signal, len(coefficients) - 1, basis)
     return combine(coefficients, jnp.stack(terms), axis=0)
+
+
+def filtered_product(
+    graph: jraph.GraphsTuple, coefficients: Array, dense: Callable[[Array], Array], basis: str
+) -> Array:
+    """C(lambda) X W for all nodes, in the cheaper order.
+
+    Where the nodes carry their filter terms these are combined first: the sum is constant in training, and W sees one
+    matrix per candidate. Where they are plain features of a small graph W comes first, and the filter and all its
+    derivatives move the columns of W instead of the d columns of X.
+
+    Args:
+      graph: in either form of this module.
+      coefficients: lambda [K + 1].
+      dense: `x [n, d] -> x W [n, width]`, linear.
+      basis: polynomial basis of the filter.
+    """
+    nodes = _array(graph.nodes)
+    if nodes.ndim == 3:
+        return dense(combine(coefficients, nodes, axis=1))
+    return apply_filter(graph, coefficients, dense(nodes), basis)
 
 
 class SpectralGNN(nn.Module):
@@ -75,15 +100,24 @@ class SpectralGNN(nn.Module):
     @nn.compact
     def __call__(self, coefficients: Array, graph: jraph.GraphsTuple) -> Array:
         """Logits [r or n, num_classes] under the filter coefficients [K + 1]."""
-        filtered = combine(coefficients, graph.nodes, axis=1)
-        hidden = ACTIVATIONS[self.activation](nn.Dense(self.hidden, precision=PRECISION)(filtered))
-        mixed = nn.Dense(self.num_classes, use_bias=False, precision=PRECISION)(hidden)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.num_classes,))
-        return apply_filter(graph, coefficients, mixed, self.basis) + bias
+        first = nn.Dense(self.hidden, use_bias=False, precision=PRECISION)
+        second = nn.Dense(self.num_classes, use_bias=False, precision=PRECISION)
+        biases = [
+            self.param(f"bias_{layer}", nn.initializers.zeros_init(), (width,))
+            for layer, width in enumerate((self.hidden, self.num_classes))
+        ]
+        mixed = filtered_product(graph, coefficients, first, self.basis) + biases[0][None]
+        mixed = second(ACTIVATIONS[self.activation](mixed))
+        return apply_filter(graph, coefficients, mixed, self.basis) + biases[1][None]
 
 
 class LinearSpectralNetwork(nn.Module):
-    """Two propagations and one weight matrix, C(lambda)^2 X W + b: SGC (arXiv 1902.07153), the relay of GCond."""
+    """Two propagations and one weight matrix, C(lambda)^2 X W + b: SGC (arXiv 1902.07153), the relay of GCond.
+
+    Attributes:
+      num_classes: columns of W.
+      basis: see `SpectralGNN`.
+    """
 
     num_classes: int
     basis: str = "laplacian"
@@ -91,10 +125,10 @@ class LinearSpectralNetwork(nn.Module):
     @nn.compact
     def __call__(self, coefficients: Array, graph: jraph.GraphsTuple) -> Array:
         """Logits [r or n, num_classes] under the filter coefficients [K + 1]."""
-        filtered = combine(coefficients, graph.nodes, axis=1)
-        mixed = nn.Dense(self.num_classes, use_bias=False, precision=PRECISION)(filtered)
+        dense = nn.Dense(self.num_classes, use_bias=False, precision=PRECISION)
+        once = filtered_product(graph, coefficients, dense, self.basis)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.num_classes,))
-        return apply_filter(graph, coefficients, mixed, self.basis) + bias
+        return apply_filter(graph, coefficients, once, self.basis) + bias[None]
 
 
 @functools.cache
@@ -112,7 +146,9 @@ def spectral_gnn(
     Args:
       num_features: d, columns of the node features.
       num_classes: number of classes.
-      hidden, activation, basis: see `SpectralGNN`.
+      hidden: see `SpectralGNN`.
+      activation: see `SpectralGNN`.
+      basis: see `SpectralGNN`.
       weight_decay: factor of the squared L2 norm of all parameters in the training loss. It covers the biases too: a
         free output bias would leave the Hessian singular, since logits may be shifted by a constant.
     """
@@ -131,6 +167,11 @@ def gcn_coefficients(order: int, basis: str) -> tuple[float, ...]:
     return first_two + (0.0,) * (order - 1)
 
 
+def _array(leaf: PyTree) -> Array:
+    """The array that a field is here, where jraph allows any pytree or None (and flax a tuple)."""
+    return leaf
+
+
 def _problem(network: nn.Module, num_features: int, weight_decay: float) -> Problem:
     def init(key, hparams):
         order = hparams.shape[0] - 1
@@ -141,7 +182,7 @@ def _problem(network: nn.Module, num_features: int, weight_decay: float) -> Prob
         return network.init(key, hparams, empty)["params"]
 
     def apply(params, hparams, inputs):
-        return network.apply({"params": params}, hparams, inputs)
+        return _array(network.apply({"params": params}, hparams, inputs))
 
     def val_loss(params, hparams, batch):
         return mean_loss(apply(params, hparams, batch.inputs), batch)

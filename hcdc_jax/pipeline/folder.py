@@ -1,8 +1,12 @@
-"""The run folder: who owns it and where things lie in it."""
+"""The run folder: whose it is, who works in it, and what was run there."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,58 +23,118 @@ from hcdc_jax.pipeline.setup import Setup
 CONFIG = "config.toml"
 
 
-def open_folder(folder: str | Path, config: Config, *, resume: bool) -> Path:
-    """Claims a run folder for one configuration.
+def check_owner(folder: Path, config: Config, *, resume: bool) -> None:
+    """Checks that a folder is free for a run, or holds this run and may be gone on with. Writes nothing.
 
     Raises:
-      UserError: the folder belongs to another configuration, or to this one and `resume` was not asked for.
+      UserError: the folder belongs to another configuration, to this one and `resume` was not asked for, or to nobody
+        and is not empty.
     """
-    folder = Path(folder)
     owner = folder / CONFIG
     if owner.exists():
-        theirs, ours = configs.config_hash(configs.load(owner)), configs.config_hash(config)
-        if theirs != ours:
+        theirs = configs.load(owner)
+        if theirs != config:
+            difference = _first_difference(dataclasses.asdict(theirs), dataclasses.asdict(config))
             raise UserError(
-                f"{folder} holds a run of another configuration ({theirs}, not {ours}); choose another --out folder"
+                f"{folder} holds a run of another configuration ({difference}); choose another --out folder"
             )
         if not resume:
             raise UserError(f"{folder} already holds this run; add --resume to continue it, or choose another --out")
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose another --out folder")
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and no run folder; choose another --out folder")
-    files.write_text(owner, configs.dumps(config))
-    return folder
 
 
-def config_of(folder: str | Path) -> Config:
+@contextmanager
+def claimed(folder: Path, setup: Setup) -> Iterator[None]:
+    """Makes the folder that of this run for as long as the block lasts; other processes are kept out.
+
+    Raises:
+      UserError: another process works in it, the data has changed since the run was begun, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out folder") from error
+    with _locked(folder):
+        info = describe(setup)
+        _check_same_data(folder, info)
+        if not (folder / CONFIG).exists():
+            files.write_text(folder / CONFIG, configs.dumps(setup.config))
+        files.write_json(folder / "results" / "info.json", info)
+        yield
+
+
+def config_of(folder: Path) -> Config:
     """The configuration of a run folder.
 
     Raises:
       UserError: it is none.
     """
-    path = Path(folder) / CONFIG
+    path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no {CONFIG}")
     return configs.load(path)
 
 
-def write_info(folder: Path, setup: Setup) -> None:
-    """Notes what was run, on what, with which versions: `results/info.json`."""
-    info: dict[str, Any] = {
+def describe(setup: Setup) -> dict[str, Any]:
+    """What is run, on what, with which versions: the content of `results/info.json`."""
+    space = setup.space
+    return {
         "config_hash": configs.config_hash(setup.config),
         "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "space": {
-            "name": setup.space.name,
-            "candidates": setup.config.space.candidates,
-            "hparam_names": list(setup.space.hparam_names),
+            "name": space.name,
+            "candidates": len(setup.candidates),
+            "hparam_names": list(space.hparam_names),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **summary(setup.data)},
     }
+
+
+def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    for key, value in theirs.items():
+        if value != ours[key]:
+            if isinstance(value, dict):
+                return f"{key}.{_first_difference(value, ours[key])}"
+            return f"{key} is {value!r} there, {ours[key]!r} here"
+    raise ValueError("both are the same")
+
+
+def _check_same_data(folder: Path, info: dict[str, Any]) -> None:
     path = folder / "results" / "info.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["data"]["checksum"] != setup.data.checksum:
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["data"]["checksum"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; delete it and run again with --resume") from error
+    if before != info["data"]["checksum"]:
+        raise UserError(
+            f"the data set {info['data']['name']} has changed since {folder} was begun; choose another --out folder"
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the folder itself locked: the system takes the lock back from a process that is killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot lock a folder
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise UserError(
-                f"the data set {setup.data.name} has changed since {folder} was begun; choose another --out folder"
-            )
-    files.write_json(path, info)
+                f"another process is working in {folder}; wait for it, or choose another --out folder"
+            ) from error
+        except OSError:
+            pass  # some network file systems have no such locks
+        yield
+    finally:
+        os.close(handle)

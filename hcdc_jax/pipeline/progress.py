@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -12,24 +12,25 @@ class Progress(NamedTuple):
     """How stages report: to a terminal, a log, or nobody.
 
     Attributes:
-      start: `start(what, total)` begins a bar.
-      update: `update(done)` moves it to `done` of `total`; reaching the total ends it.
+      start: `start(what, total, done)` begins a piece of work of which `done` of `total` was done before.
+      update: `update(done)` moves it on; reaching the total ends it.
       say: `say(text)` reports one line.
     """
 
-    start: Callable[[str, int], None]
+    start: Callable[[str, int, int], None]
     update: Callable[[int], None]
     say: Callable[[str], None]
 
-    def track(self, items: Iterable[T], what: str) -> Iterator[T]:
-        """Yields the items and reports how many are done."""
-        items = list(items)
-        self.start(what, len(items))
-        for done, item in enumerate(items, 1):
+    def track(self, items: Sequence[T], what: str, done: int = 0) -> Iterator[T]:
+        """Yields the items that are left to do, after `done` others, and reports how many are done."""
+        if not items:
+            return
+        self.start(what, done + len(items), done)
+        for place, item in enumerate(items, done + 1):
             yield item
-            self.update(done)
+            self.update(place)
 
 
 def silent() -> Progress:
     """Reports nothing."""
-    return Progress(lambda what, total: None, lambda done: None, lambda text: None)
+    return Progress(lambda what, total, done: None, lambda done: None, lambda text: None)

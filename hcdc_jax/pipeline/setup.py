@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,13 +11,16 @@ import numpy as np
 
 from hcdc_jax import spaces
 from hcdc_jax.config import Config
-from hcdc_jax.data import GraphData, load_dataset
+from hcdc_jax.data import GraphData
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.models.graph import spectral_gnn
+from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
+
+MODELS = {"spectral_gnn": spectral_gnn}
 
 
 class Setup(NamedTuple):
@@ -29,7 +33,9 @@ class Setup(NamedTuple):
       problem: what is trained.
       training: how.
       candidates: [n, h], the ranked ones.
-      train, val, test: the real parts.
+      train: the real training nodes.
+      val: the real validation nodes.
+      test: the real test nodes.
     """
 
     config: Config
@@ -43,8 +49,22 @@ class Setup(NamedTuple):
     test: Batch
 
 
-# Offsets that keep the keys of different purposes apart; a purpose's own number is folded in after it.
-CANDIDATES, MATCHED, TARGETS, POOL, CONDENSE, RANK, TRUTH = range(7)
+class Run(NamedTuple):
+    """A run at work.
+
+    Attributes:
+      setup: what is run.
+      folder: where its results lie.
+      progress: who is told about it.
+    """
+
+    setup: Setup
+    folder: Path
+    progress: Progress
+
+
+# Offsets that keep the keys of different purposes apart.
+CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH = range(7)
 
 
 def key_for(purpose: int, seed: int) -> Array:
@@ -52,41 +72,46 @@ def key_for(purpose: int, seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def build(config: Config) -> Setup:
-    """Reads the data and builds everything that a run needs.
+def build(config: Config, data: GraphData) -> Setup:
+    """Builds everything that a run needs; `checks` has the messages for what cannot be built.
 
-    Raises:
-      UserError: what is wrong with the data or the configuration, in one line.
+    Args:
+      config: of the run.
+      data: the real graph.
     """
-    data = load_dataset(config.data.name, path=config.data.path, split=config.data.split, seed=config.data.seed)
-    space = spaces.get(config.space.name, order=config.space.order, basis=config.space.basis, prior=config.space.prior)
-    problem = spectral_gnn(
+    space, training = config.space, config.training
+    problem = MODELS[config.model.name](
         data.num_features,
         data.num_classes,
         hidden=config.model.hidden,
         activation=config.model.activation,
-        basis=config.space.basis,
-        weight_decay=config.training.weight_decay,
+        basis=space.basis,
+        weight_decay=training.weight_decay,
     )
-    batch = functools.partial(real_batch, data, order=config.space.order, basis=config.space.basis)
+    batch = functools.partial(real_batch, data, order=space.order, basis=space.basis)
+    built = spaces.get(space.name, order=space.order, basis=space.basis, prior=space.prior)
     return Setup(
         config=config,
         data=data,
-        space=space,
+        space=built,
         problem=problem,
-        training=Training(config.training.learning_rate, config.training.optimizer, config.training.steps),
-        candidates=space.sample(key_for(CANDIDATES, config.space.seed), config.space.candidates),
+        training=Training(training.learning_rate, training.optimizer, training.steps),
+        candidates=built.sample(key_for(CANDIDATES, space.seed), space.candidates),
         train=batch(data.train_idx),
         val=batch(data.val_idx),
         test=batch(data.test_idx),
     )
 
 
-def random_val_batch(setup: Setup, seed: int, num_nodes: int) -> Batch:
-    """Random real validation nodes on the whole graph, for the rival `random_val`."""
-    rng = np.random.default_rng([seed, 1])
-    index = rng.choice(setup.data.val_idx, min(num_nodes, len(setup.data.val_idx)), replace=False)
-    return real_batch(setup.data, index, order=setup.config.space.order, basis=setup.config.space.basis)
+def num_nodes(config: Config, data: GraphData, part: str) -> int:
+    """Nodes of S_train ("train") or of S_val ("val")."""
+    nodes = round(config.condense.ratio * data.num_nodes)
+    return nodes if part == "train" else round(config.condense.val_factor * nodes)
+
+
+def pool(data: GraphData, part: str) -> np.ndarray:
+    """The real labelled nodes that S_train or S_val stands for."""
+    return data.train_idx if part == "train" else data.val_idx
 
 
 def solver_of(config: Config) -> LinearSolver:

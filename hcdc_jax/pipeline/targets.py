@@ -12,80 +12,84 @@ import numpy as np
 from hcdc_jax import files
 from hcdc_jax.condense.hcdc import fit, target_at, unrolled_target
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Target
-from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.progress import Progress
-from hcdc_jax.pipeline.setup import MATCHED, TARGETS, Setup, key_for, solver_of
+from hcdc_jax.pipeline.clock import Elapsed, measured
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.setup import TARGETS, Run, Setup, key_for, solver_of
 from hcdc_jax.types import Array
 
 
 class Matched(NamedTuple):
-    """The matched candidates and what the real data say about them.
+    """The matched candidates and what the real data say about them; those that diverged are left out.
 
     Attributes:
       hparams: [m, h].
       target: values [m] and hypergradients [m, h].
-      training_seconds: of the m full trainings, without compilation.
-      target_seconds: of their hypergradients, without compilation.
-      compile_seconds: of both.
-      diverged: how many hypergradients were reported as diverged; their candidates are left out of the fields above.
+      cost: of all m full trainings and their hypergradients, the diverged ones included.
     """
 
     hparams: Array
     target: Target
-    training_seconds: float
-    target_seconds: float
-    compile_seconds: float
-    diverged: int
+    cost: Cost
 
 
-def matched_targets(setup: Setup, seed: int, folder: Path, progress: Progress) -> Matched:
+def drawn(setup: Setup, seed: int) -> Array:
+    """[m, h] candidates to match, spread evenly over the prior; never those that are ranked."""
+    options = setup.config.hcdc
+    return setup.space.spread((options.seed, seed), options.full_trainings)
+
+
+def folder_of(folder: Path, seed: int) -> Path:
+    """Where the targets of one seed lie in a run folder."""
+    return folder / "checkpoints" / f"targets_seed{seed}"
+
+
+def matched_targets(run: Run, seed: int) -> Matched:
     """Computes or reads the m own-theta targets of one seed.
 
-    With `extended_space = "samples"` the matched candidates are drawn from the prior; with "trajectories" every second
+    With `extended_space = "samples"` the matched candidates are spread over the prior; with "trajectories" every second
     one is where the hypergradient of the one before leads, a step of one prior standard deviation downhill.
+
+    Raises:
+      UserError: all targets diverged.
     """
-    options = setup.config.hcdc
-    draws = setup.space.sample(key_for(MATCHED, seed + options.seed), options.full_trainings)
-    records = []
-    for i in progress.track(range(options.full_trainings), f"full trainings, seed {seed}"):
-        path = folder / f"{i:03d}.npz"
-        if not path.exists():
-            follows = options.extended_space == "trajectories" and i % 2 == 1
-            hparams = _downhill(setup, records[-1]) if follows else draws[i]
-            files.write_npz(path, _one(setup, jax.random.fold_in(key_for(TARGETS, seed), i), hparams))
-        records.append(read_arrays(path))
+    setup, options = run.setup, run.setup.config.hcdc
+    draws = np.asarray(drawn(setup, seed))
+    paths = [folder_of(run.folder, seed) / f"{i:03d}.npz" for i in range(options.full_trainings)]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    for i in run.progress.track(missing, f"full trainings, seed {seed}", len(paths) - len(missing)):
+        hparams = draws[i]
+        if options.extended_space == "trajectories" and i % 2 == 1:
+            hparams = _downhill(setup, read_arrays(paths[i - 1]), hparams)
+        files.write_npz(paths[i], _one(setup, jax.random.fold_in(key_for(TARGETS, seed), i), hparams))
+    records = [read_arrays(path) for path in paths]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
     good = ~stacked["diverged"] & np.isfinite(stacked["gradient"]).all(1) & np.isfinite(stacked["value"])
+    if not good.any():
+        raise UserError(
+            f"all {len(paths)} hypergradients on the real data diverged; lower training.learning_rate, or raise "
+            "hcdc.damping, and run in a new folder"
+        )
+    if not good.all():
+        run.progress.say(f"seed {seed}: {(~good).sum()} of {len(paths)} targets diverged and are left out")
     return Matched(
         hparams=jnp.asarray(stacked["hparams"][good]),
         target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(stacked["gradient"][good])),
-        training_seconds=float(stacked["training_seconds"].sum()),
-        target_seconds=float(stacked["target_seconds"].sum()),
-        compile_seconds=float(stacked["compile_seconds"].sum()),
-        diverged=int((~good).sum()),
+        cost=Cost(
+            seconds=float(stacked["target_seconds"].sum()),
+            compile_seconds=float(stacked["compile_seconds"].sum()),
+            training_seconds=float(stacked["training_seconds"].sum()),
+            full_trainings=len(paths),
+        ),
     )
 
 
-def _one(setup: Setup, key: Array, hparams: Array) -> dict[str, np.ndarray]:
-    options = setup.config.hcdc
-    with measured() as training:
-        if options.sensitivity == "unroll":
-            # Training and its reverse pass are one program; all of it counts as the target's price.
-            params = None
-        else:
-            params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
-    with measured() as targeting:
-        if params is None:
-            target, diverged = unrolled_target(key, setup.problem, hparams, setup.train, setup.val, setup.training)
-        else:
-            target, diverged = target_at(
-                setup.problem, params, hparams, setup.train, setup.val,
-                solver=solver_of(setup.config), direct=options.direct,
-            )  # fmt: skip
-        jax.block_until_ready(target)
+def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
+    implicit = setup.config.hcdc.sensitivity == "implicit"
+    target, diverged, training, targeting = (_implicit if implicit else _unrolled)(setup, key, jnp.asarray(hparams))
     return {
-        "hparams": np.asarray(hparams),
+        "hparams": hparams,
         "value": np.asarray(target.value),
         "gradient": np.asarray(target.gradient),
         "diverged": np.asarray(diverged),
@@ -95,9 +99,33 @@ def _one(setup: Setup, key: Array, hparams: Array) -> dict[str, np.ndarray]:
     }
 
 
-def _downhill(setup: Setup, record: dict[str, np.ndarray]) -> Array:
+def _implicit(setup: Setup, key: Array, hparams: Array) -> tuple[Target, Array, Elapsed, Elapsed]:
+    options = setup.config.hcdc
+    with measured() as training:
+        params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
+    with measured() as targeting:
+        target, diverged = jax.block_until_ready(
+            target_at(
+                setup.problem, params, hparams, setup.train, setup.val,
+                solver=solver_of(setup.config), direct=options.direct,
+            )
+        )  # fmt: skip
+    return target, diverged, training, targeting
+
+
+def _unrolled(setup: Setup, key: Array, hparams: Array) -> tuple[Target, Array, Elapsed, Elapsed]:
+    # Training and its reverse pass are one program; all of it counts as the target's price.
+    with measured() as targeting:
+        target, diverged = jax.block_until_ready(
+            unrolled_target(key, setup.problem, hparams, setup.train, setup.val, setup.training)
+        )
+    return target, diverged, Elapsed(), targeting
+
+
+def _downhill(setup: Setup, record: dict[str, np.ndarray], otherwise: np.ndarray) -> np.ndarray:
     scale = np.asarray(setup.space.prior_std, np.float32)
     slope = record["gradient"] * scale
-    # A collapsed network has no slope; the floor then leaves the candidate where it is.
-    step = slope / max(float(np.linalg.norm(slope)), 1e-12)
-    return setup.space.project(jnp.asarray(record["hparams"] - scale * step))
+    length = float(np.linalg.norm(slope))
+    if not np.isfinite(length) or length == 0:  # a diverged or a collapsed network leads nowhere
+        return otherwise
+    return np.asarray(setup.space.project(jnp.asarray(record["hparams"] - scale * slope / length)))

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hcdc_jax import metrics
+from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 
 _RESULT_FILE = re.compile(r"(?P<method>.+)_seed(?P<seed>\d+)\.npz")
@@ -46,7 +48,9 @@ class Result(NamedTuple):
       seconds: of `condense` (full trainings excluded), `rank` and `compile`.
       full_trainings_used: trainings on the full data before the ranking.
       stored_scalars: numbers that the condensed data holds.
-      matched_among_ranked: how many of the ranked candidates condensation was matched on.
+      matched: [n] whether condensation was matched on the candidate.
+      trace_steps: [u] condensation steps of the snapshots of S_val.
+      trace_loss: [u, n] losses of the candidates on them.
     """
 
     seed: int
@@ -55,18 +59,25 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     full_trainings_used: float
     stored_scalars: float
-    matched_among_ranked: int
+    matched: np.ndarray
+    trace_steps: np.ndarray
+    trace_loss: np.ndarray
+
+    @property
+    def matched_among_ranked(self) -> int:
+        """How many of the ranked candidates condensation was matched on."""
+        return int(self.matched.sum())
 
 
 class Curve(NamedTuple):
-    """What one condensation logged.
+    """How S_val came about: what its condensation logged, and how well its snapshots rank.
 
     Attributes:
       seed: the seed of the run.
       steps: [t] step numbers.
       distance: [t] matching loss.
-      held_out_steps: [u] steps at which ranks were checked.
-      held_out: [u] Spearman correlation on candidates that are not matched.
+      held_out_steps: [u] steps of the snapshots; u = 0 if none were ranked on or no truth is known.
+      held_out: [u] Spearman correlation of losses with the truth, over the ranked candidates that were not matched.
     """
 
     seed: int
@@ -126,18 +137,27 @@ def read(folder: Path) -> Run:
         raise UserError(f"{folder / 'results'} holds no ranking of any method: run `hcdc rank` on the folder first")
     hparams = _arrays(files[min(files)], "hparams")["hparams"]
     truth_path = folder / "results" / "truth.npz"
+    truth = _read_truth(truth_path, hparams) if truth_path.is_file() else _no_truth(len(hparams))
+    results = {
+        method: [_read_result(files[key], key[1], hparams) for key in sorted(files) if key[0] == method]
+        for method in methods
+    }
     return Run(
         config=config,
-        info=json.loads(info_path.read_text(encoding="utf-8")),
+        info=_info(info_path),
         hparams=hparams,
-        truth=_read_truth(truth_path, hparams) if truth_path.is_file() else _no_truth(len(hparams)),
-        results={
-            method: [_read_result(files[key], key[1], hparams) for key in sorted(files) if key[0] == method]
-            for method in methods
-        },
-        curves=_read_curves(folder / "metrics.jsonl"),
+        truth=truth,
+        results=results,
+        curves=_curves(_read_log(folder / "metrics.jsonl"), results, truth),
         graphs=_read_graphs(folder / "results"),
     )
+
+
+def _info(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged; delete it and continue the run with --resume to write it anew") from error
 
 
 def _results_of(folder: Path) -> list[Path]:
@@ -154,8 +174,7 @@ def _in_config_order(methods: set[str], config: str) -> list[str]:
 
 
 def _arrays(path: Path, *required: str) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = dict(archive)
+    arrays = read_arrays(path)
     missing = [name for name in required if name not in arrays]
     if missing:
         raise UserError(f"{path} lacks the array {missing[0]!r}: rank again to rewrite it")
@@ -209,37 +228,60 @@ def _read_result(path: Path, seed: int, hparams: np.ndarray) -> Result:
         seconds={part: _number(arrays, f"seconds_{part}") for part in ("condense", "rank", "compile")},
         full_trainings_used=_number(arrays, "full_trainings_used"),
         stored_scalars=_number(arrays, "stored_scalars"),
-        matched_among_ranked=_count_shared(arrays.get("matched_hparams"), hparams),
+        matched=_shared(arrays.get("matched_hparams"), hparams),
+        trace_steps=arrays.get("trace_steps", np.zeros(0, int)),
+        trace_loss=np.asarray(arrays.get("trace_loss", np.zeros((0, len(hparams)))), np.float64),
     )
 
 
-def _count_shared(matched: np.ndarray | None, ranked: np.ndarray) -> int:
-    """How many rows of ranked [n, h] are among the rows of matched [m, h]."""
+def _shared(matched: np.ndarray | None, ranked: np.ndarray) -> np.ndarray:
+    """[n] whether a row of ranked [n, h] is among the rows of matched [m, h]."""
     if matched is None or matched.shape[1:] != ranked.shape[1:]:
-        return 0
-    same = np.isclose(ranked[:, None], matched[None], rtol=1e-6, atol=1e-8).all(axis=-1)  # [n, m]
-    return int((same.sum(axis=-1) > 0).sum())
+        return np.zeros(len(ranked), bool)
+    same = np.all(np.isclose(ranked[:, None], matched[None], rtol=1e-6, atol=1e-8), axis=-1)  # [n, m]
+    return np.asarray(np.any(same, axis=-1))
 
 
-def _read_curves(path: Path) -> dict[str, list[Curve]]:
-    """Curves by method from a log of JSON lines; where a resumed run logged a step twice, the later line counts."""
-    records: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+def _read_log(path: Path) -> dict[tuple[str, int], dict[int, float]]:
+    """Matching loss of S_val by method and seed, by step; of a step that was logged twice, the later line counts.
+
+    A run that is killed between a log line and its checkpoint takes the same steps again.
+    """
+    logged: dict[tuple[str, int], dict[int, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a killed run may be torn
-        if record.get("stage") == "condense" and record.get("distance") is not None:
-            steps = records.setdefault((record["method"], int(record["seed"])), {})
-            steps[int(record["step"])] = record
+        is_val = record.get("stage") == "condense" and record.get("part") == "val"
+        if is_val and record.get("distance") is not None:
+            logged.setdefault((record["method"], int(record["seed"])), {})[int(record["step"])] = record["distance"]
+    return logged
+
+
+def _curves(
+    logged: dict[tuple[str, int], dict[int, float]], results: dict[str, list[Result]], truth: Truth
+) -> dict[str, list[Curve]]:
+    ranked = {(method, result.seed): result for method, of_seeds in results.items() for result in of_seeds}
     curves: dict[str, list[Curve]] = {}
-    for (method, seed), by_step in sorted(records.items()):
-        steps = np.array(sorted(by_step))
-        distance = np.array([by_step[s]["distance"] for s in steps], np.float64)
-        checked = np.array([s for s in steps if by_step[s].get("held_out_spearman") is not None], int)
-        held_out = np.array([by_step[s]["held_out_spearman"] for s in checked], np.float64)
-        curves.setdefault(method, []).append(Curve(seed, steps, distance, checked, held_out))
+    for key in sorted(logged.keys() | {key for key, result in ranked.items() if result.trace_steps.size}):
+        steps = np.array(sorted(logged.get(key, {})), int)
+        distance = np.array([logged[key][step] for step in steps], np.float64)
+        snapshots, held_out = _held_out(ranked.get(key), truth)
+        curves.setdefault(key[0], []).append(Curve(key[1], steps, distance, snapshots, held_out))
     return curves
+
+
+def _held_out(result: Result | None, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [u] of the snapshots of S_val, and how well each ranks the candidates that were not matched."""
+    if result is None or not len(truth.losses):
+        return np.zeros(0, int), np.zeros(0)
+    unseen = np.isfinite(truth.loss) & ~result.matched
+    correlations = []
+    for loss in result.trace_loss:
+        valid = unseen & np.isfinite(loss)
+        correlations.append(metrics.spearman(truth.loss[valid], loss[valid]))
+    return result.trace_steps, np.array(correlations)
 
 
 def _read_graphs(folder: Path) -> dict[str, list[Adjacency]]:

@@ -1,0 +1,35 @@
+# Everything a fresh machine with Python 3.11 or newer needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint bench lock clean
+
+demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
+	$(BIN)/hcdc run configs/digits_graph.toml --out runs/demo --resume
+
+test: $(INSTALLED)  ## the whole suite, without what needs minutes or a GPU
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
+
+lint: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[lint]"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(INSTALLED)  ## timings with peers and floors; see benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.run
+
+lock:  ## new versions for requirements.lock; needs uv
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --quiet \
+	  --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) runs
+
+$(INSTALLED): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@

@@ -1,0 +1,61 @@
+"""Everything that can be wrong with a configuration and its data, found before any work is done."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from hcdc_jax import spaces
+from hcdc_jax.config import Config, check_methods, validate
+from hcdc_jax.errors import UserError
+from hcdc_jax.models.graph import ACTIVATIONS
+from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.recipes.base import Recipe
+from hcdc_jax.pipeline.setup import MODELS, Setup
+
+
+def check_config(config: Config) -> None:
+    """Checks the values, the names, and what they mean together.
+
+    Raises:
+      UserError: what is wrong, in one line.
+    """
+    validate(config)
+    check_methods(config, recipes.METHODS)
+    _check_name("space.name", config.space.name, spaces.names())
+    _check_name("model.name", config.model.name, MODELS)
+    _check_name("model.activation", config.model.activation, ACTIVATIONS)
+    if config.truth.table is not None:
+        raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
+    if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
+        raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
+    for method in config.methods:
+        recipes.train_recipe(config, method)
+
+
+def check_sizes(setup: Setup) -> None:
+    """Draws the start of every half and builds its condenser once, which is cheap and finds what cannot be made.
+
+    Raises:
+      UserError: more synthetic nodes than real ones, fewer than classes, or a method that the space does not suit.
+    """
+    config = setup.config
+    for method in config.methods:
+        val = recipes.get(config, method).val
+        _check_half(setup, recipes.train_recipe(config, method), "train")
+        if isinstance(val, Recipe):
+            _check_half(setup, val, "val")
+
+
+def _check_half(setup: Setup, recipe: Recipe, part: str) -> None:
+    recipe.start(setup, part, setup.config.seeds[0])  # seeds change the draw, not the sizes
+    if recipe.learner is not None:
+        recipe.learner.condenser(setup, recipe.container(setup, part))
+
+
+def _check_name(key: str, name: str, known: Iterable[str]) -> None:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"unknown name {name!r} in {key!r}; {hint}")

@@ -1,0 +1,102 @@
+"""A run from Python: the whole of it in one call, or stage by stage in a folder that is held open."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hcdc_jax.config import Config
+from hcdc_jax.data import load_dataset
+from hcdc_jax.pipeline.checks import check_config, check_sizes
+from hcdc_jax.pipeline.condensing import condense
+from hcdc_jax.pipeline.folder import check_owner, claimed
+from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.ranking import rank
+from hcdc_jax.pipeline.reporting import write_report
+from hcdc_jax.pipeline.setup import Run, Setup, build, num_nodes
+from hcdc_jax.pipeline.true_scores import truth
+
+
+def run(
+    config: Config, folder: str | Path, *, resume: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Condenses, ranks, trains the truth if it is enabled, and writes the report.
+
+    Args:
+      config: what is run.
+      folder: where everything is written; made if it does not exist.
+      resume: go on with this run if the folder already holds it. However often it was interrupted, the result is that
+        of an uninterrupted run.
+      progress: told what is going on; nobody by default.
+
+    Returns:
+      The content of `report.json`.
+
+    Raises:
+      UserError: what is wrong with the configuration, the data or the folder, in one line. What is wrong with the
+        first two is found before anything is written.
+    """
+    with opened(config, folder, resume=resume, progress=progress) as opened_run:
+        condense(opened_run)
+        rank(opened_run)
+        if config.truth.enabled:
+            truth(opened_run)
+        return write_report(opened_run.folder)
+
+
+@contextmanager
+def opened(
+    config: Config, folder: str | Path, *, resume: bool = True, progress: Progress | None = None
+) -> Iterator[Run]:
+    """A run whose folder belongs to this process, for the stages `condense`, `rank` and `truth`.
+
+    Args:
+      config: as in `run`.
+      folder: as in `run`.
+      resume: as in `run`.
+      progress: as in `run`.
+
+    Raises:
+      UserError: as `run`.
+    """
+    config, folder = resolved(config), Path(folder)
+    check_config(config)
+    check_owner(folder, config, resume=resume)
+    progress = progress or silent()
+    setup = prepare(config)
+    with claimed(folder, setup):
+        progress.say(_about(setup))
+        yield Run(setup, folder, progress)
+
+
+def prepare(config: Config) -> Setup:
+    """Reads the data of a configuration and builds what its stages need; writes nothing.
+
+    Raises:
+      UserError: what is wrong with the configuration or the data.
+    """
+    check_config(config)
+    options = config.data
+    setup = build(config, load_dataset(options.name, path=options.path, split=options.split, seed=options.seed))
+    check_sizes(setup)
+    return setup
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with an absolute path of the data, so that the run can be taken up from any folder."""
+    if config.data.path is None:
+        return config
+    path = str(Path(config.data.path).expanduser().absolute())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+
+
+def _about(setup: Setup) -> str:
+    data, config = setup.data, setup.config
+    return (
+        f"{data.name}: {data.num_nodes:,} nodes, {data.edges.shape[1]:,} edges, {data.num_features:,} features, "
+        f"{data.num_classes} classes; condensed to {num_nodes(config, data, 'train')} + "
+        f"{num_nodes(config, data, 'val')} nodes"
+    )

@@ -1,0 +1,44 @@
+"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `METHODS`."""
+
+from __future__ import annotations
+
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.recipes import gradient_matching, hcdc, hcdc_shared, random, rivals
+from hcdc_jax.pipeline.recipes.base import Method, Recipe
+
+METHODS: dict[str, Method] = {
+    "random": random.METHOD,
+    "gcond": gradient_matching.GCOND,
+    "gcond_x": gradient_matching.GCOND_X,
+    "gradient_matching": gradient_matching.GRADIENT_MATCHING,
+    "hcdc": hcdc.METHOD,
+    "hcdc_shared": hcdc_shared.METHOD,
+    "real_val": rivals.REAL_VAL,
+    "random_val": rivals.RANDOM_VAL,
+}
+
+
+def methods() -> dict[str, str]:
+    """The methods that a run can compare, each with one line about it."""
+    return {name: method.about for name, method in METHODS.items()}
+
+
+def get(config: Config, name: str) -> Method:
+    """The method `name` as the configuration means it: `hcdc.theta = "shared"` makes hcdc Algorithm 1."""
+    return METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
+
+
+def train_recipe(config: Config, name: str) -> Recipe:
+    """The recipe that makes the S_train of the method `name`.
+
+    Raises:
+      UserError: it takes its S_train from a method that has none of its own.
+    """
+    recipe = get(config, name).train or METHODS[config.hcdc.train_method].train
+    if recipe is None:
+        own = [method for method in METHODS if METHODS[method].train is not None]
+        raise UserError(
+            f"hcdc.train_method: {config.hcdc.train_method!r} has no S_train of its own; choose one of {', '.join(own)}"
+        )
+    return recipe

@@ -1,0 +1,115 @@
+"""What a method is made of: two halves, each made by a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hcdc_jax.condense.base import Condenser
+from hcdc_jax.containers import Container, GraphStart
+from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, key_for
+from hcdc_jax.types import Array, Batch
+
+
+class Cost(NamedTuple):
+    """What has been spent; seconds are without compilation.
+
+    Attributes:
+      seconds: of all but the full trainings.
+      compile_seconds: of compilation, which is paid once and not per candidate.
+      training_seconds: of the full trainings.
+      full_trainings: trainings on the real data.
+    """
+
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    training_seconds: float = 0.0
+    full_trainings: float = 0.0
+
+    def plus(self, other: Cost) -> Cost:
+        """The sum of both."""
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Request(NamedTuple):
+    """One half that is to be learned.
+
+    Attributes:
+      run: the run it belongs to.
+      part: "train" or "val".
+      seed: of the method.
+      start: the small graph it starts from.
+      condensed_train: S_train, where S_val is to be learned.
+    """
+
+    run: Run
+    part: str
+    seed: int
+    start: GraphStart
+    condensed_train: Batch | None
+
+
+class Work(NamedTuple):
+    """What the steps of a condenser read, and what it cost to get.
+
+    Attributes:
+      data: argument of the condenser.
+      cost: spent here, or earlier and read from disk.
+      matched: [m, h] candidates that are matched, if there are any.
+    """
+
+    data: Any
+    cost: Cost = Cost()
+    matched: np.ndarray | None = None
+
+
+class Learner(NamedTuple):
+    """How a half is learned.
+
+    Attributes:
+      condenser: `condenser(setup, container)`; pure Python, nothing is computed.
+      work: what the condenser's steps read.
+      steps: how many steps it takes.
+    """
+
+    condenser: Callable[[Setup, Container], Condenser]
+    work: Callable[[Request], Work]
+    steps: Callable[[Setup], int]
+
+
+class Recipe(NamedTuple):
+    """How one half is made.
+
+    Attributes:
+      name: part of the names of its files; halves of one name, part and seed are the same half.
+      start: `start(setup, part, seed)`, the small graph it starts from; raises `UserError` for impossible sizes.
+      container: `container(setup, part)`, what stores it.
+      learner: learns it; None leaves it as it starts.
+    """
+
+    name: str
+    start: Callable[[Setup, str, int], GraphStart]
+    container: Callable[[Setup, str], Container]
+    learner: Learner | None = None
+
+
+class Method(NamedTuple):
+    """A row of the comparison.
+
+    Attributes:
+      about: one line for `hcdc list`.
+      train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
+      val: recipe of S_val; or `val(setup, seed)`, the real data that a rival validates on.
+    """
+
+    about: str
+    train: Recipe | None
+    val: Recipe | Callable[[Setup, int], Batch]
+
+
+def half_key(part: str, seed: int) -> Array:
+    """Key of the initialisation and the steps of one half."""
+    return jax.random.fold_in(key_for(CONDENSE, seed), 0 if part == "train" else 1)

@@ -1,0 +1,73 @@
+"""The truth stage: every candidate trained on the full data, which the rankings are held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hcdc_jax import files
+from hcdc_jax.candidates import evaluate_on, memory_chunk_size
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
+
+NUM_PARTS = 8
+"""The candidates of a seed are trained in at least so many parts: progress shows, and little is lost to a kill."""
+
+
+def truth(run: Run) -> None:
+    """Trains every candidate on the full data with every seed of the truth: `results/truth.npz`.
+
+    Raises:
+      UserError: a finished part is damaged, or the disk is full.
+    """
+    setup, path = run.setup, run.folder / "results" / "truth.npz"
+    if path.exists():
+        return
+    n = len(setup.candidates)
+    fits = memory_chunk_size(setup.problem, setup.candidates[0], setup.train)
+    width = max(1, min(fits * jax.local_device_count(), n // NUM_PARTS))
+    parts = [(seed, begin) for seed in range(setup.config.truth.seeds) for begin in range(0, n, width)]
+    missing = [part for part in parts if not _path(run.folder, *part, width).exists()]
+    what = f"truth: {n} candidates trained {setup.config.truth.seeds} x on the full data"
+    for seed, begin in run.progress.track(missing, what, len(parts) - len(missing)):
+        part = _train_part(setup, seed, np.arange(begin, begin + width))
+        files.write_npz(_path(run.folder, seed, begin, width), part)
+    files.write_npz(path, _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts]))
+
+
+def _path(folder: Path, seed: int, begin: int, width: int) -> Path:
+    return folder / "checkpoints" / f"truth_seed{seed}" / f"{begin:06d}_{width}.npz"
+
+
+def _train_part(setup: Setup, seed: int, index: np.ndarray) -> dict[str, np.ndarray]:
+    # The last part repeats the last candidate: one shape, one compiled program.
+    candidates = setup.candidates[np.minimum(index, len(setup.candidates) - 1)]
+    with measured() as elapsed:
+        val, test = jax.block_until_ready(
+            evaluate_on(
+                key_for(TRUTH, seed), setup.problem, candidates, setup.train, (setup.val, setup.test),
+                training=setup.training,
+            )
+        )  # fmt: skip
+    return {
+        "loss": np.asarray(val.loss),
+        "accuracy": np.asarray(val.accuracy),
+        "test_accuracy": np.asarray(test.accuracy),
+        "status": np.asarray(val.status & test.status),
+        "seconds": np.asarray(elapsed.run),
+        "compile_seconds": np.asarray(elapsed.compile),
+    }
+
+
+def _assembled(setup: Setup, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The parts of all seeds, in order, as arrays [seeds, n] and summed seconds."""
+    seeds, n = setup.config.truth.seeds, len(setup.candidates)
+    scores = {
+        name: np.concatenate([part[name] for part in parts]).reshape(seeds, -1)[:, :n]
+        for name in ("loss", "accuracy", "test_accuracy", "status")
+    }
+    seconds = {name: np.sum([part[name] for part in parts]) for name in ("seconds", "compile_seconds")}
+    return {"hparams": np.asarray(setup.candidates), **scores, **seconds}

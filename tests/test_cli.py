@@ -1,0 +1,253 @@
+"""The command as a user meets it: what a finished run leaves and what every subcommand prints."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import tomllib
+
+import jax
+import numpy as np
+import pytest
+from runs import SMALL, finished_run, write_config
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+
+import hcdc_jax as hc
+from hcdc_jax import cli, terminal
+from hcdc_jax.report.tables import Cell, Table
+
+METHODS = ["random", "hcdc", "real_val"]
+
+
+@pytest.fixture
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory.getbasetemp() / "finished")
+
+
+@pytest.fixture
+def hcdc(capsys):
+    """Runs the command, which must succeed; returns what it printed to standard output."""
+
+    def run(*args) -> str:
+        with jax.numpy_rank_promotion("allow"):  # as in a process of its own
+            assert cli.main([str(arg) for arg in args]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+class TestFinishedRun:
+    def test_files(self, finished):
+        assert {path.name for path in finished.iterdir()} == {
+            "config.toml", "card.json", "condensed.npz", "condensed", "ranking.csv", "report.json", "report.html",
+            "figures", "metrics.jsonl", "checkpoints", "results",
+        }  # fmt: skip
+        assert {path.name for path in (finished / "condensed").iterdir()} == {"random_seed0.npz", "hcdc_seed0.npz"}
+        assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp") or "orbax" in path.name]
+
+    def test_configuration_is_resolved(self, finished):
+        config = tomllib.loads((finished / "config.toml").read_text())
+        assert config["training"]["steps"] == 20
+        assert config["training"]["optimizer"] == "adam"
+        assert config["data"]["path"] == str(finished.parent / "graph.npz")
+
+    def test_report(self, finished):
+        report = json.loads((finished / "report.json").read_text())
+        assert list(report["methods"]) == METHODS
+        assert report["space"]["candidates"] == 12
+        assert report["truth"]["seeds"] == 1
+        assert report["methods"]["hcdc"]["full_trainings_used"] == 3
+        assert report["methods"]["hcdc"]["matched_among_ranked"] == 0
+        for entry in report["methods"].values():
+            assert entry["failed"] == 0
+            assert -1 <= entry["spearman_loss"]["mean"] <= 1
+
+    def test_ranking(self, finished):
+        rows = list(csv.DictReader((finished / "ranking.csv").read_text().splitlines()))
+        assert len(rows) == 12
+        assert list(rows[0]) == [
+            "candidate", "L^0", "L^1", "L^2", "truth_loss", "truth_accuracy", "truth_test_accuracy", *METHODS
+        ]  # fmt: skip
+
+    def test_held_out_curve(self, finished):
+        """The last snapshot is S_val itself, so ranks on it are the ranking."""
+        with np.load(finished / "results" / "hcdc_seed0.npz") as result:
+            assert result["trace_steps"].tolist() == list(range(13))
+            assert result["trace_loss"].shape == (13, 12)
+            np.testing.assert_allclose(result["trace_loss"][-1], result["loss"], rtol=1e-4)
+            assert np.abs(result["trace_loss"][0] - result["loss"]).max() > 1e-3
+
+    def test_what_was_printed(self, finished):
+        out, err = ((finished.parent / name).read_text() for name in ("stdout", "stderr"))
+        for text in ("Spearman, losses", "real_val", "Pays from", f"Report: {finished / 'report.html'}"):
+            assert text in out
+        assert err.splitlines()[0] == (
+            "graph: 200 nodes, 808 edges, 8 features, 3 classes; condensed to 20 + 40 nodes"
+        )
+        assert "full trainings, seed 0: 0/3\n" in err
+        assert "full trainings, seed 0: 3/3, " in err
+        assert "\x1b" not in out + err, "no bars and colours off a terminal"
+
+
+def test_the_same_folder_again_changes_nothing(finished, tmp_path, hcdc):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*.npz")}
+    hcdc("run", copy)
+    hcdc("condense", copy, "--resume")
+    hcdc("rank", copy)
+    hcdc("truth", copy)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.npz")} == before
+    hcdc("report", copy)
+    for name in ("report.json", "report.html", "ranking.csv", "figures/matching.png"):
+        assert (copy / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_the_folder_is_named_after_the_config(finished, tmp_path, monkeypatch, hcdc):
+    config = write_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "runs" / "small")
+    text = (finished / "config.toml").read_text()
+    (tmp_path / "runs" / "small" / "config.toml").write_text(text.replace(str(finished.parent), str(tmp_path)))
+    assert "runs/small/report.html" in hcdc("report", config)
+    assert "Done: runs/small" in hcdc("rank", "small.toml")
+
+
+def test_a_relative_path_of_the_data_is_that_of_the_working_folder(tmp_path, monkeypatch, capsys):
+    write_config(tmp_path)
+    (tmp_path / "short.toml").write_text(f"{SMALL}[data]\npath = 'graph.npz'\n")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["rank", "short.toml", "--out", "none"]) == 2
+    monkeypatch.setattr(cli.pipeline, "condense", lambda run: None)
+    monkeypatch.setattr(cli.pipeline, "rank", lambda run: None)
+    assert cli.main(["condense", "short.toml", "--out", "run"]) == 0
+    monkeypatch.chdir("/")
+    assert cli.main(["rank", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+
+
+class TestSearch:
+    def test_lists_the_best_first(self, finished, tmp_path, hcdc):
+        copy = shutil.copytree(finished, tmp_path / "run")
+        out = hcdc("search", copy, "--num", "30", "--top", "3")
+        assert "Best of 30 candidates" in out
+        assert "30 candidates in " in out
+        assert "0 failed" in out
+        rows = list(csv.DictReader((copy / "search.csv").read_text().splitlines()))
+        losses = [float(row["loss"]) for row in rows]
+        assert len(rows) == 30
+        assert losses == sorted(losses)
+        assert list(rows[0]) == ["L^0", "L^1", "L^2", "loss", "accuracy"]
+        assert f"{losses[2]:.4f}" in out
+
+    def test_seed_decides_the_draw(self, finished, tmp_path, hcdc):
+        copy = shutil.copytree(finished, tmp_path / "run")
+        texts = []
+        for seed in (0, 0, 1):
+            hcdc("search", copy, "--num", "30", "--seed", seed)
+            texts.append((copy / "search.csv").read_text())
+        assert texts[0] == texts[1] != texts[2]
+
+
+class TestInfo:
+    def test_of_a_run(self, finished, hcdc):
+        out = hcdc("info", finished)
+        assert tomllib.loads(out[: out.index("random_seed0")])["training"]["steps"] == 20
+        assert "hcdc_seed0: " in out
+        assert out.count("condensed from graph; intact") == 2
+
+    def test_of_what_was_passed_on(self, finished, tmp_path, hcdc):
+        for name in ("card.json", "condensed.npz"):
+            shutil.copy(finished / name, tmp_path / name)
+        out = hcdc("info", tmp_path)
+        assert out.startswith("hcdc_seed0: ")
+        assert "random" not in out
+
+    def test_of_a_run_that_has_just_begun(self, finished, tmp_path, hcdc):
+        shutil.copy(finished / "config.toml", tmp_path)
+        assert f"Nothing is condensed yet: hcdc condense {tmp_path}" in hcdc("info", tmp_path)
+
+
+class TestExport:
+    def test_npz(self, finished, tmp_path, hcdc):
+        assert hcdc("export", finished, "--out", tmp_path / "x.npz") == f"Exported: {tmp_path / 'x.npz'}\n"
+        with np.load(tmp_path / "x.npz") as found, np.load(finished / "condensed.npz") as expected:
+            assert sorted(found) == sorted(expected)
+            for name in expected:
+                np.testing.assert_array_equal(found[name], expected[name])
+
+    def test_of_another_method(self, finished, tmp_path, hcdc):
+        hcdc("export", finished, "--method", "random", "--seed", "0", "--out", tmp_path / "x.npz")
+        with np.load(tmp_path / "x.npz") as found, np.load(finished / "condensed" / "random_seed0.npz") as expected:
+            np.testing.assert_array_equal(found["val/inputs/nodes"], expected["val/inputs/nodes"])
+
+
+def test_scikit_learn_searches_on_the_condensed_data(finished):
+    inputs, labels, split = hc.load_condensed(finished).as_sklearn()
+    grid = {"C": [0.01, 1.0, 100.0]}
+    found = GridSearchCV(LogisticRegression(max_iter=1000), grid, cv=split, refit=False).fit(inputs, labels)
+    assert found.best_score_ > 0.5
+
+
+def test_condensed_data_is_what_evaluate_takes(finished):
+    """From Python, a user ranks on the artefact what the command ranked."""
+    condensed = hc.load_condensed(finished)
+    setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(finished))
+    assert setup.candidates.shape == (12, 3)
+    assert condensed.train.labels.shape == (20,)
+    assert condensed.val.labels.shape == (40,)
+
+
+class TestListings:
+    def test_names(self, hcdc):
+        out = hcdc("list")
+        for name in ("digits_graph", "cora", "hcdc", "gcond_x", "real_val", "graph_filter", "weighted_cosine"):
+            assert f"  {name}" in out
+
+    def test_options(self, hcdc):
+        out = hcdc("options")
+        for name in ("--training.learning_rate", "--hcdc.num_hvps", "--seeds"):
+            assert name in out
+
+    def test_help(self, hcdc, capsys):
+        assert "COMMAND" in hcdc()
+        for args in (["--help"], ["run", "--help"], ["--version"]):
+            with pytest.raises(SystemExit) as exit_code:
+                cli.main(args)
+            assert exit_code.value.code == 0
+        assert f"hcdc {hc.__version__}" in capsys.readouterr().out
+
+
+class TestTerminal:
+    def test_lines_are_few_and_tell_the_time_that_is_left(self):
+        said, now = [], [100.0]
+        lines = terminal.Lines(said.append, pause=10.0, clock=lambda: now[0])
+        lines.start("truth", 100, 20)
+        for done in range(21, 101):
+            now[0] += 3.0
+            lines.update(done)
+        assert said[:3] == ["truth: 20/100", "truth: 24/100, 12 s, about 4 min left", "truth: 28/100, 24 s, about 4 min left"]
+        assert said[-1] == "truth: 100/100, 4 min"
+        assert len(said) == 21
+
+    def test_nothing_is_said_of_the_time_left_before_anything_is_done(self):
+        said = []
+        lines = terminal.Lines(said.append, pause=0.0, clock=lambda: 0.0)
+        lines.start("x", 5, 2)
+        lines.update(2)
+        assert said == ["x: 2/5", "x: 2/5, 0.0 s"]
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"), [(0.04, "0.0 s"), (9.4, "9.4 s"), (119, "119 s"), (120, "2 min"), (9000, "2 h"), (2e5, "2 d")]
+    )
+    def test_durations(self, seconds, text):
+        assert terminal.duration(seconds) == text
+
+    def test_a_narrow_terminal_gets_fewer_columns(self):
+        table = Table(["Method", "Rank", "Long interval"], [[Cell("hcdc"), Cell("0.9"), Cell("0.123 to 0.456")]])
+        assert terminal.fitted(table, 40, ("Long interval", "Rank")) == table
+        narrow = terminal.fitted(table, 25, ("Long interval", "Rank"))
+        assert list(narrow.headers) == ["Method", "Rank"]
+        assert [cell.text for cell in narrow.rows[0]] == ["hcdc", "0.9"]
+        assert list(terminal.fitted(table, 3, ("Long interval", "Rank")).headers) == ["Method"]

@@ -1,0 +1,223 @@
+"""Stages and recipes: what they measure, what they do with candidates that diverge, and every option once."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import finished_run, quick_compilation, small_config
+
+import hcdc_jax as hc
+from hcdc_jax import pipeline
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline import checks, clock, recipes
+from hcdc_jax.pipeline.progress import Progress
+from hcdc_jax.pipeline.recipes import graphs
+from hcdc_jax.pipeline.recipes.base import Recipe
+from hcdc_jax.pipeline.reporting import full_training_seconds
+
+
+@pytest.fixture
+def in_process(tmp_path_factory):
+    """Runs inside this process compile quickly and follow the rules of a process of the command."""
+    cache = tmp_path_factory.getbasetemp() / "finished" / "cache"
+    with quick_compilation(cache), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+class TestClock:
+    def test_compilation_is_kept_apart(self):
+        @jax.jit
+        def inner(x):
+            return jnp.sin(x) @ x
+
+        @jax.jit
+        def outer(x):
+            return jax.lax.scan(lambda x, _: (inner(x) / jnp.linalg.norm(x), None), x, length=20)[0]
+
+        x = jnp.ones((50, 50))
+        with clock.measured() as first:
+            jax.block_until_ready(outer(x))
+        with clock.measured() as second:
+            jax.block_until_ready(outer(x))
+        assert first.compile > 0
+        assert first.run >= 0
+        assert second.compile == 0
+        assert second.run > 0
+
+    def test_the_rest_is_running(self):
+        with clock.measured() as elapsed:
+            time.sleep(0.01)
+        assert elapsed.compile == 0
+        assert elapsed.run >= 0.01
+
+    @pytest.mark.parametrize(
+        ("spans", "seconds"),
+        [
+            ([], 0),
+            ([(1, 2), (3, 5)], 3),
+            ([(1, 5), (2, 3)], 4),  # a function that is compiled within another
+            ([(2, 3), (1, 5), (4, 6)], 5),
+            ([(-4, 2)], 2),  # begun before the block
+        ],
+    )
+    def test_seconds_count_once(self, spans, seconds):
+        assert clock.covered(spans, 0.0) == seconds
+
+
+class TestTrack:
+    def test_counts_what_was_done_before(self):
+        events = []
+        progress = Progress(lambda *event: events.append(event), events.append, events.append)
+        assert list(progress.track("ab", "letters", 3)) == ["a", "b"]
+        assert events == [("letters", 5, 3), 4, 5]
+
+    def test_says_nothing_if_nothing_is_left(self):
+        events = []
+        assert list(Progress(lambda *event: events.append(event), events.append, events.append).track([], "x", 3)) == []
+        assert events == []
+
+
+class TestCandidatesThatDiverge:
+    """A learning rate at which gradient descent diverges for some filters and not for others."""
+
+    @pytest.fixture
+    def config(self, tmp_path):
+        return small_config(
+            tmp_path, methods=("random",), training={"optimizer": "sgd", "learning_rate": 60.0, "steps": 60}
+        )
+
+    def test_are_reported_as_failed(self, in_process, config, tmp_path):
+        report = pipeline.run(config, tmp_path / "run")
+        with np.load(tmp_path / "run" / "results" / "truth.npz") as truth:
+            failed = ~truth["status"][0]
+            assert np.isinf(truth["loss"][0][failed]).all()
+            assert np.isfinite(truth["loss"][0][~failed]).all()
+        assert 0 < failed.sum() < 12
+        assert report["truth"]["failed"] == failed.sum()
+        assert report["methods"]["random"]["spearman_loss"]["mean"] is not None
+
+    def test_leave_the_others_unchanged_to_the_bit(self, in_process, config):
+        setup = pipeline.prepare(config)
+
+        def scores(candidates):
+            return hc.evaluate(
+                jax.random.key(0), setup.problem, candidates, setup.train, setup.val, training=setup.training
+            )
+
+        with_failures = scores(setup.candidates)
+        good = np.asarray(with_failures.status)
+        assert 0 < good.sum() < 12
+        calm = jnp.where(good[:, None], setup.candidates, setup.candidates[np.flatnonzero(good)[0]])
+        without = scores(calm)
+        assert np.asarray(without.status).all()
+        np.testing.assert_array_equal(with_failures.loss[good], without.loss[good])
+        np.testing.assert_array_equal(with_failures.accuracy[good], without.accuracy[good])
+
+
+def test_targets_that_all_diverge_are_told(in_process, tmp_path):
+    training = {"optimizer": "sgd", "learning_rate": 1e6, "steps": 60}
+    config = small_config(tmp_path, methods=("hcdc",), training=training, hcdc={"full_trainings": 2})
+    with (
+        pipeline.opened(config, tmp_path / "run") as run,
+        pytest.raises(UserError, match=r"all 2 hypergradients on the real data diverged; lower training\.learning_rate"),
+    ):
+        pipeline.condense(run)
+
+
+VARIANTS = {
+    "Algorithm 1": {"methods": ("hcdc",), "hcdc": {"theta": "shared", "steps": 5}},
+    "GCond": {"methods": ("gcond",)},
+    "unrolled, from noise": {"methods": ("hcdc",), "hcdc": {"sensitivity": "unroll"}, "condense": {"init": "noise"}},
+    "filters drawn anew, no edges": {"methods": ("gradient_matching",), "condense": {"container": "identity"}},
+    "trajectories, pairwise": {
+        "methods": ("hcdc",),
+        "hcdc": {"extended_space": "trajectories", "full_trainings": 4, "steps": 2},
+        "condense": {"container": "pairwise"},
+    },
+    "order 0": {"methods": ("random", "random_val"), "space": {"order": 0}},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_options_go_together(in_process, tmp_path, name):
+    changes = {"truth": {"enabled": False}, "space": {"candidates": 4}, **VARIANTS[name]}
+    config = small_config(tmp_path, **changes)
+    report = pipeline.run(config, tmp_path / "run")
+    assert list(report["methods"]) == list(config.methods)
+    for entry in report["methods"].values():
+        assert entry["failed"] == 0
+        assert entry["spearman_loss"]["mean"] is None, "there is no truth to compare with"
+    if "random_val" not in config.methods:
+        method = config.methods[0]
+        start = recipes.get(config, method).val.start(pipeline.prepare(config), "val", 0)
+        moved = np.abs(hc.load_condensed(tmp_path / "run").variables["val"]["features"] - start.features).max()
+        assert moved > 1e-4
+
+
+class TestRecipes:
+    def test_random_is_real_whatever_learned_halves_start_from(self, tmp_path, in_process):
+        setup = pipeline.prepare(small_config(tmp_path, condense={"init": "noise"}))
+        rows = {tuple(row) for row in setup.data.features}
+        real = recipes.METHODS["random"].val.start(setup, "val", 0)
+        noise = recipes.METHODS["hcdc"].val.start(setup, "val", 0)
+        assert all(tuple(row) in rows for row in real.features)
+        assert not any(tuple(row) in rows for row in noise.features)
+        np.testing.assert_array_equal(real.labels, noise.labels)
+        assert real.features.std() == pytest.approx(noise.features.std(), rel=0.2)
+
+    def test_starts_differ_by_part_and_seed(self, tmp_path, in_process):
+        setup = pipeline.prepare(small_config(tmp_path, condense={"val_factor": 1.0}))
+        starts = [graphs.sampled(setup, part, seed).features for part in ("train", "val") for seed in (0, 1)]
+        for i, first in enumerate(starts):
+            for second in starts[:i]:
+                assert not np.array_equal(first, second)
+
+    def test_labels_of_validation_nodes_stay_out_of_training(self, tmp_path, in_process):
+        setup = pipeline.prepare(small_config(tmp_path))
+        for part, allowed in (("train", setup.data.train_idx), ("val", setup.data.val_idx)):
+            start = graphs.sampled(setup, part, 0)
+            labelled = {tuple(row) for row in start.features[start.weights > 0]}
+            assert labelled <= {tuple(row) for row in setup.data.features[allowed]}
+
+    def test_every_method_is_whole(self):
+        for name, method in recipes.METHODS.items():
+            assert method.about
+            assert "\n" not in method.about
+            assert method.train is None or isinstance(method.train, Recipe)
+            assert isinstance(method.val, Recipe) or callable(method.val), name
+
+    def test_equal_containers_are_one_object(self, tmp_path, in_process):
+        """Otherwise every seed would compile anew."""
+        setup = pipeline.prepare(small_config(tmp_path))
+        for method in ("random", "gcond", "gcond_x", "hcdc"):
+            recipe = recipes.METHODS[method].val
+            assert recipe.container(setup, "val") is recipe.container(setup, "val")
+
+
+def test_candidates_that_are_matched_are_not_ranked(tmp_path, in_process):
+    setup = pipeline.prepare(small_config(tmp_path))
+    matched = np.asarray(pipeline.targets.drawn(setup, 0))
+    assert not (np.asarray(setup.candidates)[:, None] == matched[None]).all(-1).any()
+
+
+def test_the_faster_way_of_full_training_counts(tmp_path_factory):
+    folder = finished_run(tmp_path_factory.getbasetemp() / "finished")
+    targets = [np.load(path)["training_seconds"] for path in sorted(folder.glob("checkpoints/targets_seed0/*.npz"))]
+    with np.load(folder / "results" / "truth.npz") as truth:
+        expected = min(np.mean(targets), truth["seconds"] / 12)
+    assert full_training_seconds(folder) == pytest.approx(expected)
+    assert json.loads((folder / "report.json").read_text())["full_training_seconds"] == pytest.approx(expected)
+
+
+def test_configurations_from_python_are_checked(tmp_path):
+    config = small_config(tmp_path, condense={"ratio": 2.0})
+    with pytest.raises(UserError, match="'condense.ratio' must be above 0 and at most 1"):
+        checks.check_config(config)
+    with pytest.raises(UserError, match="'condense.ratio' must be above 0 and at most 1"):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,192 @@
+"""A run that is killed at any point and taken up again ends as the run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from runs import assert_same_arrays, finished_run, hcdc, quick_compilation, small_config, write_config
+
+from hcdc_jax import checkpoint, files, pipeline
+from hcdc_jax.artefact import load_condensed
+from hcdc_jax.pipeline import halves
+
+
+@pytest.fixture
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory.getbasetemp() / "finished")
+
+
+@pytest.fixture
+def in_process(finished):
+    """Runs inside this process compile quickly and follow the rules of a process of the command."""
+    with quick_compilation(finished.parent / "cache"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def stop_when(process, folder, pattern, count, number):
+    """Sends the signal as soon as `count` files of the pattern are there; the run must be at work then."""
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob(pattern))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, err = process.communicate()
+    return process.returncode, err
+
+
+def test_killed_and_interrupted_processes(finished, tmp_path):
+    config, cache, out = finished.parent / "small.toml", finished.parent / "cache", tmp_path / "run"
+
+    def start(*args):
+        return hcdc("run", config, "--out", out, *args, cache=cache)
+
+    code, _ = stop_when(start(), out, "checkpoints/targets_seed0/*.npz", 1, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    code, err = stop_when(start("--resume"), out, "checkpoints/snapshots/hcdc_seed0/*.npz", 3, signal.SIGINT)
+    assert code == 130
+    assert err.splitlines()[-1] == "hcdc: interrupted; the same command with --resume goes on from here"
+    code, err = stop_when(start("--resume"), out, "checkpoints/truth_seed0/*.npz", 2, signal.SIGTERM)
+    assert code == 143
+    assert "Traceback" not in err
+    assert not (out / "report.json").exists()
+    process = start("--resume")
+    _, err = process.communicate()
+    assert process.returncode == 0
+    assert "full trainings" not in err, "what was done is not done again"
+    assert_same_arrays(out, finished)
+    assert (out / "card.json").read_text() == (finished / "card.json").read_text()
+    assert (out / "config.toml").read_text() == (finished / "config.toml").read_text()
+
+
+class Killed(BaseException):
+    pass
+
+
+class Clock:
+    """Every measured block takes 1 s and compiles for 1 s more, so that seconds are as reproducible as arrays."""
+
+    run = compile = 1.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def kill_after(monkeypatch, num_writes):
+    """Stands for a kill just before a write, when `num_writes` have been made."""
+    left = [num_writes]
+
+    def limited(write):
+        def wrapper(*args, **options):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return write(*args, **options)
+
+        return wrapper
+
+    for module, name in ((files, "_write_atomically"), (files, "append_jsonl"), (checkpoint, "save")):
+        monkeypatch.setattr(module, name, limited(getattr(module, name)))
+
+
+def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
+    """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
+    for module in (halves, pipeline.ranking, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc):
+        monkeypatch.setattr(module, "measured", Clock)
+    config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
+    expected = pipeline.run(config, tmp_path / "whole")
+    found, num_kills = None, 0
+    for num_writes in range(4, 20):  # each attempt gets a little further than the one before
+        with monkeypatch.context() as patch:
+            kill_after(patch, num_writes)
+            try:
+                found = pipeline.run(config, tmp_path / "killed", resume=True)
+                break
+            except Killed:
+                num_kills += 1
+    assert num_kills > 4
+    assert found == expected
+    assert_same_arrays(tmp_path / "killed", tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
+
+def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
+    for module in (halves, pipeline.targets, pipeline.recipes.hcdc):
+        monkeypatch.setattr(module, "measured", Clock)
+    config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
+    with pipeline.opened(config, tmp_path / "run") as run:
+        pipeline.condense(run)
+    half = halves.read_half(tmp_path / "run", pipeline.recipes.METHODS["hcdc"].val, "val", 0)
+    # 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
+    assert half.cost == (3 + 1 + 6, 3 + 3 + 1 + 6, 3, 3)
+
+
+class TestBetweenArtefactAndCard:
+    @pytest.fixture
+    def copy(self, finished, tmp_path):
+        return shutil.copytree(finished, tmp_path / "run")
+
+    def test_before_the_first_card(self, in_process, finished, copy):
+        (copy / "card.json").unlink()
+        self.condense(copy)
+        assert json.loads((copy / "card.json").read_text()) == json.loads((finished / "card.json").read_text())
+
+    def test_before_the_entry_of_hcdc(self, in_process, finished, copy):
+        card = json.loads((copy / "card.json").read_text())
+        del card["artefacts"]["hcdc_seed0"]
+        card["primary"] = "random_seed0"
+        files.write_json(copy / "card.json", card)  # condensed.npz is already that of hcdc
+        self.condense(copy)
+        assert json.loads((copy / "card.json").read_text()) == json.loads((finished / "card.json").read_text())
+        assert load_condensed(copy).card["method"] == "hcdc"
+
+    def test_of_files_that_were_deleted(self, in_process, finished, copy):
+        for name in ("condensed.npz", "condensed/random_seed0.npz"):
+            (copy / name).unlink()
+        self.condense(copy)
+        assert_same_arrays(copy, finished)
+
+    @staticmethod
+    def condense(folder):
+        with pipeline.opened(pipeline.folder.config_of(folder), folder) as run:
+            pipeline.condense(run)
+
+
+def test_checkpoints_do_not_stay(finished):
+    assert not [path for path in (finished / "checkpoints").rglob("*") if path.is_dir() and path.name.isdigit()]
+
+
+@pytest.mark.parametrize(
+    ("steps", "length"), [(1, 1), (12, 1), (60, 5), (100, 10), (150, 10), (300, 25), (1200, 100), (97, 8)]
+)
+def test_pauses_are_about_a_dozen_and_of_one_length(steps, length):
+    assert halves.pause_length(steps) == length
+    assert steps % length == 0 or steps == 97
+
+
+def test_run_from_python(in_process, finished, tmp_path):
+    """The same run without the command, told step by step."""
+    events = []
+    progress = pipeline.Progress(
+        lambda what, total, done: events.append((what, total, done)), events.append, lambda text: events.append(text)
+    )
+    write_config(tmp_path)
+    report = pipeline.run(small_config(tmp_path), tmp_path / "run", progress=progress)
+    assert report == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [event for event in events if isinstance(event, tuple)] == [
+        ("full trainings, seed 0", 3, 0),
+        ("hcdc: S_val, seed 0", 12, 0),
+        ("ranking 12 candidates, 3 rankings", 3, 0),
+        ("truth: 12 candidates trained 1 x on the full data", 12, 0),
+    ]
+    assert_same_arrays(tmp_path / "run", finished)
+    np.testing.assert_array_equal(events[-1], 12)
