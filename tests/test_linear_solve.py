@@ -282,8 +282,9 @@ def test_cg_beats_normal_cg_of_jaxopt_at_equal_products(x64):
         return np.linalg.norm(x - exact) / np.linalg.norm(exact)
 
     assert error(ours) < 0.1 * error(normal)
-    theirs = jaxopt_solve.solve_cg(product(matrix), b, maxiter=50, tol=0.0)
-    np.testing.assert_allclose(error(ours), error(theirs), rtol=2e-2)  # rounding moves both by half a percent
+    # At 50 products rounding already moves either error by some percent.
+    theirs = jaxopt_solve.solve_cg(product(matrix), b, maxiter=20, tol=0.0)
+    np.testing.assert_allclose(error(solve(ls.conjugate_gradient(20), matrix, b)[0]), error(theirs), rtol=1e-6)
 
 
 def test_equal_options_are_one_solver_and_wrong_ones_say_so():
