@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
+import fcntl
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import hcdc_jax
@@ -93,15 +95,18 @@ def _compilation(cache: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def quick_compilation(cache: Path) -> Iterator[None]:
-    """Runs inside this process compile as the processes of `hcdc` do, and share the cache with them."""
+def process_settings(cache: Path) -> Iterator[None]:
+    """Runs inside this process compile as the processes of `hcdc` do, share the cache with them, and broadcast."""
     settings = _compilation(cache)
     before = {name: getattr(jax.config, name, False) for name in settings}  # the first cannot be read, but is off
     try:
         for name, value in settings.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        yield
+        with jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+            # Another process may be writing the entry; it is compiled then.
+            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+            yield
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
@@ -120,13 +125,22 @@ def hcdc(*args: Any, cache: Path | None = None, prefix: Sequence[str] = ()) -> s
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-@functools.cache
-def finished_run(folder: Path) -> Path:
-    """A whole run by the command, made once per test process; its folder is `folder / "run"`."""
-    process = hcdc("run", write_config(folder), "--out", folder / "run", cache=folder / "cache")
-    for name, text in zip(("stdout", "stderr"), process.communicate(), strict=True):
-        (folder / name).write_text(text)
-    assert process.returncode == 0, (folder / "stderr").read_text()
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run by the command, made once for all tests, which leave it as it is.
+
+    Beside it lie `small.toml`, `graph.npz`, what was printed, and the cache of what was compiled.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of pytest-xdist share the run
+        if not (folder / "stdout").exists():
+            process = hcdc("run", write_config(folder), "--out", folder / "run", cache=folder / "cache")
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            (folder / "stderr").write_text(err)
+            (folder / "stdout").write_text(out)
     return folder / "run"
 
 

@@ -35,7 +35,7 @@ def test_filter_terms_keep_the_kind_of_the_signal():
 
 
 def test_an_unknown_basis_is_named():
-    with pytest.raises(ValueError, match="chebyshev.*got 'legendre'"):
+    with pytest.raises(ValueError, match=r"chebyshev.*got 'legendre'"):
         filter_terms(lambda x: x, np.ones(2), 1, "legendre")
 
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import finished_run, quick_compilation, small_config
+from runs import finished_run, process_settings, small_config
 
 import hcdc_jax as hc
 from hcdc_jax import pipeline
+from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import checks, clock, recipes
 from hcdc_jax.pipeline.progress import Progress
@@ -22,10 +23,13 @@ from hcdc_jax.pipeline.reporting import full_training_seconds
 
 
 @pytest.fixture
-def in_process(tmp_path_factory):
-    """Runs inside this process compile quickly and follow the rules of a process of the command."""
-    cache = tmp_path_factory.getbasetemp() / "finished" / "cache"
-    with quick_compilation(cache), jax.numpy_rank_promotion("allow"):
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory)
+
+
+@pytest.fixture
+def in_process(finished):
+    with process_settings(finished.parent / "cache"):
         yield
 
 
@@ -124,7 +128,7 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
     config = small_config(tmp_path, methods=("hcdc",), training=training, hcdc={"full_trainings": 2})
     with (
         pipeline.opened(config, tmp_path / "run") as run,
-        pytest.raises(UserError, match=r"all 2 hypergradients on the real data diverged; lower training\.learning_rate"),
+        pytest.raises(UserError, match=r"all 2 hypergradients on the real data diverged; lower"),
     ):
         pipeline.condense(run)
 
@@ -147,16 +151,14 @@ VARIANTS = {
 def test_options_go_together(in_process, tmp_path, name):
     changes = {"truth": {"enabled": False}, "space": {"candidates": 4}, **VARIANTS[name]}
     config = small_config(tmp_path, **changes)
-    report = pipeline.run(config, tmp_path / "run")
+    said = []
+    progress = Progress(lambda what, total, done: None, lambda done: None, said.append)
+    report = pipeline.run(config, tmp_path / "run", progress=progress)
     assert list(report["methods"]) == list(config.methods)
+    assert not [text for text in said if "diverged" in text]
     for entry in report["methods"].values():
         assert entry["failed"] == 0
         assert entry["spearman_loss"]["mean"] is None, "there is no truth to compare with"
-    if "random_val" not in config.methods:
-        method = config.methods[0]
-        start = recipes.get(config, method).val.start(pipeline.prepare(config), "val", 0)
-        moved = np.abs(hc.load_condensed(tmp_path / "run").variables["val"]["features"] - start.features).max()
-        assert moved > 1e-4
 
 
 class TestRecipes:
@@ -205,19 +207,18 @@ def test_candidates_that_are_matched_are_not_ranked(tmp_path, in_process):
     assert not (np.asarray(setup.candidates)[:, None] == matched[None]).all(-1).any()
 
 
-def test_the_faster_way_of_full_training_counts(tmp_path_factory):
-    folder = finished_run(tmp_path_factory.getbasetemp() / "finished")
-    targets = [np.load(path)["training_seconds"] for path in sorted(folder.glob("checkpoints/targets_seed0/*.npz"))]
-    with np.load(folder / "results" / "truth.npz") as truth:
-        expected = min(np.mean(targets), truth["seconds"] / 12)
-    assert full_training_seconds(folder) == pytest.approx(expected)
-    assert json.loads((folder / "report.json").read_text())["full_training_seconds"] == pytest.approx(expected)
+def test_the_faster_way_of_full_training_counts(finished):
+    targets = [read_arrays(path)["training_seconds"] for path in finished.glob("checkpoints/targets_seed0/*.npz")]
+    truth = read_arrays(finished / "results" / "truth.npz")["seconds"] / 12
+    expected = min(np.mean(targets), truth)
+    assert full_training_seconds(finished) == pytest.approx(expected)
+    assert json.loads((finished / "report.json").read_text())["full_training_seconds"] == pytest.approx(expected)
 
 
 def test_configurations_from_python_are_checked(tmp_path):
     config = small_config(tmp_path, condense={"ratio": 2.0})
-    with pytest.raises(UserError, match="'condense.ratio' must be above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"'condense\.ratio' must be above 0 and at most 1"):
         checks.check_config(config)
-    with pytest.raises(UserError, match="'condense.ratio' must be above 0 and at most 1"):
+    with pytest.raises(UserError, match=r"'condense\.ratio' must be above 0 and at most 1"):
         pipeline.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -7,10 +7,9 @@ import shutil
 import signal
 import time
 
-import jax
 import numpy as np
 import pytest
-from runs import assert_same_arrays, finished_run, hcdc, quick_compilation, small_config, write_config
+from runs import assert_same_arrays, finished_run, hcdc, process_settings, small_config, write_config
 
 from hcdc_jax import checkpoint, files, pipeline
 from hcdc_jax.artefact import load_condensed
@@ -19,13 +18,12 @@ from hcdc_jax.pipeline import halves
 
 @pytest.fixture
 def finished(tmp_path_factory):
-    return finished_run(tmp_path_factory.getbasetemp() / "finished")
+    return finished_run(tmp_path_factory)
 
 
 @pytest.fixture
 def in_process(finished):
-    """Runs inside this process compile quickly and follow the rules of a process of the command."""
-    with quick_compilation(finished.parent / "cache"), jax.numpy_rank_promotion("allow"):
+    with process_settings(finished.parent / "cache"):
         yield
 
 

@@ -128,6 +128,8 @@ def _learn(
         _save_snapshot(folder, name, part, seed, done, state.variables)
         checkpoint.save(place, done, saved)
         progress.update(done)
+    if _equal(saved.state.variables, variables):
+        progress.say(f"{name}: S_{part}, seed {seed}, is still what it started as; metrics.jsonl may say why")
     return saved.state.variables, Cost(*saved.cost.tolist()), work.matched
 
 
@@ -136,6 +138,10 @@ def pause_length(steps: int) -> int:
     lengths = range(max(steps // (2 * NUM_PAUSES), 1), max(2 * steps // NUM_PAUSES, 1) + 1)
     even = [length for length in lengths if steps % length == 0]
     return min(even or lengths, key=lambda length: abs(length - steps / NUM_PAUSES))
+
+
+def _equal(a: Variables, b: Variables) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _save_snapshot(folder: Path, name: str, part: str, seed: int, step: int, variables: Variables) -> None:

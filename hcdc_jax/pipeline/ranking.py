@@ -12,7 +12,7 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import Scores, evaluate, memory_chunk_size
+from hcdc_jax.candidates import Scores, evaluate, memory_budget, memory_chunk_size
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed, measured
@@ -101,7 +101,9 @@ def _trace(setup: Setup, folder: Path, recipe: Recipe, seed: int, train_batch: B
         return {}
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
-    chunk_size = min(memory_chunk_size(setup.problem, setup.candidates[0], train_batch), len(setup.candidates))
+    budget = memory_budget(jax.local_devices()[0].platform)
+    fitting = memory_chunk_size(setup.problem, setup.candidates[0], train_batch, budget=budget)
+    chunk_size = min(fitting, len(setup.candidates))
     losses = [
         _losses_on(key, setup.problem, setup.candidates, train_batch, batches, setup.training, chunk_size=chunk_size)
         for key in _rank_keys(setup, seed)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from hcdc_jax import files
-from hcdc_jax.candidates import evaluate_on, memory_chunk_size
+from hcdc_jax.candidates import evaluate_on, memory_budget, memory_chunk_size
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 
-NUM_PARTS = 8
-"""The candidates of a seed are trained in at least so many parts: progress shows, and little is lost to a kill."""
+MIN_PARTS, MAX_PARTS = 8, 32
+"""In how many parts the candidates of a seed are trained: a kill loses the part at work."""
 
 
 def truth(run: Run) -> None:
@@ -26,9 +27,7 @@ def truth(run: Run) -> None:
     setup, path = run.setup, run.folder / "results" / "truth.npz"
     if path.exists():
         return
-    n = len(setup.candidates)
-    fits = memory_chunk_size(setup.problem, setup.candidates[0], setup.train)
-    width = max(1, min(fits * jax.local_device_count(), n // NUM_PARTS))
+    n, width = len(setup.candidates), part_width(setup)
     parts = [(seed, begin) for seed in range(setup.config.truth.seeds) for begin in range(0, n, width)]
     missing = [part for part in parts if not _path(run.folder, *part, width).exists()]
     what = f"truth: {n} candidates trained {setup.config.truth.seeds} x on the full data"
@@ -36,6 +35,14 @@ def truth(run: Run) -> None:
         part = _train_part(setup, seed, np.arange(begin, begin + width))
         files.write_npz(_path(run.folder, seed, begin, width), part)
     files.write_npz(path, _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts]))
+
+
+def part_width(setup: Setup) -> int:
+    """Candidates per part: as many as are trained side by side, within the bounds on the number of parts."""
+    n, devices = len(setup.candidates), jax.local_devices()
+    budget = memory_budget(devices[0].platform)
+    fitting = memory_chunk_size(setup.problem, setup.candidates[0], setup.train, budget=budget) * len(devices)
+    return max(math.ceil(n / MAX_PARTS), min(fitting, math.ceil(n / MIN_PARTS)))
 
 
 def _path(folder: Path, seed: int, begin: int, width: int) -> Path:

@@ -53,7 +53,7 @@ def box(name: str, hparam_names: tuple[str, ...], low: np.ndarray, high: np.ndar
     low, high = (np.asarray(bound, np.float32) for bound in (low, high))
 
     def from_unit(u):
-        return low + (high - low) * u
+        return jnp.broadcast_to(low, u.shape) + jnp.broadcast_to(high - low, u.shape) * u
 
     def project(hparams):
         return jnp.clip(hparams, low, high)

@@ -1,0 +1,148 @@
+"""Many candidates in one call: the same numbers as one by one, wherever and beside whomever they are trained."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hcdc_jax.candidates import evaluate, evaluate_on, memory_budget, memory_chunk_size
+from hcdc_jax.graphs import real_batch
+from hcdc_jax.models import spectral_gnn
+from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.spaces import graph_filter
+from hcdc_jax.train import Training, train
+from tests.small_graphs import block_graph
+
+DATA = block_graph(30)
+PROBLEM = spectral_gnn(5, 3, hidden=4)
+TRAIN, VAL = (real_batch(DATA, index, order=2, basis="laplacian") for index in (DATA.train_idx, DATA.val_idx))
+CANDIDATES = graph_filter(2).sample(jax.random.key(0), 7)
+KEY = jax.random.key(5)
+TRAINING = Training(steps=15)
+
+
+def scores_of(candidates=CANDIDATES, **options):
+    scores = evaluate(KEY, PROBLEM, candidates, TRAIN, VAL, **{"training": TRAINING, **options})
+    return jax.tree.map(np.asarray, scores)
+
+
+def assert_close(a, b, rtol=1e-5):
+    np.testing.assert_allclose(a.loss, b.loss, rtol=rtol)
+    np.testing.assert_array_equal(a.accuracy, b.accuracy)
+    np.testing.assert_array_equal(a.status, b.status)
+
+
+def test_scores_are_those_of_a_plain_loop():
+    scores = scores_of()
+    fit = jax.jit(lambda lam: train(KEY, PROBLEM, lam, TRAIN, TRAINING)[0])
+    for i, lam in enumerate(CANDIDATES):
+        params = fit(lam)
+        np.testing.assert_allclose(scores.loss[i], PROBLEM.val_loss(params, lam, VAL), rtol=1e-5)
+        np.testing.assert_allclose(scores.accuracy[i], accuracy(PROBLEM, params, lam, VAL), rtol=1e-6)
+    assert scores.status.all()
+    assert scores.loss.shape == scores.accuracy.shape == (7,)
+
+
+def test_several_batches_share_one_training():
+    both = evaluate_on(KEY, PROBLEM, CANDIDATES, TRAIN, (VAL, TRAIN), training=TRAINING)
+    assert_close(jax.tree.map(np.asarray, both[0]), scores_of())
+    on_train = evaluate(KEY, PROBLEM, CANDIDATES, TRAIN, TRAIN, training=TRAINING)
+    assert_close(*(jax.tree.map(np.asarray, scores) for scores in (both[1], on_train)))
+
+
+def test_the_order_of_candidates_does_not_matter():
+    order = np.random.default_rng(0).permutation(7)
+    moved, scores = scores_of(CANDIDATES[order]), scores_of()
+    assert_close(moved, jax.tree.map(lambda leaf: leaf[order], scores))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 7, 100])
+def test_the_chunk_size_does_not_matter(chunk_size):
+    np.testing.assert_allclose(scores_of(chunk_size=chunk_size).loss, scores_of().loss, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [[1e30, -1e30, 1e30], [np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]])
+@pytest.mark.parametrize("chunk_size", [3, 7])
+def test_a_candidate_that_diverges_is_reported_and_touches_no_other(bad, chunk_size):
+    bad_one = CANDIDATES.at[4].set(jnp.array(bad))
+    scores, before = scores_of(bad_one, chunk_size=chunk_size), scores_of(chunk_size=chunk_size)
+    assert scores.loss[4] == np.inf
+    assert scores.accuracy[4] == 0
+    assert not scores.status[4]
+    others = np.arange(7) != 4
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[others], b[others]), scores, before)
+
+
+def counted():
+    """The problem, and a list that grows whenever its training loss is traced."""
+    traces = []
+
+    def train_loss(params, hparams, batch):
+        traces.append(None)
+        return PROBLEM.train_loss(params, hparams, batch)
+
+    return Problem(PROBLEM.init, PROBLEM.apply, train_loss, PROBLEM.val_loss), traces
+
+
+def test_nothing_is_traced_again_when_numbers_change():
+    problem, traces = counted()
+    evaluate(KEY, problem, CANDIDATES, TRAIN, VAL, training=Training(steps=3), chunk_size=2)
+    first = len(traces)
+    assert first > 0
+    evaluate(jax.random.key(9), problem, CANDIDATES, TRAIN, VAL, training=Training(steps=3), chunk_size=2)
+    evaluate(KEY, problem, -CANDIDATES, TRAIN, VAL, training=Training(0.5, steps=3), chunk_size=2)
+    other = TRAIN._replace(labels=TRAIN.labels[::-1], weights=0.5 * TRAIN.weights)
+    evaluate(KEY, problem, CANDIDATES, other, VAL, training=Training(steps=3), chunk_size=2)
+    assert len(traces) == first
+    evaluate(KEY, problem, CANDIDATES, TRAIN, VAL, training=Training(steps=4), chunk_size=2)
+    assert len(traces) > first  # the counter counts
+
+
+def test_candidates_may_be_pytrees():
+    problem = Problem(
+        lambda key, hparams: PROBLEM.init(key, hparams["lam"]),
+        lambda params, hparams, inputs: PROBLEM.apply(params, hparams["lam"], inputs),
+        lambda params, hparams, batch: hparams["scale"] * PROBLEM.train_loss(params, hparams["lam"], batch),
+        lambda params, hparams, batch: PROBLEM.val_loss(params, hparams["lam"], batch),
+    )
+    scores = evaluate(KEY, problem, {"lam": CANDIDATES, "scale": jnp.ones(7)}, TRAIN, VAL, training=TRAINING)
+    assert_close(jax.tree.map(np.asarray, scores), scores_of())
+
+
+def test_chunks_grow_with_the_budget_and_shrink_with_the_network():
+    small, large = (
+        memory_chunk_size(spectral_gnn(5, 3, hidden=hidden), CANDIDATES[0], TRAIN, budget=1e8) for hidden in (4, 64)
+    )
+    assert small > large > 1
+    twice = memory_chunk_size(spectral_gnn(5, 3, hidden=64), CANDIDATES[0], TRAIN, budget=2e8)
+    assert twice in (2 * large, 2 * large + 1)
+    assert memory_chunk_size(PROBLEM, CANDIDATES[0], TRAIN, budget=1.0) == 1
+    assert memory_budget("cpu") < memory_budget("gpu") == memory_budget("tpu")
+
+
+FOUR_DEVICES = """
+import sys
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+assert jax.local_device_count() == 4
+from tests.test_candidates import scores_of
+np.savez(sys.argv[1], **scores_of()._asdict(), loss_of_two=scores_of(devices=jax.devices()[:2]).loss)
+"""
+
+
+def test_four_devices_give_the_numbers_of_one(tmp_path):
+    # Seven candidates on four devices: some get two, one of them a copy that must not show.
+    path = tmp_path / "scores.npz"
+    subprocess.run([sys.executable, "-c", FOUR_DEVICES, path], check=True)
+    with np.load(path) as spread:
+        alone = scores_of()
+        np.testing.assert_allclose(spread["loss"], alone.loss, rtol=1e-6)
+        np.testing.assert_allclose(spread["loss_of_two"], alone.loss, rtol=1e-6)
+        np.testing.assert_array_equal(spread["accuracy"], alone.accuracy)
+        np.testing.assert_array_equal(spread["status"], alone.status)

@@ -1,0 +1,43 @@
+"""What the README shows runs as shown."""
+
+import re
+from pathlib import Path
+
+import hcdc_jax as hc
+from hcdc_jax import config as configs
+from hcdc_jax import pipeline
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs_on_what_the_demo_leaves(tmp_path, monkeypatch, capsys):
+    config = configs.apply_overrides(
+        configs.load(ROOT / "configs" / "digits_graph.toml"),
+        "--methods hcdc --hcdc.full_trainings 2 --hcdc.steps 2 --training.steps 80 --space.candidates 4 "
+        "--truth.enabled false".split(),
+    )
+    monkeypatch.chdir(tmp_path)
+    pipeline.run(config, "runs/demo")
+    example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    exec(example.replace("1000)", "5)"), {})  # fewer candidates, same calls
+    assert capsys.readouterr().out.strip()
+
+
+def test_names_in_the_readme_exist():
+    for name in set(re.findall(r"\bhc\.([a-z_]+)", README)):
+        assert hasattr(hc, name), name
+
+
+def test_every_config_loads_and_names_its_own_command():
+    for path in sorted((ROOT / "configs").glob("*.toml")):
+        config = configs.load(path)
+        configs.check_methods(config, hc.methods())
+        assert f"hcdc run configs/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_linked_files_exist():
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name} links to {target}"

@@ -1,0 +1,115 @@
+"""Inner training against a plain loop of optax, and its derivatives against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from hcdc_jax.frozen import frozen_hypergradient, unrolled_hypergradient, unrolled_response
+from hcdc_jax.graphs import real_batch
+from hcdc_jax.models import spectral_gnn
+from hcdc_jax.train import OPTIMIZERS, Training, all_finite, train
+from tests.bilevel import relative_error
+from tests.small_graphs import block_graph
+
+DATA = block_graph(30)
+PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
+LAM = (0.5, -0.6, 0.3)
+
+
+def batches():
+    """Training and validation part in the precision that is switched on."""
+    parts = [real_batch(DATA, index, order=2, basis="laplacian") for index in (DATA.train_idx, DATA.val_idx)]
+    return [jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, part) for part in parts]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_is_a_plain_loop(optimizer):
+    training = Training(learning_rate=0.05, optimizer=optimizer, steps=7)
+    batch, _ = batches()
+    lam = jnp.array(LAM)
+    transformation = OPTIMIZERS[optimizer](0.05)
+    loss_and_gradient = jax.jit(jax.value_and_grad(PROBLEM.train_loss))
+    params = PROBLEM.init(jax.random.key(4), lam)
+    state, losses = transformation.init(params), []
+    for _ in range(7):
+        loss, gradient = loss_and_gradient(params, lam, batch)
+        updates, state = transformation.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    trained, info = jax.jit(train, static_argnums=1)(jax.random.key(4), PROBLEM, lam, batch, training)
+    np.testing.assert_allclose(info.losses, losses, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), trained, params)
+
+
+def test_training_lowers_the_loss_and_classifies():
+    batch, val = batches()
+    params, info = jax.jit(train, static_argnums=1)(
+        jax.random.key(0), PROBLEM, jnp.array(LAM), batch, Training(steps=99)
+    )
+    assert info.losses[-1] < 0.5 * info.losses[0]
+    assert (PROBLEM.apply(params, jnp.array(LAM), val.inputs)[:10].argmax(1) == val.labels).mean() > 0.8
+
+
+def test_unrolled_derivatives_do_not_depend_on_mode_or_remat(x64):
+    batch, val = batches()
+    lam = jnp.array(LAM)
+    training = Training(learning_rate=0.05, steps=25)
+
+    def fit(lam, training=training):
+        return train(jax.random.key(2), PROBLEM, lam, batch, training)[0]
+
+    def by_reverse(training):
+        return jax.jit(lambda lam: unrolled_hypergradient(lambda lam: fit(lam, training), PROBLEM.val_loss, lam, val))(
+            lam
+        )
+
+    reverse, info = by_reverse(training)
+    again, info_again = by_reverse(dataclasses.replace(training, remat=True))
+    params, response = jax.jit(lambda lam: unrolled_response(fit, lam))(lam)
+    value, forward = frozen_hypergradient(PROBLEM.val_loss, params, lam, response, val)
+    assert relative_error(forward, reverse) < 1e-10
+    assert relative_error(again, reverse) < 1e-12
+    assert relative_error(params, info.params) < 1e-13
+    np.testing.assert_allclose([value, info_again.value], info.value, rtol=1e-13)
+    for i in range(3):
+        step = 1e-5 * jnp.eye(3)[i]
+        ends = [PROBLEM.val_loss(jax.jit(fit)(lam + s * step), lam + s * step, val) for s in (1, -1)]
+        np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, reverse[i], rtol=1e-5)
+
+
+def test_a_changed_learning_rate_compiles_nothing():
+    batch, _ = batches()
+    traced = []
+
+    @jax.jit
+    def losses(training):
+        traced.append(training.optimizer)
+        return train(jax.random.key(0), PROBLEM, jnp.array(LAM), batch, training)[1].losses
+
+    first, second = losses(Training(0.01, steps=3)), losses(Training(0.02, steps=3))
+    assert len(traced) == 1
+    assert first[2] != second[2]
+    losses(Training(0.01, steps=4))
+    assert len(traced) == 2
+
+
+def test_vmap_over_candidates_and_over_keys_is_a_sweep():
+    batch, _ = batches()
+    lams = jnp.stack([jnp.array(LAM), -jnp.array(LAM)])
+    keys = jax.random.split(jax.random.key(0), 2)
+    sweep = jax.jit(jax.vmap(lambda key, lam: train(key, PROBLEM, lam, batch, Training(steps=5))[1].losses))
+    for i, losses in enumerate(sweep(keys, lams)):
+        alone = jax.jit(lambda key, lam: train(key, PROBLEM, lam, batch, Training(steps=5))[1].losses)(keys[i], lams[i])
+        np.testing.assert_allclose(losses, alone, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_all_finite_sees_one_bad_number(bad):
+    assert all_finite({"a": jnp.zeros(3), "b": jnp.zeros((2, 2))})
+    assert not all_finite({"a": jnp.zeros(3), "b": jnp.zeros((2, 2)).at[1, 0].set(bad)})
