@@ -74,19 +74,22 @@ class Lines:
 
     def start(self, what: str, total: int, done: int) -> None:
         """Begins a piece of work."""
-        self._what, self._total, self._first = what, total, done
+        self._what, self._total = what, total
         self._began = self._told = self._clock()
+        self._first: tuple[int, float] | None = None
         self.write(f"{what}: {done}/{total}")
 
     def update(self, done: int) -> None:
         """Tells how far it is, unless it told so just now."""
         now = self._clock()
+        if self._first is None:  # the time up to here holds compilation, and says little of the time to come
+            self._first = done, now
         if done < self._total and now - self._told < self._pause:
             return
         self._told = now
         left = ""
-        if self._first < done < self._total:
-            rate = (now - self._began) / (done - self._first)
+        if self._first[0] < done < self._total:
+            rate = (now - self._first[1]) / (done - self._first[0])
             left = f", about {duration(rate * (self._total - done))} left"
         self.write(f"{self._what}: {done}/{self._total}, {duration(now - self._began)}{left}")
 

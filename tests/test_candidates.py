@@ -39,11 +39,16 @@ def assert_close(a, b, rtol=1e-5):
 
 def test_scores_are_those_of_a_plain_loop():
     scores = scores_of()
-    fit = jax.jit(lambda lam: train(KEY, PROBLEM, lam, TRAIN, TRAINING)[0])
+
+    @jax.jit
+    def one(lam):
+        params, _ = train(KEY, PROBLEM, lam, TRAIN, TRAINING)
+        return PROBLEM.val_loss(params, lam, VAL), accuracy(PROBLEM, params, lam, VAL)
+
     for i, lam in enumerate(CANDIDATES):
-        params = fit(lam)
-        np.testing.assert_allclose(scores.loss[i], PROBLEM.val_loss(params, lam, VAL), rtol=1e-5)
-        np.testing.assert_allclose(scores.accuracy[i], accuracy(PROBLEM, params, lam, VAL), rtol=1e-6)
+        loss, share = one(lam)
+        np.testing.assert_allclose(scores.loss[i], loss, rtol=1e-5)
+        np.testing.assert_allclose(scores.accuracy[i], share, rtol=1e-6)
     assert scores.status.all()
     assert scores.loss.shape == scores.accuracy.shape == (7,)
 
@@ -61,7 +66,7 @@ def test_the_order_of_candidates_does_not_matter():
     assert_close(moved, jax.tree.map(lambda leaf: leaf[order], scores))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
 def test_the_chunk_size_does_not_matter(chunk_size):
     np.testing.assert_allclose(scores_of(chunk_size=chunk_size).loss, scores_of().loss, rtol=1e-6, atol=1e-6)
 

@@ -229,12 +229,14 @@ class TestTerminal:
         assert said[-1] == "truth: 100/100, 4 min"
         assert len(said) == 21
 
-    def test_nothing_is_said_of_the_time_left_before_anything_is_done(self):
-        said = []
-        lines = terminal.Lines(said.append, pause=0.0, clock=lambda: 0.0)
+    def test_the_first_step_compiles_and_does_not_count(self):
+        said, now = [], [0.0]
+        lines = terminal.Lines(said.append, pause=0.0, clock=lambda: now[0])
         lines.start("x", 5, 2)
-        lines.update(2)
-        assert said == ["x: 2/5", "x: 2/5, 0.0 s"]
+        for done, seconds in ((3, 100.0), (4, 1.0), (5, 1.0)):
+            now[0] += seconds
+            lines.update(done)
+        assert said == ["x: 2/5", "x: 3/5, 100 s", "x: 4/5, 101 s, about 1.0 s left", "x: 5/5, 102 s"]
 
     @pytest.mark.parametrize(
         ("seconds", "text"),

@@ -112,7 +112,10 @@ def test_losses_have_finite_slopes_in_what_is_learned(name):
     lam = jnp.array([0.5, -0.6, 0.3])
     params = jax.jit(problem.init)(jax.random.key(1), lam)
     variables = container.init(jax.random.key(0), START)
-    loss = lambda variables: problem.val_loss(params, lam, container.decode(variables))
+
+    def loss(variables):
+        return problem.val_loss(params, lam, container.decode(variables))
+
     slope = jax.jit(lambda variables: float_gradient(loss, variables))(variables)
     assert np.isfinite(slope.features).all()
     assert np.any(slope.features != 0)

@@ -135,30 +135,41 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
 
 VARIANTS = {
     "Algorithm 1": {"methods": ("hcdc",), "hcdc": {"theta": "shared", "steps": 5}},
-    "GCond": {"methods": ("gcond",)},
-    "unrolled, from noise": {"methods": ("hcdc",), "hcdc": {"sensitivity": "unroll"}, "condense": {"init": "noise"}},
-    "filters drawn anew, no edges": {"methods": ("gradient_matching",), "condense": {"container": "identity"}},
+    "GCond": {"methods": ("gcond",), "condense": {"val_factor": 1.0}},
     "trajectories, pairwise": {
         "methods": ("hcdc",),
         "hcdc": {"extended_space": "trajectories", "full_trainings": 4, "steps": 2},
         "condense": {"container": "pairwise"},
     },
-    "order 0": {"methods": ("random", "random_val"), "space": {"order": 0}},
+}
+SLOW_VARIANTS = {
+    "unrolled, from noise": {"methods": ("hcdc",), "hcdc": {"sensitivity": "unroll"}, "condense": {"init": "noise"}},
+    "filters drawn anew, no edges": {"methods": ("gradient_matching",), "condense": {"container": "identity"}},
+    "S_train of another method": {"methods": ("hcdc",), "hcdc": {"train_method": "gcond_x"}},
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_VARIANTS)])
 def test_options_go_together(in_process, tmp_path, name):
-    changes = {"truth": {"enabled": False}, "space": {"candidates": 4}, **VARIANTS[name]}
-    config = small_config(tmp_path, **changes)
-    said = []
-    progress = Progress(lambda what, total, done: None, lambda done: None, said.append)
-    report = pipeline.run(config, tmp_path / "run", progress=progress)
-    assert list(report["methods"]) == list(config.methods)
-    assert not [text for text in said if "diverged" in text]
-    for entry in report["methods"].values():
-        assert entry["failed"] == 0
-        assert entry["spearman_loss"]["mean"] is None, "there is no truth to compare with"
+    config = small_config(tmp_path, **(VARIANTS | SLOW_VARIANTS)[name])
+    with pipeline.opened(config, tmp_path / "run") as run:
+        pipeline.condense(run)
+    condensed = hc.load_condensed(tmp_path / "run")
+    assert condensed.card["method"] == config.methods[0]
+    assert condensed.val.labels.shape == (20 * config.condense.val_factor,)
+    for leaf in jax.tree.leaves((condensed.train, condensed.val, condensed.variables)):
+        assert np.isfinite(leaf).all()
+
+
+def test_filters_of_order_0(in_process, tmp_path):
+    """They do not propagate, so there is no learned graph to draw."""
+    config = small_config(
+        tmp_path, methods=("random", "random_val"), space={"order": 0, "candidates": 4}, truth={"enabled": False}
+    )
+    report = pipeline.run(config, tmp_path / "run")
+    assert list(report["methods"]) == ["random", "random_val"]
+    assert report["methods"]["random"]["spearman_loss"]["mean"] is None, "there is no truth to compare with"
+    assert not (tmp_path / "run" / "figures" / "adjacency.png").exists()
 
 
 class TestRecipes:

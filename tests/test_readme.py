@@ -14,8 +14,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_example_runs_on_what_the_demo_leaves(tmp_path, monkeypatch, capsys):
     config = configs.apply_overrides(
         configs.load(ROOT / "configs" / "digits_graph.toml"),
-        "--methods hcdc --hcdc.full_trainings 2 --hcdc.steps 2 --training.steps 80 --space.candidates 4 "
-        "--truth.enabled false".split(),
+        [
+            "--methods=hcdc",
+            "--hcdc.full_trainings=2",
+            "--hcdc.steps=2",
+            "--training.steps=80",
+            "--space.candidates=4",
+            "--truth.enabled=false",
+        ],
     )
     monkeypatch.chdir(tmp_path)
     pipeline.run(config, "runs/demo")

@@ -30,7 +30,7 @@ class GraphRates(NamedTuple):
     """Adam step sizes of a synthetic graph; traced.
 
     Attributes:
-      features: of X', in its own units; `feature_rate` makes it from a step relative to the size of the features.
+      features: of X', in the units of X'.
       structure: of whatever makes the adjacency.
     """
 

@@ -63,7 +63,8 @@ def ego_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_
     coefficients, and networks trained on the set cannot feel the difference between filters.
 
     Returns:
-      The nodes [num_nodes], labelled ones first, and how many are labelled. Labels of the others are never read.
+      The nodes, labelled ones first, and how many are labelled. There are `num_nodes` of them, fewer only where the
+      labelled ones have no more neighbours. Labels of the others are never read.
     """
     num_labelled = max(num_nodes // 2, min(num_nodes, data.num_classes))
     centres = plain_sample(rng, data, pool, num_labelled)

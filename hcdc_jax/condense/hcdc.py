@@ -99,9 +99,8 @@ def hcdc(
 
 
 def _info(value, info, data) -> HCDCInfo:
-    misalignment = distances.cosine(
-        info.value, info.gradient * data.scale, data.target.value, data.target.gradient * data.scale
-    )
+    scale = data.scale[None]
+    misalignment = distances.cosine(info.value, scale * info.gradient, data.target.value, scale * data.target.gradient)
     logs = jnp.stack([jnp.log(info.value), jnp.log(data.target.value)])
     centred = logs - logs.mean(1, keepdims=True)
     norms = jnp.sqrt((centred**2).sum(1) + 1e-12)  # m equal losses correlate with nothing: 0, not NaN

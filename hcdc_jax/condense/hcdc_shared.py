@@ -150,7 +150,7 @@ def hcdc_shared(
         gradient = jax.tree.map(functools.partial(_masked_mean, keep=keep), gradients)
         updates, opt_state = graph_optimizer(data.rates).update(gradient, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
-        scale = jnp.asarray(space.prior_std)
+        scale = jnp.asarray(space.prior_std)[None]
         slopes = jnp.where(keep[:, None], slopes, 0.0) * scale
         moves, hparams_opt_state = optax.adam(data.hparam_rate).update(slopes, hparams_opt_state)
         hparams = jax.vmap(space.project)(hparams + scale * jnp.asarray(moves))

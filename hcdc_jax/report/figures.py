@@ -347,7 +347,8 @@ def _finish_held_out(axes: Any, method: str, any_check: bool) -> None:
     axes.set_title(f"{method}: Spearman on held-out candidates")
     if any_check:
         lowest = axes.dataLim.y0 if np.isfinite(axes.dataLim.y0) else 0.0
-        axes.set_ylim(lowest - 0.05 * (1.02 - lowest), 1.02)
+        margin = 0.05 * max(1 - lowest, 0.01)
+        axes.set_ylim(lowest - margin, 1 + margin)
         axes.axhline(1, color=PALE, linewidth=1, zorder=0)
     else:
         axes.set_yticks([])

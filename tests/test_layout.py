@@ -1,0 +1,161 @@
+"""The layout of the package: imports only go down, files and functions stay short, each dependency has its place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hcdc_jax
+
+ROOT = Path(hcdc_jax.__file__).parent
+
+# From the top down. A file may import files further down, and files of its own layer.
+LAYERS = [
+    ["cli"],
+    ["terminal"],
+    ["pipeline"],
+    ["report"],
+    ["search"],
+    ["condense"],
+    ["candidates"],
+    ["sharding"],
+    ["hypergradient"],
+    ["frozen"],
+    ["linear_solve"],
+    ["krylov"],
+    ["train"],
+    ["metrics"],
+    ["distances"],
+    ["containers", "spaces"],
+    ["models"],
+    ["artefact", "codec", "checkpoint"],
+    ["problem"],
+    ["graphs"],
+    ["data"],
+    ["config", "config_values"],
+    ["files"],
+    ["errors", "types"],
+]
+# Within the pipeline, too.
+PIPELINE = [
+    ["driver"],
+    ["checks"],
+    ["condensing", "ranking", "true_scores", "reporting"],
+    ["halves"],
+    ["recipes"],
+    ["targets"],
+    ["recipes.base"],
+    ["folder"],
+    ["setup"],
+    ["clock", "progress"],
+]
+
+FILES = sorted(ROOT.rglob("*.py"))
+OWN_PLACES = {
+    "jaxopt": {"hypergradient.py", "linear_solve.py"},
+    "orbax": {"checkpoint.py"},
+    "jraph": {"graphs.py", "codec.py", "models/graph.py", "containers/graph.py"},
+    "flax": {"models/graph.py", "containers/graph.py"},
+    "matplotlib": {"report/assemble.py", "report/figures.py"},
+    "tyro": {"config.py"},
+    "argparse": {"cli.py"},
+}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports; of `from a import b` both a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def place(name: str, layers: list[list[str]]) -> int:
+    """The layer of a dotted name; the longest prefix that is listed counts."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        for i, layer in enumerate(layers):
+            if ".".join(parts[:end]) in layer:
+                return i
+    raise AssertionError(f"{name} stands in no layer; add it to the list")
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.parent / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path, package: str) -> set[str]:
+    """Modules of `package` that a file imports, without the name of the package."""
+    inside = {name for name in imports(path) if name.startswith(f"{package}.") and is_module(name)}
+    # `from package import module` names the package as well, which says nothing.
+    return {name.removeprefix(f"{package}.") for name in inside}
+
+
+def test_imports_only_go_down():
+    upward = []
+    for path in FILES:
+        module = module_of(path)
+        if module == "__init__":
+            continue  # the public names are gathered from everywhere
+        for other in imported_modules(path, "hcdc_jax"):
+            if place(module, LAYERS) > place(other, LAYERS):
+                upward.append((module, other))
+        package, _, inner = module.partition(".")
+        if package == "pipeline" and inner:
+            for other in imported_modules(path, "hcdc_jax.pipeline"):
+                if place(inner, PIPELINE) > place(other, PIPELINE):
+                    upward.append((module, f"pipeline.{other}"))
+    assert upward == []
+
+
+def test_every_layer_exists():
+    missing = {name for layer in LAYERS for name in layer if not is_module(f"hcdc_jax.{name}")}
+    assert missing <= {"search"}, "search is still to come"
+    assert not [name for layer in PIPELINE for name in layer if not is_module(f"hcdc_jax.pipeline.{name}")]
+
+
+@pytest.mark.parametrize("package", OWN_PLACES)
+def test_dependencies_have_their_place(package):
+    found = {name_of(path) for path in FILES if package in {name.split(".")[0] for name in imports(path)}}
+    assert found <= OWN_PLACES[package]
+
+
+def test_files_and_functions_stay_short():
+    functions = {
+        f"{name_of(path)}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in functions.items() if lines > 80} == {}
+    files = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
+    assert {name: lines for name, lines in files.items() if lines > 450} == {}
+
+
+def test_the_library_does_not_print():
+    calls = {
+        name_of(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id in ("print", "breakpoint")
+    }
+    assert calls == set()
+
+
+def test_every_file_says_what_it_is():
+    assert [name_of(path) for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))] == []
