@@ -184,7 +184,8 @@ def _config_and_folder(args: argparse.Namespace, overrides: list[str]) -> tuple[
 
 def _folder(target: Path) -> Path:
     """The run folder that a target names: itself, or the one that `hcdc run` makes of a config by default."""
-    return target if target.is_dir() or target.suffix != ".toml" else Path("runs") / target.stem
+    is_config = target.is_file() or target.suffix == ".toml"
+    return Path("runs") / target.stem if is_config else target
 
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -206,7 +206,7 @@ class TestOrderOfStages:
     def test_rank_of_a_run_that_was_not_condensed(self, finished, tmp_path, mistake):
         copy = shutil.copytree(finished, tmp_path / "run", ignore=lambda *_: ["checkpoints", "results", "condensed"])
         assert mistake("rank", copy) == (
-            f"{copy} does not hold the S_train that random makes with seed 0: run `hcdc condense` on it first"
+            f"{copy} does not hold S_train of random, seed 0: run `hcdc condense` on it first"
         )
         assert not list(copy.glob("results/*.npz"))
 

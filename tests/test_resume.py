@@ -46,7 +46,7 @@ def test_killed_and_interrupted_processes(finished, tmp_path):
 
     code, _ = stop_when(start(), out, "checkpoints/targets_seed0/*.npz", 1, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, err = stop_when(start("--resume"), out, "checkpoints/snapshots/hcdc_seed0/*.npz", 3, signal.SIGINT)
+    code, err = stop_when(start("--resume"), out, "checkpoints/snapshots/hcdc_val_seed0/*.npz", 3, signal.SIGINT)
     assert code == 130
     assert err.splitlines()[-1] == "hcdc: interrupted; the same command with --resume goes on from here"
     code, err = stop_when(start("--resume"), out, "checkpoints/truth_seed0/*.npz", 2, signal.SIGTERM)
@@ -122,7 +122,7 @@ def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypa
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)
-    half = halves.read_half(tmp_path / "run", pipeline.recipes.METHODS["hcdc"].val, "val", 0)
+    half = halves.read_half(halves.Place(tmp_path / "run", "hcdc", "val", 0))
     # 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
     assert half.cost == (3 + 1 + 6, 3 + 3 + 1 + 6, 3, 3)
 
@@ -181,7 +181,7 @@ def test_run_from_python(in_process, finished, tmp_path):
     assert report == json.loads((tmp_path / "run" / "report.json").read_text())
     assert [event for event in events if isinstance(event, tuple)] == [
         ("full trainings, seed 0", 3, 0),
-        ("hcdc: S_val, seed 0", 12, 0),
+        ("S_val of hcdc, seed 0", 12, 0),
         ("ranking 12 candidates, 3 rankings", 3, 0),
         ("truth: 12 candidates trained 1 x on the full data", 6, 0),
     ]

@@ -39,6 +39,40 @@ class Half(NamedTuple):
     matched: np.ndarray
 
 
+class Place(NamedTuple):
+    """Where one half lies in a run folder.
+
+    Attributes:
+      folder: of the run.
+      recipe: name of the recipe that makes it.
+      part: "train" or "val".
+      seed: of the method.
+    """
+
+    folder: Path
+    recipe: str
+    part: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"S_{self.part} of {self.recipe}, seed {self.seed}"
+
+    @property
+    def finished(self) -> Path:
+        """The file of the finished half."""
+        return self.folder / "checkpoints" / f"{self.recipe}_{self.part}_seed{self.seed}.npz"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints, until it is finished."""
+        return self.finished.with_suffix("")
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of what it looked like on its way."""
+        return self.folder / "checkpoints" / "snapshots" / f"{self.recipe}_{self.part}_seed{self.seed}"
+
+
 def make_half(
     run: Run, recipe: Recipe, part: str, seed: int, *, method: str, condensed_train: Batch | None = None
 ) -> Half:
@@ -52,44 +86,40 @@ def make_half(
       method: under whose name the steps are logged.
       condensed_train: S_train, for S_val.
     """
-    path = _path(run.folder, recipe, part, seed)
-    if not path.exists():
+    place = Place(run.folder, recipe.name, part, seed)
+    if not place.finished.exists():
         setup = run.setup
         start, container = recipe.start(setup, part, seed), recipe.container(setup, part)
-        variables, cost, matched = container.init(half_key(part, seed), start), Cost(), None
+        variables = container.init(half_key(part, seed), start)
+        cost, matched = Cost(), None
         if recipe.learner is not None:
             request = Request(run, part, seed, start, condensed_train)
-            variables, cost, matched = _learn(request, recipe.name, recipe.learner, container, variables, method)
-        batch = jax.jit(container.decode)(variables)
+            variables, cost, matched = _learn(request, place, recipe.learner, container, variables, method)
         if matched is None:
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
-        half = Half(variables, batch, cost, matched)
-        files.write_npz(path, to_arrays(half))
-        checkpoint.clear(_checkpoints(run.folder, recipe.name, part, seed))
-    return read_half(run.folder, recipe, part, seed)
+        half = Half(variables, jax.jit(container.decode)(variables), cost, matched)
+        files.write_npz(place.finished, to_arrays(half))
+        checkpoint.clear(place.checkpoints)
+    return read_half(place)
 
 
-def read_half(folder: Path, recipe: Recipe, part: str, seed: int) -> Half:
+def read_half(place: Place) -> Half:
     """Reads a finished half.
 
     Raises:
       UserError: it is not there, or its file is damaged.
     """
-    path = _path(folder, recipe, part, seed)
-    if not path.exists():
-        raise UserError(
-            f"{folder} does not hold the S_{part} that {recipe.name} makes with seed {seed}: run `hcdc condense` on it "
-            "first"
-        )
-    arrays = read_arrays(path)
+    if not place.finished.exists():
+        raise UserError(f"{place.folder} does not hold {place}: run `hcdc condense` on it first")
+    arrays = read_arrays(place.finished)
     cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
     tree = to_tree(arrays)
     return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"])
 
 
-def snapshots(folder: Path, recipe: Recipe, seed: int) -> dict[int, Variables]:
+def snapshots(place: Place) -> dict[int, Variables]:
     """The variables of a learned S_val along its condensation, by step; empty if it was not learned."""
-    found = sorted(_snapshots(folder, recipe.name, seed).glob("*.npz"))
+    found = sorted(place.snapshots.glob("*.npz"))
     return {int(path.stem): _variables(to_tree(read_arrays(path))) for path in found}
 
 
@@ -101,16 +131,16 @@ class _Saved(NamedTuple):
 
 
 def _learn(
-    request: Request, name: str, learner: Learner, container: Container, variables: Variables, method: str
+    request: Request, place: Place, learner: Learner, container: Container, variables: Variables, method: str
 ) -> tuple[Variables, Cost, np.ndarray | None]:
-    (setup, folder, progress), part, seed = request.run, request.part, request.seed
+    setup, folder, progress = request.run
     work, condenser, steps = learner.work(request), learner.condenser(setup, container), learner.steps(setup)
-    key, place = half_key(part, seed), _checkpoints(folder, name, part, seed)
+    key = half_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))
-    done, saved = checkpoint.restore_latest(place, saved) or (0, saved)
+    done, saved = checkpoint.restore_latest(place.checkpoints, saved) or (0, saved)
     if done == 0:
-        _save_snapshot(folder, name, part, seed, 0, saved.state.variables)
-    progress.start(f"{name}: S_{part}, seed {seed}", steps, done)
+        _save_snapshot(place, 0, variables)
+    progress.start(str(place), steps, done)
     while done < steps:
         length = min(pause_length(steps), steps - done)
         infos: list[Any] = []
@@ -123,13 +153,13 @@ def _learn(
         done += length
         saved = _Saved(state, saved.cost + np.asarray(Cost(elapsed.run, elapsed.compile)))
         last = {field: float(values[-1]) for field, values in infos[0]._asdict().items()}
-        record = {"stage": "condense", "method": method, "part": part, "seed": seed, "step": done}
+        record = {"stage": "condense", "method": method, "part": place.part, "seed": place.seed, "step": done}
         files.append_jsonl(folder / "metrics.jsonl", record | last)
-        _save_snapshot(folder, name, part, seed, done, state.variables)
-        checkpoint.save(place, done, saved)
+        _save_snapshot(place, done, state.variables)
+        checkpoint.save(place.checkpoints, done, saved)
         progress.update(done)
     if _equal(saved.state.variables, variables):
-        progress.say(f"{name}: S_{part}, seed {seed}, is still what it started as; metrics.jsonl may say why")
+        progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
     return saved.state.variables, Cost(*saved.cost.tolist()), work.matched
 
 
@@ -144,23 +174,11 @@ def _equal(a: Variables, b: Variables) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def _save_snapshot(folder: Path, name: str, part: str, seed: int, step: int, variables: Variables) -> None:
-    if part == "val":  # curves are drawn of S_val only
-        files.write_npz(_snapshots(folder, name, seed) / f"{step:06d}.npz", to_arrays(variables))
+def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
+    if place.part == "val":  # curves are drawn of S_val only
+        files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(variables))
 
 
 def _variables(tree: dict[str, Any]) -> GraphVariables:
     """`GraphVariables` from their codec, which stores nothing for an empty structure."""
     return GraphVariables(tree["features"], tree.get("structure", ()), tree["labels"], tree["weights"])
-
-
-def _path(folder: Path, recipe: Recipe, part: str, seed: int) -> Path:
-    return folder / "checkpoints" / f"{recipe.name}_{part}_seed{seed}.npz"
-
-
-def _checkpoints(folder: Path, name: str, part: str, seed: int) -> Path:
-    return folder / "checkpoints" / f"{name}_{part}_seed{seed}"
-
-
-def _snapshots(folder: Path, name: str, seed: int) -> Path:
-    return folder / "checkpoints" / "snapshots" / f"{name}_seed{seed}"

@@ -16,7 +16,7 @@ from hcdc_jax.candidates import Scores, evaluate, memory_budget, memory_chunk_si
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.halves import read_half, snapshots
+from hcdc_jax.pipeline.halves import Place, read_half, snapshots
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import RANK, SEARCH, Run, Setup, key_for
 from hcdc_jax.train import train
@@ -43,14 +43,15 @@ def _path(folder: Path, seed: int, method: str) -> Path:
 
 def _rank_one(setup: Setup, folder: Path, name: str, seed: int) -> dict[str, Any]:
     config, val_recipe = setup.config, recipes.get(setup.config, name).val
-    half = read_half(folder, recipes.train_recipe(config, name), "train", seed)
+    half = read_half(Place(folder, recipes.train_recipe(config, name).name, "train", seed))
     train_batch, cost, matched, extra = half.batch, half.cost, half.matched, {}
     if isinstance(val_recipe, Recipe):
         condensed = load_condensed(folder, name, seed, config_hash=config_hash(config))
         train_batch, val, stored = condensed.train, condensed.val, condensed.card["stored_scalars"]
-        val_half = read_half(folder, val_recipe, "val", seed)
+        place = Place(folder, val_recipe.name, "val", seed)
+        val_half = read_half(place)
         cost, matched = cost.plus(val_half.cost), val_half.matched
-        extra = _trace(setup, folder, val_recipe, seed, train_batch)
+        extra = _trace(setup, val_recipe, place, train_batch)
         _write_adjacency(folder / "results" / f"{name}_seed{seed}_adjacency.npz", condensed)
     else:
         val = val_recipe(setup, seed)
@@ -94,9 +95,9 @@ def mean_scores(
     return means._replace(status=means.status == 1), elapsed
 
 
-def _trace(setup: Setup, folder: Path, recipe: Recipe, seed: int, train_batch: Batch) -> dict[str, np.ndarray]:
+def _trace(setup: Setup, recipe: Recipe, place: Place, train_batch: Batch) -> dict[str, np.ndarray]:
     """Losses [t, n] of all candidates on the snapshots of S_val: what held-out rank correlations are made of."""
-    found = snapshots(folder, recipe, seed)
+    found = snapshots(place)
     if not found:
         return {}
     decode = jax.jit(recipe.container(setup, "val").decode)
@@ -106,7 +107,7 @@ def _trace(setup: Setup, folder: Path, recipe: Recipe, seed: int, train_batch: B
     chunk_size = min(fitting, len(setup.candidates))
     losses = [
         _losses_on(key, setup.problem, setup.candidates, train_batch, batches, setup.training, chunk_size=chunk_size)
-        for key in _rank_keys(setup, seed)
+        for key in _rank_keys(setup, place.seed)
     ]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}
 
