@@ -94,18 +94,6 @@ def test_decode_gives_the_filter_of_the_adjacency(name, basis):
     np.testing.assert_array_equal(batch.weights, START.weights)
 
 
-def test_decode_is_the_same_under_jit_and_vmap(name):
-    container = graph_container(BUILDERS[name], 2, "laplacian")
-    seeds = [container.init(jax.random.key(seed), small_start(seed=seed)) for seed in range(2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
-    together = jax.jit(jax.vmap(container.decode))(stacked)
-    for seed, variables in enumerate(seeds):
-        alone, compiled = container.decode(variables), jax.jit(container.decode)(variables)
-        for a, b, c in zip(*map(jax.tree.leaves, (alone, compiled, together)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-            np.testing.assert_allclose(a, c[seed], rtol=1e-5, atol=1e-6)
-
-
 def test_losses_have_finite_slopes_in_what_is_learned(name):
     container = graph_container(BUILDERS[name], 2, "laplacian")
     problem = spectral_gnn(4, 3, hidden=5)

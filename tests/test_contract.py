@@ -1,0 +1,212 @@
+"""What every registered condenser, container, space and distance promises, tested for all of them from the registries.
+
+A new entry is tested as soon as it is registered; a condenser also needs a line in `CASES` that says how to build it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hcdc_jax import condense, distances, spaces
+from hcdc_jax.condense import Condenser, run
+from hcdc_jax.condense.base import GraphRates
+from hcdc_jax.condense.gradient_matching import MatchingData, drawn_from
+from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
+from hcdc_jax.condense.hcdc_shared import SharedData
+from hcdc_jax.containers import ADJACENCIES, Container, graph_container
+from hcdc_jax.containers.graph import fixed, free
+from hcdc_jax.frozen import Target
+from hcdc_jax.graphs import real_batch
+from hcdc_jax.linear_solve import identity, neumann
+from hcdc_jax.models import spectral_gnn
+from hcdc_jax.spaces import graph_filter
+from hcdc_jax.train import Training
+from tests.small_graphs import block_graph, small_start
+
+KEY = jax.random.key(3)
+PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
+START = small_start(6, num_features=5)
+RATES = GraphRates(jnp.float32(0.02), jnp.float32(0.1))
+CONTAINERS = {name: graph_container(make(), 2, "laplacian") for name, make in ADJACENCIES.items()}
+LEARNED = graph_container(free(3.0), 2, "laplacian")
+
+
+@functools.cache
+def real(part: str):
+    data = block_graph(18)
+    return real_batch(data, getattr(data, f"{part}_idx"), order=2, basis="laplacian")
+
+
+class Case(NamedTuple):
+    """A condenser on a problem of seconds, and what its steps read."""
+
+    condenser: Condenser
+    data: Any
+
+
+def matching_case() -> Case:
+    factory = condense.get("gradient_matching")
+    condenser = factory(PROBLEM, LEARNED, drawn_from(graph_filter(2)), num_classes=3, outer_steps=2, inner_steps=2)
+    return Case(condenser, MatchingData(real("train"), jnp.ones(3), RATES))
+
+
+def hcdc_case() -> Case:
+    hparams = graph_filter(2).sample(KEY, 3)
+    pool = condensed_pool(KEY, PROBLEM, hparams, real("train"), Training(steps=5), solver=identity())
+    target = Target(jnp.array([1.0, 0.5, 0.8]), jax.random.normal(KEY, (3, 3)))
+    return Case(condense.get("hcdc")(PROBLEM, LEARNED), HCDCData(pool, target, jnp.full(3, 0.6), RATES))
+
+
+def shared_case() -> Case:
+    condenser = condense.get("hcdc_shared")(
+        PROBLEM, LEARNED, graph_filter(2), solver=neumann(2, step_size=0.1), points=2
+    )  # fmt: skip
+    small = graph_container(fixed(), 2, "laplacian")
+    s_train = small.decode(small.init(KEY, small_start(9, num_features=5, seed=1)))
+    hparams = graph_filter(2).sample(KEY, 2)
+    return Case(condenser, SharedData(hparams, s_train, real("train"), real("val"), Training(steps=4), RATES))
+
+
+CASES = {"gradient_matching": matching_case, "hcdc": hcdc_case, "hcdc_shared": shared_case}
+
+
+@pytest.fixture(params=condense.names(), name="case", scope="module")
+def _case(request) -> Case:
+    assert request.param in CASES, f"say in CASES how to build the condenser {request.param!r}"
+    return CASES[request.param]()
+
+
+@functools.partial(jax.jit, static_argnames="condenser")
+def step_of(key, state, data, *, condenser):
+    return condenser.step(key, state, data)
+
+
+def started(case: Case, seed: int = 0):
+    key = jax.random.key(seed)
+    variables = LEARNED.init(key, small_start(6, num_features=5, seed=seed))
+    return jax.jit(case.condenser.init)(key, variables, case.data)
+
+
+def assert_close(a, b, atol=2e-4):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=atol), a, b)
+
+
+def test_a_step_is_the_same_with_and_without_jit(case):
+    state = started(case)
+    compiled = step_of(KEY, state, case.data, condenser=case.condenser)
+    assert_close(compiled, case.condenser.step(KEY, state, case.data))
+
+
+def test_the_driver_is_a_loop_of_steps_however_it_is_cut(case):
+    state = looped = started(case)
+    infos = []
+    for t in range(4):
+        looped, info = step_of(jax.random.fold_in(KEY, t), looped, case.data, condenser=case.condenser)
+        infos.append(info)
+    reported = []
+    whole = run(
+        KEY, case.condenser, state, case.data, steps=4, every=2, report=lambda *args: reported.append(args[0::2])
+    )
+    assert_close(whole, looped)
+    assert [step for step, _ in reported] == [2, 4]
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos[i : i + 2]) for i in (0, 2)]
+    assert_close([info for _, info in reported], stacked)
+    resumed = run(KEY, case.condenser, state, case.data, steps=2, every=2)
+    resumed = run(KEY, case.condenser, resumed, case.data, start=2, steps=4, every=2)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+def test_vmap_over_seeds_is_a_loop_over_seeds(case):
+    states = [started(case, seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    keys = jax.random.split(KEY, 2)
+    together, _ = jax.jit(jax.vmap(case.condenser.step, in_axes=(0, 0, None)))(keys, stacked, case.data)
+    for seed in range(2):
+        alone, _ = step_of(keys[seed], states[seed], case.data, condenser=case.condenser)
+        assert_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone)
+
+
+def test_a_step_keeps_structure_shapes_and_dtypes(case):
+    state = started(case)
+    after, info = jax.eval_shape(case.condenser.step, KEY, state, case.data)
+    form = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert form(after) == form(state)
+    assert all(leaf.shape == () for leaf in jax.tree.leaves(info))
+    assert "distance" in info._fields
+    assert isinstance(state.variables, type(after.variables))
+
+
+def test_a_step_learns_and_leaves_labels_and_weights(case):
+    state = started(case)
+    after = run(KEY, case.condenser, state, case.data, steps=4, every=2).variables
+    np.testing.assert_array_equal(after.labels, state.variables.labels)
+    np.testing.assert_array_equal(after.weights, state.variables.weights)
+    learned = jax.tree.leaves((after.features, after.structure))
+    before = jax.tree.leaves((state.variables.features, state.variables.structure))
+    assert any(np.any(a != b) for a, b in zip(learned, before, strict=True))
+    assert all(np.isfinite(leaf).all() for leaf in learned)
+
+
+@pytest.fixture(params=CONTAINERS, name="container")
+def _container(request) -> Container:
+    return CONTAINERS[request.param]
+
+
+def test_decoding_is_the_same_under_jit_and_vmap(container):
+    seeds = [container.init(jax.random.key(seed), small_start(6, seed=seed)) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+    together = jax.jit(jax.vmap(container.decode))(stacked)
+    for seed, variables in enumerate(seeds):
+        alone = container.decode(variables)
+        assert_close(alone, jax.jit(container.decode)(variables), atol=1e-5)
+        assert_close(alone, jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), atol=1e-5)
+
+
+def test_a_decoded_batch_has_the_dtypes_of_a_real_one(container):
+    decoded = jax.eval_shape(container.decode, container.init(KEY, START))
+    assert decoded.inputs.nodes.dtype == decoded.inputs.edges.dtype == decoded.weights.dtype == jnp.float32
+    assert decoded.labels.dtype == jnp.int32
+    assert decoded.labels.shape == decoded.weights.shape == (6,)
+
+
+def test_containers_follow_float64(container, x64):
+    variables = container.init(KEY, START)
+    variables = jax.tree.map(lambda x: x.astype(float) if x.dtype == jnp.float32 else x, variables)
+    decoded = jax.eval_shape(container.decode, variables)
+    assert decoded.inputs.nodes.dtype == decoded.inputs.edges.dtype == decoded.weights.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("name", spaces.names())
+def test_spaces_draw_what_they_project_to(name):
+    space = spaces.get(name)
+    assert space.name == name
+    h = len(space.hparam_names)
+    for draws in (space.sample(KEY, 5), space.spread(0, 5)):
+        assert draws.shape == (5, h)
+        assert_close(jax.vmap(space.project)(draws), draws)
+    assert len(space.prior_std) == h
+    assert min(space.prior_std) > 0
+    assert hash(space) == hash(spaces.get(name))
+
+
+@pytest.mark.parametrize("name", distances.names())
+def test_distances_vanish_at_agreement_and_are_finite_at_zero(name):
+    distance = distances.get(name)
+    keys = jax.random.split(KEY, 2)
+    values, gradients = 0.5 + jax.random.uniform(keys[0], (4,)), jax.random.normal(keys[1], (4, 3))
+    np.testing.assert_allclose(distance(values, gradients, values, gradients), 0, atol=1e-5)
+    zeros = jnp.zeros(4), jnp.zeros((4, 3))
+    slopes = jax.value_and_grad(distance, argnums=(0, 1))
+    for said, target in [(zeros, zeros), (zeros, (values, gradients)), ((values, gradients), zeros)]:
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes(*said, *target)))
+
+
+def test_an_unknown_condenser_is_answered_with_the_known_ones():
+    with pytest.raises(KeyError, match=r"'hcdd'.*hcdc_shared"):
+        condense.get("hcdd")
