@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import jax
@@ -9,6 +10,9 @@ import pytest
 
 # Silent broadcasting between ranks hides transposed axes; the library broadcasts explicitly.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A background job may start with interrupts ignored; the processes that tests interrupt must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
