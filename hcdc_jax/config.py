@@ -101,7 +101,8 @@ class HCDCConfig:
 
     theta: Literal["own", "shared"] = "own"  # targets at networks trained on the full data, or on S_train
     full_trainings: Count = 8  # m, candidates that are trained on the full data
-    steps: Count = 30  # steps of S_val; more fit the matched candidates and lose the others
+    draws: Count = 8  # candidates drawn per matched one; losses on S_train spread the matched ones from good to bad
+    steps: Count = 40  # steps of S_val; more fit the matched candidates and lose the others
     feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this

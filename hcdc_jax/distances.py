@@ -134,8 +134,11 @@ def value_gradient(
     eps: float = 1e-5,
     min_cosine: float = 0.5,
     floor: float = 1e-8,
+    gradient_weight: float = 0.5,
 ) -> Array:
     """Centred log values and gradients of the log values as one long vector, under one shared scale.
+
+    Each of the two parts is in units of its target's norm, so that neither drowns the other, whatever m and h.
 
     Args:
       value_s: [m] losses on the synthetic set.
@@ -145,10 +148,17 @@ def value_gradient(
       eps: bounds the ratios at zero.
       min_cosine: as in `shared_l2`.
       floor: losses below it count as it, in the logarithm and in its derivative.
+      gradient_weight: length of the gradient part of the target; the value part has length 1. Below 1 because values
+        are what the training left behind, and hypergradients come from a truncated solve away from a minimum.
     """
-    return _shared_scale_residual(
-        _log_jet(value_s, gradient_s, floor), _log_jet(value_t, gradient_t, floor), eps, min_cosine
-    )
+    parts = [
+        (_centred_log(value_s, floor), _centred_log(value_t, floor), 1.0),
+        (_log_slope(value_s, gradient_s, floor), _log_slope(value_t, gradient_t, floor), gradient_weight),
+    ]
+    scales = [weight / safe_norm(target, eps) for _, target, weight in parts]
+    s = jnp.concatenate([scale * part for scale, (part, _, _) in zip(scales, parts, strict=True)])
+    t = jnp.concatenate([scale * target for scale, (_, target, _) in zip(scales, parts, strict=True)])
+    return _shared_scale_residual(s, t, eps, min_cosine)
 
 
 def _cosines(a: Array, b: Array, eps: float) -> Array:
@@ -160,9 +170,8 @@ def _centred_log(values: Array, floor: float) -> Array:
     return logs - jnp.mean(logs)
 
 
-def _log_jet(values: Array, gradients: Array, floor: float) -> Array:
-    relative = gradients / jnp.maximum(values, floor)[:, None]
-    return jnp.concatenate([_centred_log(values, floor), relative.ravel()])
+def _log_slope(values: Array, gradients: Array, floor: float) -> Array:
+    return (gradients / jnp.maximum(values, floor)[:, None]).ravel()
 
 
 def _shared_scale_residual(s: Array, t: Array, eps: float, min_cosine: float) -> Array:

@@ -145,6 +145,18 @@ def test_value_gradient_sees_losses_up_to_a_power_and_a_factor():
     assert distances.value_gradient(value[::-1], gradient, value, gradient) > 0.01
 
 
+def test_value_gradient_weighs_its_parts_alike_in_any_unit():
+    (value_s, gradient_s), (value_t, gradient_t) = sample(0), sample(1)
+    expected = distances.value_gradient(value_s, gradient_s, value_t, gradient_t)
+    scaled = distances.value_gradient(value_s, 100 * gradient_s, value_t, 100 * gradient_t)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-4)
+    more = distances.value_gradient(value_s, jnp.tile(gradient_s, 3), value_t, jnp.tile(gradient_t, 3))
+    np.testing.assert_allclose(more, expected, rtol=1e-4)
+    # One candidate has no order of values: its gradient alone is compared.
+    one = distances.value_gradient(value_s[:1], -gradient_t[:1], value_t[:1], gradient_t[:1])
+    assert one > distances.value_gradient(value_t[:1], gradient_t[:1], value_t[:1], gradient_t[:1]) + 0.1
+
+
 def test_joint_distances_do_not_depend_on_the_order_of_candidates():
     (value_s, gradient_s), (value_t, gradient_t) = sample(0), sample(1)
     order = jnp.asarray([3, 1, 4, 0, 2])

@@ -16,6 +16,7 @@ from hcdc_jax import pipeline
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import checks, clock, recipes
+from hcdc_jax.pipeline.draws import stratified
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Recipe
@@ -212,10 +213,17 @@ class TestRecipes:
             assert recipe.container(setup, "val") is recipe.container(setup, "val")
 
 
-def test_candidates_that_are_matched_are_not_ranked(tmp_path, in_process):
-    setup = pipeline.prepare(small_config(tmp_path))
-    matched = np.asarray(pipeline.targets.drawn(setup, 0))
-    assert not (np.asarray(setup.candidates)[:, None] == matched[None]).all(-1).any()
+def test_candidates_that_are_matched_are_not_ranked(finished):
+    ranking = read_arrays(finished / "results" / "hcdc_seed0.npz")
+    assert len(ranking["matched_hparams"]) > 0
+    assert not (ranking["hparams"][:, None] == ranking["matched_hparams"][None]).all(-1).any()
+
+
+def test_matched_candidates_are_spread_from_good_to_bad():
+    losses = np.random.default_rng(0).permutation(np.arange(12.0))
+    losses[losses == 11] = np.inf  # a failed candidate
+    chosen = stratified(np.stack([losses, -losses], 1), losses, 3)
+    np.testing.assert_array_equal(chosen[:, 0], [2, 6, 10])
 
 
 def test_the_faster_way_of_full_training_counts(finished):

@@ -3,6 +3,11 @@
 Networks (relays) are trained on the synthetic graph; along the way the synthetic graph is moved so that, class by
 class, its gradients point where the gradients of the real graph point. GCond's relay is SGC at the filter of GCN; with
 a relay and hyperparameters from the search space the synthetic graph is matched for the whole space instead.
+
+A match at the one filter of GCN leaves the other filters free. GCond trains GCN nearly as well as the real graph, yet
+its generated edges need not join nodes of one class: where features tell the classes without the graph they are at
+chance, the features carry the classes at all frequencies, and a ranking of filters on such a validation set means
+little.
 """
 
 from __future__ import annotations

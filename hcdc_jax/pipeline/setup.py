@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
 
 # Offsets that keep the keys of different purposes apart.
-CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH = range(7)
+CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS = range(8)
 
 
 def key_for(purpose: int, seed: int) -> Array:

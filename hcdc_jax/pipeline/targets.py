@@ -15,6 +15,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Target
 from hcdc_jax.pipeline.clock import Elapsed, measured
+from hcdc_jax.pipeline.draws import Draws
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import TARGETS, Run, Setup, key_for, solver_of
 from hcdc_jax.types import Array
@@ -26,7 +27,7 @@ class Matched(NamedTuple):
     Attributes:
       hparams: [m, h].
       target: values [m] and hypergradients [m, h].
-      cost: of all m full trainings and their hypergradients, the diverged ones included.
+      cost: of the draws, of all m full trainings and of their hypergradients, the diverged ones included.
     """
 
     hparams: Array
@@ -34,32 +35,30 @@ class Matched(NamedTuple):
     cost: Cost
 
 
-def drawn(setup: Setup, seed: int) -> Array:
-    """[m, h] candidates to match, spread evenly over the prior; never those that are ranked."""
-    options = setup.config.hcdc
-    return setup.space.spread((options.seed, seed), options.full_trainings)
-
-
 def folder_of(folder: Path, seed: int) -> Path:
     """Where the targets of one seed lie in a run folder."""
     return folder / "checkpoints" / f"targets_seed{seed}"
 
 
-def matched_targets(run: Run, seed: int) -> Matched:
+def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     """Computes or reads the m own-theta targets of one seed.
 
-    With `extended_space = "samples"` the matched candidates are spread over the prior; with "trajectories" every second
-    one is where the hypergradient of the one before leads, a step of one prior standard deviation downhill.
+    With `extended_space = "samples"` the draws are matched; with "trajectories" every second one gives way to where the
+    hypergradient of the one before leads, a step of one prior standard deviation downhill.
+
+    Args:
+      run: the run.
+      seed: of the method.
+      draws: the candidates to match.
 
     Raises:
       UserError: all targets diverged.
     """
     setup, options = run.setup, run.setup.config.hcdc
-    draws = np.asarray(drawn(setup, seed))
     paths = [folder_of(run.folder, seed) / f"{i:03d}.npz" for i in range(options.full_trainings)]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     for i in run.progress.track(missing, f"full trainings, seed {seed}", len(paths) - len(missing)):
-        hparams = draws[i]
+        hparams = np.asarray(draws.hparams[i])
         if options.extended_space == "trajectories" and i % 2 == 1:
             hparams = _downhill(setup, read_arrays(paths[i - 1]), hparams)
         files.write_npz(paths[i], _one(setup, jax.random.fold_in(key_for(TARGETS, seed), i), hparams))
@@ -76,11 +75,13 @@ def matched_targets(run: Run, seed: int) -> Matched:
     return Matched(
         hparams=jnp.asarray(stacked["hparams"][good]),
         target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(stacked["gradient"][good])),
-        cost=Cost(
-            seconds=float(stacked["target_seconds"].sum()),
-            compile_seconds=float(stacked["compile_seconds"].sum()),
-            training_seconds=float(stacked["training_seconds"].sum()),
-            full_trainings=len(paths),
+        cost=draws.cost.plus(
+            Cost(
+                seconds=float(stacked["target_seconds"].sum()),
+                compile_seconds=float(stacked["compile_seconds"].sum()),
+                training_seconds=float(stacked["training_seconds"].sum()),
+                full_trainings=len(paths),
+            )
         ),
     )
 

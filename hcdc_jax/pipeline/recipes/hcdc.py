@@ -10,6 +10,7 @@ from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
@@ -23,12 +24,13 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
 
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
-    matched = matched_targets(request.run, request.seed)
+    assert request.condensed_train is not None
+    draws = drawn(request.run, request.seed, request.condensed_train)
+    matched = matched_targets(request.run, request.seed, draws)
     # Each matched candidate is trained on S_train from `inits` initialisations, all with the same target.
     hparams, target = jax.tree.map(
         lambda leaf: jnp.concatenate([leaf] * options.inits), (matched.hparams, matched.target)
     )
-    assert request.condensed_train is not None
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(

@@ -7,11 +7,11 @@ import numpy as np
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc_shared import SharedData, hcdc_shared
 from hcdc_jax.containers import Container
+from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.hcdc import steps
 from hcdc_jax.pipeline.setup import Setup, solver_of
-from hcdc_jax.pipeline.targets import drawn
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
@@ -24,11 +24,11 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
 
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
-    begins = drawn(setup, request.seed)
-    rates = graphs.rates(request.start, options.feature_step, options.structure_learning_rate)
     assert request.condensed_train is not None
-    data = SharedData(begins, request.condensed_train, setup.train, setup.val, setup.training, rates)
-    return Work(data, matched=np.asarray(begins))
+    draws = drawn(request.run, request.seed, request.condensed_train)
+    rates = graphs.rates(request.start, options.feature_step, options.structure_learning_rate)
+    data = SharedData(draws.hparams, request.condensed_train, setup.train, setup.val, setup.training, rates)
+    return Work(data, draws.cost, np.asarray(draws.hparams))
 
 
 METHOD = Method(
