@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from hcdc_jax.condense.coresets import class_counts, ego_sample, induced_subgraph, plain_sample, random_nodes
+from hcdc_jax.condense.coresets import (
+    class_counts,
+    ego_sample,
+    herding,
+    induced_subgraph,
+    k_center,
+    plain_sample,
+    repeated_sample,
+    uniform,
+)
 from hcdc_jax.errors import UserError
 from tests.small_graphs import block_graph, dense_adjacency
 
@@ -43,12 +54,60 @@ def test_fewer_nodes_than_classes_is_the_users_mistake():
     assert "\n" not in str(caught.value)
 
 
-def test_random_nodes_are_distinct_members_of_their_class():
-    nodes = random_nodes(np.random.default_rng(0), DATA.labels, DATA.train_idx, np.array([3, 1, 200]))
-    of_class_two = np.sum(DATA.labels[DATA.train_idx] == 2)
-    np.testing.assert_array_equal(np.bincount(DATA.labels[nodes]), [3, 1, of_class_two])
-    assert len(set(nodes)) == len(nodes)
-    assert set(nodes) <= set(DATA.train_idx)
+EMBEDDINGS = np.random.default_rng(1).normal(size=(DATA.num_nodes, 4))
+SELECTIONS = {"uniform": uniform, "herding": herding(EMBEDDINGS), "k_center": k_center(EMBEDDINGS)}
+
+
+@pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS)
+def test_selections_are_distinct_members(select):
+    members = np.flatnonzero(DATA.labels == 1)
+    for count in (1, 7, len(members)):
+        chosen = select(np.random.default_rng(0), members, count)
+        assert len(chosen) == len(set(chosen)) == count
+        assert set(chosen) <= set(members)
+
+
+@pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS)
+def test_a_plain_sample_takes_all_of_a_class_that_has_too_few(select):
+    nodes = plain_sample(np.random.default_rng(0), DATA, DATA.train_idx, len(DATA.train_idx), select)
+    np.testing.assert_array_equal(np.sort(nodes), np.sort(DATA.train_idx))
+
+
+def test_a_repeated_sample_has_the_asked_size_whatever_there_is():
+    few, many = (repeated_sample(np.random.default_rng(0), DATA, DATA.train_idx, count) for count in (9, 400))
+    np.testing.assert_array_equal(few, plain_sample(np.random.default_rng(0), DATA, DATA.train_idx, 9))
+    assert len(many) == 400
+    assert set(many) <= set(DATA.train_idx)
+    repeats = np.unique(many, return_counts=True)[1]
+    assert repeats.min() >= 400 // len(DATA.train_idx) - 1
+
+
+def test_herding_is_the_greedy_choice_for_the_class_mean():
+    members = np.arange(12)
+    points = EMBEDDINGS[members]
+    chosen = list(herding(EMBEDDINGS)(np.random.default_rng(0), members, 5))
+    for size in range(5):
+        before = points[chosen[:size]].sum(0)
+        left = [i for i in range(12) if i not in chosen[:size]]
+        errors = [np.linalg.norm((before + points[i]) / (size + 1) - points.mean(0)) for i in left]
+        assert left[int(np.argmin(errors))] == chosen[size]
+
+
+def test_k_center_covers_equal_points_once():
+    embeddings = np.repeat(np.eye(3), 4, 0)  # three places, four members at each
+    chosen = k_center(embeddings)(np.random.default_rng(0), np.arange(12), 3)
+    assert set(chosen // 4) == {0, 1, 2}
+
+
+def test_k_center_is_within_twice_the_best_radius():
+    points = np.random.default_rng(2).normal(size=(9, 2))
+    chosen = k_center(points)(np.random.default_rng(0), np.arange(9), 3)
+
+    def radius(centres):
+        return np.linalg.norm(points[:, None] - points[list(centres)][None], axis=-1).min(1).max()
+
+    best = min(radius(centres) for centres in itertools.combinations(range(9), 3))
+    assert radius(chosen) <= 2 * best
 
 
 def test_a_plain_sample_has_the_asked_size_and_follows_its_seed():

@@ -162,6 +162,26 @@ def test_options_go_together(in_process, tmp_path, name):
         assert np.isfinite(leaf).all()
 
 
+RIVALS = ("herding", "kcenter", "value_only", "real_val_residual", "lambda_shift", "surrogate", "surrogate_grad")
+
+
+def test_rivals_rank_with_the_same_full_trainings(in_process, tmp_path):
+    config = small_config(tmp_path, methods=("hcdc", "real_val", *RIVALS, "random_choice"))
+    report = pipeline.run(config, tmp_path / "run")
+    paid = {name: entry["full_trainings_used"] for name, entry in report["methods"].items()}
+    assert paid == dict.fromkeys(("hcdc", *RIVALS[2:]), 3) | dict.fromkeys(
+        ("real_val", "herding", "kcenter", "random_choice"), 0
+    )
+    assert len(list((tmp_path / "run" / "checkpoints").glob("targets_seed0/*.npz"))) == 3
+    ranked = {name: read_arrays(tmp_path / "run" / "results" / f"{name}_seed0.npz") for name in report["methods"]}
+    losses = np.stack([arrays["loss"] for arrays in ranked.values()])
+    assert np.isfinite(losses).all()
+    assert len({row.tobytes() for row in losses}) == len(losses), "no two methods are the same"
+    for name in RIVALS[2:]:
+        np.testing.assert_array_equal(ranked[name]["matched_hparams"], ranked["hcdc"]["matched_hparams"])
+    assert report["methods"]["surrogate"]["stored_scalars"] < report["methods"]["hcdc"]["stored_scalars"]
+
+
 def test_filters_of_order_0(in_process, tmp_path):
     """They do not propagate, so there is no learned graph to draw."""
     config = small_config(

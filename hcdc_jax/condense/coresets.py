@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from hcdc_jax.containers.graph import GraphStart
@@ -40,23 +43,85 @@ def class_counts(labels: np.ndarray, num_nodes: int, num_classes: int) -> np.nda
     return counts
 
 
-def random_nodes(rng: np.random.Generator, labels: np.ndarray, pool: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`counts[c]` distinct nodes of each class c from `pool`, or all there are if the class has fewer."""
+Selection: TypeAlias = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
+"""`select(rng, members, count)`: `count` distinct ones of the node numbers `members`, which are of one class."""
+
+
+def uniform(rng: np.random.Generator, members: np.ndarray, count: int) -> np.ndarray:
+    """The selection of the method Random."""
+    return rng.choice(members, count, replace=False)
+
+
+def herding(embeddings: np.ndarray) -> Selection:
+    """Greedy members whose running mean stays closest to the mean of their class (Welling 2009; iCaRL 1611.07725).
+
+    Args:
+      embeddings: [n, e] of all nodes.
+    """
+
+    def select(rng, members, count):
+        del rng
+        points = embeddings[members]
+        mean, total = points.mean(0), np.zeros(points.shape[1])
+        free, chosen = np.ones(len(members), bool), []
+        for size in range(1, count + 1):
+            distances = np.linalg.norm(size * mean - total - points, axis=1)
+            chosen.append(int(np.where(free, distances, np.inf).argmin()))
+            free[chosen[-1]] = False
+            total += points[chosen[-1]]
+        return members[chosen]
+
+    return select
+
+
+def k_center(embeddings: np.ndarray) -> Selection:
+    """Greedy k-center (arXiv 1708.00489): first the member nearest to the class mean, then always the farthest one.
+
+    Args:
+      embeddings: [n, e] of all nodes.
+    """
+
+    def select(rng, members, count):
+        del rng
+        points = embeddings[members]
+        chosen = [int(np.linalg.norm(points - points.mean(0), axis=1).argmin())]
+        nearest = np.full(len(members), np.inf)
+        while len(chosen) < count:
+            nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
+            nearest[chosen] = -1.0  # equal points: never twice the same member
+            chosen.append(int(nearest.argmax()))
+        return members[chosen]
+
+    return select
+
+
+def plain_sample(
+    rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int, select: Selection = uniform
+) -> np.ndarray:
+    """Labelled nodes in proportion to the classes of `pool`, fewer only where a class has fewer: [num_nodes]."""
+    counts = class_counts(data.labels[pool], num_nodes, data.num_classes)
     chosen = [
-        rng.choice(members, min(count, len(members)), replace=False)
+        select(rng, members, min(count, len(members)))
         for c, count in enumerate(counts)
-        if len(members := pool[labels[pool] == c])
+        if len(members := pool[data.labels[pool] == c])
     ]
     return np.concatenate(chosen)
 
 
-def plain_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int) -> np.ndarray:
-    """Labelled nodes drawn at random in proportion to the classes of `pool`: [num_nodes], the labelled ones first."""
+def repeated_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int) -> np.ndarray:
+    """As `plain_sample` at random, but a class with too few nodes repeats them: [num_nodes], as a start to learn."""
     counts = class_counts(data.labels[pool], num_nodes, data.num_classes)
-    return random_nodes(rng, data.labels, pool, counts)
+    chosen = []
+    for c, count in enumerate(counts):
+        members = pool[data.labels[pool] == c]
+        if len(members):
+            chosen.append(np.resize(uniform(rng, members, min(count, len(members))), count))
+    return np.concatenate(chosen)
 
 
-def ego_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int) -> tuple[np.ndarray, int]:
+def ego_sample(
+    rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_nodes: int, select: Selection = uniform
+) -> tuple[np.ndarray, int]:
     """Half labelled nodes, half their neighbours, so that the induced subgraph has edges where the graph has few.
 
     Of a sparse graph a random set of nodes keeps almost no edge, every filter then acts as the sum of its
@@ -67,7 +132,7 @@ def ego_sample(rng: np.random.Generator, data: GraphData, pool: np.ndarray, num_
       labelled ones have no more neighbours. Labels of the others are never read.
     """
     num_labelled = max(num_nodes // 2, min(num_nodes, data.num_classes))
-    centres = plain_sample(rng, data, pool, num_labelled)
+    centres = plain_sample(rng, data, pool, num_labelled, select)
     neighbours = _neighbours(data)
     taken = set(centres.tolist())
     around: list[int] = []

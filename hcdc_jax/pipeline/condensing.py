@@ -7,7 +7,7 @@ from pathlib import Path
 from hcdc_jax.artefact import load_condensed, read_card, save_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import Half, make_half
+from hcdc_jax.pipeline.halves import Half, make_half, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
 
@@ -21,10 +21,12 @@ def condense(run: Run) -> None:
     config = run.setup.config
     for seed in config.seeds:
         for name in config.methods:
-            val_recipe = recipes.get(config, name).val
+            method = recipes.get(config, name)
             train = make_half(run, recipes.train_recipe(config, name), "train", seed, method=name)
-            if isinstance(val_recipe, Recipe):  # a rival that validates on real data has no S_val
-                val = make_half(run, val_recipe, "val", seed, method=name, condensed_train=train.batch)
+            if method.prepare is not None:
+                method.prepare(trial_of(run, seed, train))
+            if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
+                val = make_half(run, method.val, "val", seed, method=name, condensed_train=train.batch)
                 if _is_saved(run.folder, name, seed):
                     load_condensed(run.folder, name, seed, config_hash=config_hash(config))
                 else:

@@ -15,7 +15,7 @@ from hcdc_jax.containers import Container, GraphVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.types import Batch, Variables
 
@@ -115,6 +115,11 @@ def read_half(place: Place) -> Half:
     cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
     tree = to_tree(arrays)
     return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"])
+
+
+def trial_of(run: Run, seed: int, train: Half) -> Trial:
+    """What a rival without S_val is asked, given the S_train of the run."""
+    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)))
 
 
 def snapshots(place: Place) -> dict[int, Variables]:

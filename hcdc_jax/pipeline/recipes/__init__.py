@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import gradient_matching, hcdc, hcdc_shared, random, rivals
+from hcdc_jax.pipeline.recipes import coresets, gradient_matching, hcdc, hcdc_shared, rivals
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
 
 METHODS: dict[str, Method] = {
-    "random": random.METHOD,
+    "random": coresets.RANDOM,
+    "herding": coresets.HERDING,
+    "kcenter": coresets.KCENTER,
     "gcond": gradient_matching.GCOND,
     "gcond_x": gradient_matching.GCOND_X,
     "gradient_matching": gradient_matching.GRADIENT_MATCHING,
     "hcdc": hcdc.METHOD,
     "hcdc_shared": hcdc_shared.METHOD,
+    "value_only": hcdc.VALUE_ONLY,
     "real_val": rivals.REAL_VAL,
     "random_val": rivals.RANDOM_VAL,
+    "real_val_residual": rivals.REAL_VAL_RESIDUAL,
+    "lambda_shift": rivals.LAMBDA_SHIFT,
+    "surrogate": rivals.SURROGATE,
+    "surrogate_grad": rivals.SURROGATE_GRAD,
+    "random_choice": rivals.RANDOM_CHOICE,
 }
 
 

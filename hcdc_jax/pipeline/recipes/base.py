@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.containers import Container, GraphStart
+from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, key_for
 from hcdc_jax.types import Array, Batch
 
@@ -96,18 +98,54 @@ class Recipe(NamedTuple):
     learner: Learner | None = None
 
 
+class Trial(NamedTuple):
+    """What a rival without S_val is asked to rank.
+
+    Attributes:
+      run: the run, with its candidates.
+      seed: of the method.
+      condensed_train: S_train.
+      train_scalars: numbers that S_train holds.
+    """
+
+    run: Run
+    seed: int
+    condensed_train: Batch
+    train_scalars: int
+
+
+class Verdict(NamedTuple):
+    """Scores of the candidates, and what they took.
+
+    Attributes:
+      scores: of all candidates of the run.
+      elapsed: time that every ranking takes anew.
+      stored_scalars: numbers that must be kept to rank.
+      cost: what is paid once, however many candidates are ranked.
+      matched: [m, h] candidates that it was fitted to, if there are any.
+    """
+
+    scores: Scores
+    elapsed: Elapsed
+    stored_scalars: int
+    cost: Cost = Cost()
+    matched: np.ndarray | None = None
+
+
 class Method(NamedTuple):
     """A row of the comparison.
 
     Attributes:
       about: one line for `hcdc list`.
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
-      val: recipe of S_val; or `val(setup, seed)`, the real data that a rival validates on.
+      val: recipe of S_val; or how a rival without S_val ranks.
+      prepare: what such a rival pays for when the others condense, kept in the run folder.
     """
 
     about: str
     train: Recipe | None
-    val: Recipe | Callable[[Setup, int], Batch]
+    val: Recipe | Callable[[Trial], Verdict]
+    prepare: Callable[[Trial], Any] | None = None
 
 
 def half_key(part: str, seed: int) -> Array:

@@ -52,7 +52,7 @@ def _method(about: str, recipe: Recipe) -> Method:
 
 
 # GCond labels every node, so neighbours without label are no use to it.
-_LABELLED, _SAMPLED = graphs.to_learn(graphs.all_labelled), graphs.to_learn(graphs.sampled)
+_LABELLED, _SAMPLED = graphs.to_learn(graphs.all_labelled_repeated), graphs.to_learn(graphs.sampled)
 _GCOND = Learner(_gcond, _work, _steps)
 
 GCOND = _method(

@@ -17,22 +17,29 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup, num_nodes, pool
 
 
-def sampled(setup: Setup, part: str, seed: int) -> GraphStart:
-    """Random real nodes with the edges between them; as `condense.sampling` says, with neighbours that bring edges."""
+def sampled(setup: Setup, part: str, seed: int, select: coresets.Selection = coresets.uniform) -> GraphStart:
+    """Real nodes with the edges between them; as `condense.sampling` says, with neighbours that bring edges."""
     if not _uses_egos(setup, part):
-        return all_labelled(setup, part, seed)
+        return all_labelled(setup, part, seed, select)
     count = _checked_count(setup, part)
     labelled = max(count // 2, setup.data.num_classes)
     _check_available(setup, part, labelled)
-    nodes, num_labelled = coresets.ego_sample(_rng(part, seed), setup.data, pool(setup.data, part), count)
+    nodes, num_labelled = coresets.ego_sample(_rng(part, seed), setup.data, pool(setup.data, part), count, select)
     return coresets.induced_subgraph(setup.data, nodes, num_labelled)
 
 
-def all_labelled(setup: Setup, part: str, seed: int) -> GraphStart:
-    """Random real nodes that all carry their label, with the edges between them."""
+def all_labelled(setup: Setup, part: str, seed: int, select: coresets.Selection = coresets.uniform) -> GraphStart:
+    """Real nodes that all carry their label, with the edges between them."""
     count = _checked_count(setup, part)
     _check_available(setup, part, count)
-    nodes = coresets.plain_sample(_rng(part, seed), setup.data, pool(setup.data, part), count)
+    nodes = coresets.plain_sample(_rng(part, seed), setup.data, pool(setup.data, part), count, select)
+    return coresets.induced_subgraph(setup.data, nodes, len(nodes))
+
+
+def all_labelled_repeated(setup: Setup, part: str, seed: int) -> GraphStart:
+    """As `all_labelled` at random, but where labelled nodes are fewer than asked for, some stand more than once."""
+    count = _checked_count(setup, part)
+    nodes = coresets.repeated_sample(_rng(part, seed), setup.data, pool(setup.data, part), count)
     return coresets.induced_subgraph(setup.data, nodes, len(nodes))
 
 

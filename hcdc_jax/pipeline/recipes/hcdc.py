@@ -22,6 +22,10 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
     return hcdc(setup.problem, container, distance=options.distance, direct=options.direct)
 
 
+def _values_alone(setup: Setup, container: Container) -> Condenser:
+    return hcdc(setup.problem, container, distance="value", direct=setup.config.hcdc.direct)
+
+
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
@@ -48,8 +52,15 @@ def steps(setup: Setup) -> int:
     return setup.config.hcdc.steps
 
 
+_START = graphs.to_learn(graphs.sampled)
+
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",
     train=None,
-    val=Recipe("hcdc", graphs.to_learn(graphs.sampled), graphs.learned, Learner(_condenser, _work, steps)),
+    val=Recipe("hcdc", _START, graphs.learned, Learner(_condenser, _work, steps)),
+)
+VALUE_ONLY = Method(
+    "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
+    train=None,
+    val=Recipe("value_only", _START, graphs.learned, Learner(_values_alone, _work, steps)),
 )

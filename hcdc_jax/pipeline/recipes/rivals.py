@@ -1,12 +1,25 @@
-"""Rivals that train on a condensed S_train and validate on real data."""
+"""Rivals without a synthetic S_val: real validation data, surrogate models of the same full trainings, chance."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax.candidates import Scores
+from hcdc_jax.condense.base import run as run_condenser
+from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
 from hcdc_jax.graphs import real_batch
-from hcdc_jax.pipeline.recipes.base import Method
-from hcdc_jax.pipeline.setup import Setup, num_nodes
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict, half_key
+from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.pipeline.setup import RANK, Setup, key_for, num_nodes
+from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.surrogate import predict
 from hcdc_jax.types import Batch
 
 
@@ -15,7 +28,7 @@ def _whole(setup: Setup, seed: int) -> Batch:
     return setup.val
 
 
-def _random(setup: Setup, seed: int) -> Batch:
+def _some(setup: Setup, seed: int) -> Batch:
     """Random validation nodes, as many as S_val has, on the whole real graph."""
     data, space = setup.data, setup.config.space
     count = min(num_nodes(setup.config, data, "val"), len(data.val_idx))
@@ -23,5 +36,120 @@ def _random(setup: Setup, seed: int) -> Batch:
     return real_batch(data, index, order=space.order, basis=space.basis)
 
 
-REAL_VAL = Method("S_train with the whole real validation part", None, _whole)
-RANDOM_VAL = Method("S_train with random real validation nodes, as many as S_val has", None, _random)
+def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Verdict]:
+    """Trains on S_train and validates on real data."""
+
+    def judge(trial: Trial) -> Verdict:
+        setup, seed = trial.run.setup, trial.seed
+        val = validation(setup, seed)
+        scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
+        return Verdict(scores, elapsed, _scalars(trial))
+
+    return judge
+
+
+def _scalars(trial: Trial) -> int:
+    """S_train, and all real features and edges, since validation may reach any node."""
+    data = trial.run.setup.data
+    return trial.train_scalars + data.num_nodes * data.num_features + data.edges.size
+
+
+def _paid(trial: Trial) -> Matched:
+    """The m full trainings that hcdc pays for, with the same draws."""
+    return matched_targets(trial.run, trial.seed, drawn(trial.run, trial.seed, trial.condensed_train))
+
+
+def _without_accuracy(losses: np.ndarray) -> Scores:
+    """Scores of a method that predicts losses alone; candidates tie in accuracy."""
+    return Scores(losses.astype(np.float32), np.zeros(len(losses), np.float32), np.isfinite(losses))
+
+
+def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
+    """A Gaussian process on the log losses of the full trainings."""
+    setup, matched = trial.run.setup, _paid(trial)
+    scale = np.asarray(setup.space.prior_std)
+    value, gradient = np.asarray(matched.target.value), np.asarray(matched.target.gradient)
+    with measured() as elapsed:
+        logs = predict(
+            np.asarray(matched.hparams) / scale,
+            np.log(value),
+            np.asarray(setup.candidates) / scale,
+            gradients=scale * gradient / value[:, None] if with_gradients else None,
+        )
+    stored = matched.hparams.size + value.size + gradient.size * with_gradients
+    return Verdict(_without_accuracy(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(matched.hparams))
+
+
+def _real_val_residual(trial: Trial) -> Verdict:
+    """real_val, with its log losses corrected by a Gaussian process on what they miss of the full trainings."""
+    setup, matched = trial.run.setup, _paid(trial)
+    scale = np.asarray(setup.space.prior_std)
+    keys = rank_keys(setup, trial.seed)
+    with measured() as fitting:
+        at_matched, _ = mean_scores(setup, keys, matched.hparams, trial.condensed_train, setup.val)
+    scores, elapsed = mean_scores(setup, keys, setup.candidates, trial.condensed_train, setup.val)
+    usable = np.asarray(at_matched.status)  # a failed network on S_train says nothing about its residual
+    residual = np.log(np.asarray(matched.target.value)[usable]) - np.log(at_matched.loss[usable])
+    points = np.asarray(matched.hparams)[usable] / scale
+    correction = predict(points, residual, np.asarray(setup.candidates) / scale) if usable.any() else 0.0
+    return Verdict(
+        scores._replace(loss=scores.loss * np.exp(correction)),
+        elapsed,
+        _scalars(trial) + matched.hparams.size + residual.size,
+        matched.cost.plus(Cost(fitting.run, fitting.compile)),
+        np.asarray(matched.hparams),
+    )
+
+
+SHIFT_STEPS, SHIFT_RATE = 20, 0.1
+"""Two prior standard deviations can be covered; more is no longer a shift of this space."""
+
+
+def _lambda_shift(trial: Trial) -> Verdict:
+    """real_val after a learned constant shift of the hyperparameters."""
+    setup, matched = trial.run.setup, _paid(trial)
+    scale = jnp.asarray(setup.space.prior_std)
+    data = ShiftData(
+        matched.hparams, matched.target.value, scale, trial.condensed_train, setup.val, setup.training,
+        jnp.float32(SHIFT_RATE),
+    )  # fmt: skip
+    condenser, key = lambda_shift(setup.problem), half_key("val", trial.seed)
+    with measured() as learning:
+        state = condenser.init(key, jnp.zeros_like(scale), data)
+        state = run_condenser(key, condenser, state, data, steps=SHIFT_STEPS, every=SHIFT_STEPS)
+        shift = jax.block_until_ready(state.variables)
+    shifted = setup.candidates + scale * shift
+    scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), shifted, trial.condensed_train, setup.val)
+    cost = matched.cost.plus(Cost(learning.run, learning.compile))
+    return Verdict(scores, elapsed, _scalars(trial) + shift.size, cost, np.asarray(matched.hparams))
+
+
+def _chance(trial: Trial) -> Verdict:
+    """A random order: what choosing blindly gives."""
+    with measured() as elapsed:
+        order = jax.random.permutation(key_for(RANK, trial.seed), len(trial.run.setup.candidates))
+    return Verdict(_without_accuracy(np.asarray(order, np.float64)), elapsed, 0)
+
+
+REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
+RANDOM_VAL = Method("S_train with random real validation nodes, as many as S_val has", None, _on_real(_some))
+SURROGATE = Method(
+    "Gaussian process on the losses of hcdc's full trainings",
+    None,
+    functools.partial(_surrogate, with_gradients=False),
+    _paid,
+)
+SURROGATE_GRAD = Method(
+    "Gaussian process on the losses and hypergradients of hcdc's full trainings",
+    None,
+    functools.partial(_surrogate, with_gradients=True),
+    _paid,
+)
+REAL_VAL_RESIDUAL = Method(
+    "real_val, corrected by a Gaussian process on what it misses of hcdc's full trainings",
+    None,
+    _real_val_residual,
+    _paid,
+)
+LAMBDA_SHIFT = Method("real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, _paid)
+RANDOM_CHOICE = Method("a random order of the candidates", None, _chance)

@@ -1,0 +1,95 @@
+"""HCDC with one choice changed at a time, against the same truth.
+
+    python -m benchmarks.ablations [study ...] [--config configs/cora_1.8.toml] [--out DIR] [--section.field value ...]
+
+The base run trains the truth once; every variant condenses and ranks in its own folder and is held against that truth.
+Interrupted runs go on. Prints one table per study and writes `ablations.md` into the folder of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table2 import spread
+from hcdc_jax import config as configs
+from hcdc_jax import files, metrics, pipeline
+from hcdc_jax.config import Config
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
+from hcdc_jax.terminal import progress
+
+STUDIES: dict[str, list[list[str]]] = {
+    "theta": [["--hcdc.theta", "shared"]],
+    "direct term": [["--hcdc.direct", "false"]],
+    "solver": [["--hcdc.solver", solver] for solver in ("identity", "chebyshev", "conjugate_gradient")],
+    "terms": [["--hcdc.num_hvps", str(terms)] for terms in (0, 1, 5, 50)],
+    "distance": [["--hcdc.distance", name] for name in ("cosine", "weighted_cosine", "shared_l2", "value")],
+    "full trainings": [["--hcdc.full_trainings", str(count)] for count in (2, 4, 16, 32)],
+    "draws": [["--hcdc.draws", str(count)] for count in (1, 2, 32)],
+    "extended space": [["--hcdc.extended_space", "trajectories"]],
+    "steps": [["--hcdc.steps", str(steps)] for steps in (10, 20, 80, 160)],
+    "initialisations": [["--hcdc.inits", str(count)] for count in (1, 4)],
+    "size of S_val": [["--condense.val_factor", str(factor)] for factor in (0.5, 1, 4)],
+    "start": [["--condense.sampling", "plain"], ["--condense.sampling", "ego"], ["--condense.init", "noise"]],
+    "S_train": [["--hcdc.train_method", name] for name in ("gcond", "gradient_matching")],
+}
+
+
+def finished(config: Config, folder: Path) -> Path:
+    """A run folder with everything but a report: made, continued, or found."""
+    with progress() as shown, pipeline.opened(config, folder, progress=shown) as run:
+        pipeline.condense(run)
+        pipeline.rank(run)
+        if config.truth.enabled:
+            pipeline.truth(run)
+    return folder
+
+
+def row(label: str, folder: Path, truth: dict[str, np.ndarray]) -> str:
+    """One line of a table: mean and spread over the seeds of a run."""
+    ranks, regrets, seconds = [], [], []
+    for path in sorted((folder / "results").glob("hcdc_seed?.npz")):
+        found = read_arrays(path)
+        ranks.append(metrics.rank_report(truth["loss"].mean(0), found["loss"], bootstrap=0)["spearman"])
+        regrets.append(100 * metrics.regret(truth["test_accuracy"].mean(0), -found["loss"], higher_is_better=True))
+        seconds.append(float(found["seconds_condense"]))
+    return (
+        f"| {label} | {spread(metrics.summarise(ranks), 3)} | {min(ranks):.3f} | "
+        f"{spread(metrics.summarise(regrets), 2)} | {statistics.mean(seconds):.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(STUDIES)}; all by default")
+    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "cora_1.8.toml")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs")
+    args, overrides = parser.parse_known_args()
+    unknown = set(args.studies) - set(STUDIES)
+    if unknown:
+        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(STUDIES)}")
+    common = ["--methods", "hcdc", *overrides]
+    base = configs.apply_overrides(configs.load(args.config), common)
+    folder = finished(base, args.out / "base")
+    truth = read_arrays(folder / "results" / "truth.npz")
+    lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}", ""]
+    lines += ["| | Spearman, losses | lowest seed | regret, points | seconds to condense |", "|---|---|---|---|---|"]
+    lines.append(row("**default**", folder, truth))
+    for study in args.studies or STUDIES:
+        for change in STUDIES[study]:
+            label = " ".join(change).removeprefix("--")
+            config = configs.apply_overrides(base, [*change, "--truth.enabled", "false"])
+            try:
+                lines.append(row(f"`{label}`", finished(config, args.out / label.replace(" ", "_")), truth))
+            except UserError as error:  # a variant that this graph cannot have
+                lines.append(f"| `{label}` | {error} | | | |")
+    print("\n".join(lines))
+    files.write_text(args.out / "ablations.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

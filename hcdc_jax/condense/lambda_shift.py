@@ -1,0 +1,87 @@
+"""A constant shift of the hyperparameters before training on S_train: h numbers in place of a synthetic S_val.
+
+A small S_train wants other hyperparameters than the full data, often by about the same amount everywhere. The shift is
+learned so that networks trained on S_train at lambda + shift order the m fully trained candidates, on the real
+validation part, as their full trainings do. A rival of HCDC, and the smallest imaginable condensed validation set.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hcdc_jax import distances
+from hcdc_jax.condense.base import Condenser
+from hcdc_jax.problem import Problem
+from hcdc_jax.train import Training, train
+from hcdc_jax.types import Array, Batch, HParams
+
+
+class ShiftData(NamedTuple):
+    """What the steps read.
+
+    Attributes:
+      hparams: [m, h] fully trained candidates.
+      value: [m] their real validation losses.
+      scale: [h] prior standard deviation of each hyperparameter.
+      train_batch: S_train.
+      val_batch: the real validation part.
+      training: how candidates are trained on S_train.
+      learning_rate: Adam step of the shift, in prior standard deviations.
+    """
+
+    hparams: HParams
+    value: Array
+    scale: Array
+    train_batch: Batch
+    val_batch: Batch
+    training: Training
+    learning_rate: Array
+
+
+class ShiftState(NamedTuple):
+    """The shift [h] in prior standard deviations, and its optimiser's state."""
+
+    variables: Array
+    opt_state: optax.OptState
+
+
+class ShiftInfo(NamedTuple):
+    """One step, before its update: `distances.value` between the losses of both sides."""
+
+    distance: Array
+
+
+@functools.cache
+def lambda_shift(problem: Problem) -> Condenser:
+    """The shift as a condenser; its state's `variables` are the shift [h], which starts at zero.
+
+    Exact gradients by forward mode through the trainings on S_train: h + 1 trainings' worth per candidate, and no
+    trajectory in memory. Every step trains from a new initialisation, so none of them is learned by heart.
+    """
+
+    def init(key, variables, data):
+        del key
+        return ShiftState(variables, optax.adam(data.learning_rate).init(variables))
+
+    def step(key, state, data):
+        def jet(hparams):
+            def loss(shift):
+                shifted = hparams + data.scale * shift
+                params, _ = train(key, problem, shifted, data.train_batch, data.training)
+                value = problem.val_loss(params, shifted, data.val_batch)
+                return value, value
+
+            return jax.jacfwd(loss, has_aux=True)(state.variables)
+
+        slope, value = jax.lax.map(jet, data.hparams)
+        nothing = jnp.zeros_like(data.hparams)  # this distance reads values alone
+        distance, weight = jax.value_and_grad(distances.value)(value, nothing, data.value, nothing)
+        updates, opt_state = optax.adam(data.learning_rate).update(weight @ slope, state.opt_state)
+        return ShiftState(optax.apply_updates(state.variables, updates), opt_state), ShiftInfo(distance)
+
+    return Condenser(init, step)
