@@ -146,8 +146,8 @@ def gradient_matching(
     num_classes: int,
     outer_steps: int = 20,
     inner_steps: int = 15,
-    structure_period: int = 50,
-    structure_epochs: int = 10,
+    structure_period: int = 5,
+    structure_epochs: int = 1,
 ) -> Condenser:
     """Gradient matching as a condenser; one step is one outer step of GCond.
 
@@ -158,8 +158,10 @@ def gradient_matching(
       num_classes: number of classes.
       outer_steps: matching steps before a fresh relay is drawn (one epoch of GCond).
       inner_steps: training steps of the relay on the synthetic graph after each matching step.
-      structure_period: epochs per round of the alternation between structure and features.
-      structure_epochs: how many epochs of each round move the structure; the others move the features.
+      structure_period: epochs per round of the alternation between structure and features. GCond has rounds of 50
+        epochs, ten of them for the structure; shorter rounds keep its proportion in fewer epochs.
+      structure_epochs: how many epochs of each round move the structure; the others, and all where there is no
+        structure to move, move the features.
     """
 
     def fresh_relay(key, data):
@@ -202,7 +204,8 @@ def gradient_matching(
         value, gradient = jax.value_and_grad(distance, allow_int=True)(
             state.variables, relay, hparams, real_gradients, data
         )
-        moves_structure = (state.step // outer_steps) % structure_period < structure_epochs
+        turn_of_structure = (state.step // outer_steps) % structure_period < structure_epochs
+        moves_structure = turn_of_structure & bool(jax.tree.leaves(state.variables.structure))
         variables, opt_state = _alternate(state.variables, gradient, state.opt_state, data.rates, moves_structure)
         relay, relay_opt_state, relay_loss = train_relay(
             relay, relay_opt_state, hparams, container.decode(variables), data
