@@ -30,7 +30,8 @@ PAPER = {
 }
 METHODS = (
     "random", "herding", "kcenter", "gcond", "gcond_x", "hcdc", "value_only", "hcdc_shared",
-    "real_val", "random_val", "real_val_residual", "lambda_shift", "surrogate", "surrogate_grad", "random_choice",
+    "real_val", "random_val", "real_val_residual", "lambda_shift",
+    "surrogate", "surrogate_grad", "successive_halving", "random_choice",
 )  # fmt: skip
 
 

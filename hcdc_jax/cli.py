@@ -11,10 +11,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hcdc_jax import __version__, data, distances, files, pipeline, spaces, terminal
+from hcdc_jax import __version__, data, distances, files, pipeline, search, spaces, terminal
 from hcdc_jax import config as configs
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
@@ -23,7 +24,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.report import tables
+from hcdc_jax.report import searches, tables
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    args = argparse.Namespace()
     try:
         with _terminated_like_interrupted():
             args, overrides = _parser().parse_known_args(argv)
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.complain(str(error))
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
-        terminal.complain("interrupted; the same command with --resume goes on from here")
+        how = "with --resume goes on from here" if hasattr(args, "resume") else "begins anew"
+        terminal.complain(f"interrupted; the same command {how}")
         return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe has seen enough; without this Python complains when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,12 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
     sub = add("report", _report, "write report.json, report.html, ranking.csv and the figures of a run")
     sub.add_argument("target", metavar="CONFIG|DIR")
-    sub = add("search", _search, "random search over fresh candidates on the condensed data of a run")
-    sub.add_argument("target", metavar="CONFIG|DIR")
-    sub.add_argument("--num", type=_positive, default=1000, metavar="N", help="candidates to draw (1000)")
-    sub.add_argument("--top", type=_positive, default=10, metavar="N", help="candidates to show (10)")
-    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the draw (0)")
-    add("list", _list, "data sets, methods, spaces and distances")
+    _add_search(add)
+    add("list", _list, "data sets, methods, spaces, distances and searches")
     add("options", _options, "every setting with its type, meaning and default")
     sub = add("info", _info, "what a run folder or a condensed data set is, and whether it is intact")
     sub.add_argument("folder", metavar="DIR", type=Path)
@@ -126,6 +125,24 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
     sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
     return parser
+
+
+def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
+    plan = pipeline.SearchPlan
+    sub = add("search", _search, "search on the condensed data of a run, then train the best on the full data")
+    sub.add_argument("target", metavar="CONFIG|DIR")
+    sub.add_argument("--method", choices=tuple(search.SEARCHES), default=plan.method, help=f"({plan.method})")
+    sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
+    sub.add_argument(
+        "--top", type=_seed, default=plan.top, metavar="K", help=f"train the best K on the full data ({plan.top})"
+    )
+    sub.add_argument("--seed", type=_seed, default=plan.seed, metavar="N", help=f"of the search ({plan.seed})")
+    sub.add_argument("--artefact", metavar="NAME", help="whose condensed data, METHOD or METHOD_seedN (the primary's)")
+    sub.add_argument(
+        "--halving", action="store_true", help="also search by successive halving on the full data, the rival"
+    )
+    sub.add_argument("--storage", metavar="URL", help="keep Optuna's study, for instance in sqlite:///search.db")
+    sub.add_argument("--study", default=plan.study, metavar="NAME", help=f"its name there ({plan.study})")
 
 
 def _positive(text: str) -> int:
@@ -206,20 +223,13 @@ def _search(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
     folder = _folder(Path(args.target))
     setup = pipeline.prepare(config_of(folder))
-    candidates, scores, elapsed = pipeline.search(setup, folder, args.num, args.seed)
-    headers = [*setup.space.hparam_names, "loss", "accuracy"]
-    rows = [(*hparams, scores.loss[i], scores.accuracy[i]) for i, hparams in enumerate(candidates)]
-    lines = [headers, *([f"{value:.8g}" for value in row] for row in rows)]
-    files.write_text(folder / "search.csv", "".join(",".join(line) + "\n" for line in lines))
-    shown = [[str(i), *(f"{value:.4f}" for value in row)] for i, row in enumerate(rows[: args.top], 1)]
-    table = tables.Table(["rank", *headers], [[tables.Cell(text) for text in row] for row in shown])
-    terminal.say_table(table, f"Best of {args.num} candidates on the condensed data")
-    failed = args.num - int(scores.status.sum())
-    terminal.say(
-        f"{args.num} candidates in {terminal.duration(elapsed.run)}, after {terminal.duration(elapsed.compile)} of "
-        f"compilation; {failed} failed"
-    )
-    terminal.say_path(f"All of them: {folder / 'search.csv'}")
+    plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
+    with terminal.progress() as progress:
+        result = pipeline.search(setup, folder, plan, progress)
+    terminal.say_table(searches.best(result), searches.title(result))
+    for sentence in searches.reading(result):
+        terminal.say(sentence)
+    terminal.say_path(f"All of it: {folder / f'search_{plan.method}.json'}, {folder / 'search.csv'}")
 
 
 def _list(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -229,6 +239,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Methods", methods()),
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
+        ("Searches", dict.fromkeys(search.SEARCHES, "")),
     ):
         terminal.say(title)
         for name, about in entries.items():

@@ -46,9 +46,9 @@ class SpaceConfig:
     """What is searched."""
 
     name: str = "graph_filter"  # search space, see `hcdc list`
-    order: NonNegativeInt = 2  # highest power of the filter
+    order: NonNegativeInt = 2  # highest power of the filter; 10 in the papers of appnp, bernnet and gprgnn
     basis: Literal["laplacian", "adjacency", "chebyshev"] = "laplacian"  # polynomial basis of the filter
-    prior: Literal["box", "l1"] = "box"  # coefficients uniform in [-1, 1], or of unit L1 norm
+    prior: Literal["box", "l1"] = "box"  # free coefficients uniform in [-1, 1], or of unit L1 norm
     candidates: Annotated[int, Range(low=2)] = 80  # how many candidates are ranked
     seed: Seed = 0  # draws the candidates
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 import tomllib
 
 import jax
 import numpy as np
 import pytest
-from runs import SMALL, finished_run, write_config
+from runs import SMALL, finished_run, graph_arrays, write_config
+from runs import hcdc as command
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 import hcdc_jax as hc
 from hcdc_jax import cli, terminal
+from hcdc_jax.pipeline.setup import TRUTH, key_for
 from hcdc_jax.report.tables import Cell, Table
+from hcdc_jax.search import full_trainings
 
 METHODS = ["random", "hcdc", "real_val"]
 
@@ -125,9 +129,13 @@ def test_a_relative_path_of_the_data_is_that_of_the_working_folder(tmp_path, mon
     capsys.readouterr()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 class TestSearch:
-    def test_lists_the_best_first(self, finished, tmp_path, hcdc):
-        copy = shutil.copytree(finished, tmp_path / "run")
+    @pytest.fixture
+    def copy(self, finished, tmp_path):
+        return shutil.copytree(finished, tmp_path / "run")
+
+    def test_lists_the_best_first(self, copy, hcdc):
         out = hcdc("search", copy, "--num", "30", "--top", "3")
         assert "Best of 30 candidates" in out
         assert "30 candidates in " in out
@@ -139,13 +147,136 @@ class TestSearch:
         assert list(rows[0]) == ["L^0", "L^1", "L^2", "loss", "accuracy"]
         assert f"{losses[2]:.4f}" in out
 
-    def test_seed_decides_the_draw(self, finished, tmp_path, hcdc):
-        copy = shutil.copytree(finished, tmp_path / "run")
+    def test_seed_decides_the_draw(self, copy, hcdc):
         texts = []
         for seed in (0, 0, 1):
-            hcdc("search", copy, "--num", "30", "--seed", seed)
+            hcdc("search", copy, "--num", "30", "--top", "0", "--seed", seed)
             texts.append((copy / "search.csv").read_text())
         assert texts[0] == texts[1] != texts[2]
+
+    def test_finalists_are_trained_in_full(self, copy, hcdc):
+        hcdc("search", copy, "--num", "30", "--top", "3")
+        result = json.loads((copy / "search_random.json").read_text())
+        setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(copy))
+        hparams = [list(row["hparams"].values()) for row in result["finalists"]]
+        order = np.argsort(result["history"]["loss"], kind="stable")[:3]
+        np.testing.assert_allclose(hparams, np.array(result["history"]["hparams"])[order])
+        with np.load(copy / "results" / "truth.npz") as truth:
+            best = truth["test_accuracy"][0].max()
+        alone = hc.evaluate(
+            key_for(TRUTH, 0), setup.problem, np.array(hparams, np.float32), setup.train, setup.test,
+            training=setup.training, chunk_size=1,
+        )  # fmt: skip
+        accuracies = np.asarray(alone.accuracy).tolist()
+        np.testing.assert_allclose([row["test_accuracy"] for row in result["finalists"]], accuracies, atol=1e-6)
+        chosen = int(np.argmin([row["val_loss"] for row in result["finalists"]]))
+        assert result["selected"]["hparams"] == result["finalists"][chosen]["hparams"]
+        assert result["selected"]["regret_test_accuracy"] == pytest.approx(100 * (best - accuracies[chosen]), abs=1e-3)
+        assert result["full_trainings"] == {"condense": 3, "retrain": 3}
+        assert result["artefact"] == {"method": "hcdc", "seed": 0}
+
+    def test_no_finalists(self, copy, hcdc):
+        out = hcdc("search", copy, "--num", "20", "--top", "0", "--artefact", "random_seed0", "--method", "grid")
+        result = json.loads((copy / "search_grid.json").read_text())
+        assert result["artefact"] == {"method": "random", "seed": 0}
+        assert result["candidates"] == 18  # 3 x 3 x 2
+        assert result["selected"] is None
+        assert result["full_trainings"] == {"condense": 0, "retrain": 0}
+        assert "Best of 18 candidates on random_seed0" in out
+
+    def test_beside_its_rival_as_a_process(self, finished, copy):
+        args = ["--method", "hypergradient", "--num", "24", "--top", "2", "--halving"]
+        process = command("search", copy, *args, cache=finished.parent / "cache")
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        result = json.loads((copy / "search_hypergradient.json").read_text())
+        assert len(result["history"]["loss"]) == result["candidates"] == 24
+        assert result["full_trainings"]["successive_halving"] == pytest.approx(full_trainings(24, 20))
+        for name in ("search", "retrain", "successive_halving"):
+            assert result["seconds"][name] > 0
+        assert result["successive_halving"]["test_accuracy"] <= 1
+        for text in ("hypergradient search on the condensed data: 24/24", "successive halving on the full data: "):
+            assert text in err
+        for text in ("Selected from the best 2", "Successive halving of 24 candidates", "search_hypergradient.json"):
+            assert text in out
+
+    def test_a_run_without_truth_has_no_regret(self, copy, hcdc):
+        (copy / "results" / "truth.npz").unlink()
+        assert "the truth's candidates" not in hcdc("search", copy, "--num", "5")
+        result = json.loads((copy / "search_random.json").read_text())
+        assert result["truth"] is None
+        assert result["selected"]["regret_test_accuracy"] is None
+        assert 0 <= result["selected"]["test_accuracy"] <= 1
+
+    def test_an_optuna_study_is_kept(self, copy, hcdc):
+        pytest.importorskip("optuna")
+        url = f"sqlite:///{copy / 'study.db'}"
+        for _ in range(2):
+            assert "Best of 6 candidates" in hcdc("search", copy, "--num", "6", "--method", "optuna", "--storage", url)
+        import optuna
+
+        assert len(optuna.load_study(study_name="hcdc", storage=url).get_trials()) == 12
+
+
+class TestSearchMistakes:
+    @pytest.fixture
+    def copy(self, finished, tmp_path):
+        return shutil.copytree(finished, tmp_path / "run")
+
+    @pytest.fixture
+    def mistake(self, copy, capsys):
+        """The one line of a search that must fail and leave the folder as it was."""
+
+        def run(*args) -> str:
+            before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+            assert cli.main(["search", str(copy), *map(str, args)]) == 2
+            assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+            out, err = capsys.readouterr()
+            assert out == ""
+            return err.splitlines()[-1].removeprefix("hcdc: ")
+
+        return run
+
+    def test_no_such_artefact(self, mistake):
+        assert mistake("--artefact", "gcond").endswith(
+            "holds no artefact of method 'gcond'; it holds random_seed0, hcdc_seed0"
+        )
+        assert "no artefact of method 'hcdc' with seed 7" in mistake("--artefact", "hcdc_seed7")
+
+    def test_storage_without_optuna(self, mistake):
+        assert mistake("--storage", "sqlite://") == (
+            "a storage keeps Optuna's study, but the search is 'random'; choose method 'optuna'"
+        )
+
+    def test_without_optuna(self, mistake, monkeypatch):
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        assert mistake("--method", "optuna").startswith("Optuna is not installed; install it with: pip install")
+
+    def test_a_study_of_another_space(self, mistake, tmp_path):
+        optuna = pytest.importorskip("optuna")
+        url = f"sqlite:///{tmp_path / 'study.db'}"
+        study = optuna.create_study(storage=url, study_name="theirs")
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        line = mistake("--method", "optuna", "--storage", url, "--study", "theirs")
+        assert line == (
+            "the Optuna study 'theirs' searches another space (x) or other ranges than graph_filter (L^0, L^1, L^2); "
+            "choose another study"
+        )
+        assert len(study.get_trials()) == 1
+
+    def test_changed_data(self, copy, mistake, tmp_path):
+        np.savez(tmp_path / "graph.npz", **graph_arrays(seed=1))
+        for name in ("config.toml", "card.json"):
+            text = (copy / name).read_text()
+            (copy / name).write_text(text.replace(str(copy.parents[1] / "finished"), str(tmp_path)))
+        config = tomllib.loads((copy / "config.toml").read_text())
+        config_hash = hc.config.config_hash(hc.config.load(copy / "config.toml"))
+        assert config["data"]["path"]
+        card = json.loads((copy / "card.json").read_text())
+        for entry in card["artefacts"].values():
+            entry["config_hash"] = config_hash
+        (copy / "card.json").write_text(json.dumps(card))
+        assert mistake() == f"the data set graph has changed since {copy} was condensed; condense it anew"
 
 
 class TestInfo:
@@ -182,10 +313,18 @@ class TestExport:
 
 
 def test_scikit_learn_searches_on_the_condensed_data(finished):
-    inputs, labels, split = hc.load_condensed(finished).as_sklearn()
-    grid = {"C": [0.01, 1.0, 100.0]}
-    found = GridSearchCV(LogisticRegression(max_iter=1000), grid, cv=split, refit=False).fit(inputs, labels)
-    assert found.best_score_ > 0.5
+    """`GridSearchCV` fits on S_train and scores on S_val, as a loop over the grid does."""
+    condensed = hc.load_condensed(finished)
+    inputs, labels, split = condensed.as_sklearn()
+    strengths = [0.01, 1.0, 100.0]
+    found = GridSearchCV(LogisticRegression(), {"C": strengths}, cv=split, refit=False).fit(inputs, labels)
+    (x, y), (val_x, val_y) = (
+        (np.asarray(part.inputs.nodes)[: len(part.labels)][used], np.asarray(part.labels)[used])
+        for part in (condensed.train, condensed.val)
+        for used in [np.asarray(part.weights) > 0]
+    )
+    scores = [LogisticRegression(C=strength).fit(x, y).score(val_x, val_y) for strength in strengths]
+    np.testing.assert_allclose(found.cv_results_["mean_test_score"], scores)
 
 
 def test_condensed_data_is_what_evaluate_takes(finished):

@@ -21,7 +21,7 @@ from hcdc_jax.condense.gradient_matching import (
     gradient_matching,
 )
 from hcdc_jax.containers import graph_container
-from hcdc_jax.containers.graph import free
+from hcdc_jax.containers.graph import free, identity
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.spaces import graph_filter
@@ -158,6 +158,14 @@ def test_structure_and_features_take_turns_and_what_is_given_stays():
         jax.tree.map(
             np.testing.assert_array_equal, getattr(state.opt_state, resting), getattr(before.opt_state, resting)
         )
+
+
+def test_features_take_every_turn_where_there_is_no_structure():
+    container = graph_container(identity(), 2, "laplacian")
+    condenser = gradient_matching(RELAY, container, constant(GCN), **SMALL)
+    state = condenser.init(KEY, container.init(KEY, START), MATCHING)
+    moved, _ = jax.jit(condenser.step)(KEY, state, MATCHING)
+    assert np.any(moved.variables.features != state.variables.features)
 
 
 def test_every_epoch_draws_its_relay_anew():

@@ -42,7 +42,9 @@ LAYERS = [
 PIPELINE = [
     ["driver"],
     ["checks"],
-    ["condensing", "ranking", "true_scores", "reporting"],
+    ["condensing", "ranking", "true_scores", "searching"],
+    ["search_result"],
+    ["reporting"],
     ["halves"],
     ["recipes"],
     ["targets", "scoring"],
@@ -62,6 +64,7 @@ OWN_PLACES = {
     "matplotlib": {"report/assemble.py", "report/figures.py"},
     "tyro": {"config.py"},
     "argparse": {"cli.py"},
+    "optuna": {"search/optuna_search.py"},
 }
 
 

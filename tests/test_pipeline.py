@@ -166,9 +166,10 @@ RIVALS = ("herding", "kcenter", "value_only", "real_val_residual", "lambda_shift
 
 
 def test_rivals_rank_with_the_same_full_trainings(in_process, tmp_path):
-    config = small_config(tmp_path, methods=("hcdc", "real_val", *RIVALS, "random_choice"))
+    config = small_config(tmp_path, methods=("hcdc", "real_val", *RIVALS, "random_choice", "successive_halving"))
     report = pipeline.run(config, tmp_path / "run")
-    paid = {name: entry["full_trainings_used"] for name, entry in report["methods"].items()}
+    paid = {name: report["methods"][name]["full_trainings_used"] for name in report["methods"]}
+    del paid["successive_halving"]
     assert paid == dict.fromkeys(("hcdc", *RIVALS[2:]), 3) | dict.fromkeys(
         ("real_val", "herding", "kcenter", "random_choice"), 0
     )
@@ -179,6 +180,9 @@ def test_rivals_rank_with_the_same_full_trainings(in_process, tmp_path):
     assert len({row.tobytes() for row in losses}) == len(losses), "no two methods are the same"
     for name in RIVALS[2:]:
         np.testing.assert_array_equal(ranked[name]["matched_hparams"], ranked["hcdc"]["matched_hparams"])
+    halving = report["methods"]["successive_halving"]
+    assert 0 < halving["full_trainings_used"] < 12
+    assert set(ranked["successive_halving"]["loss"]) == set(range(12)), "it gives places, the winner's is 0"
     assert report["methods"]["surrogate"]["stored_scalars"] < report["methods"]["hcdc"]["stored_scalars"]
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from hcdc_jax import spaces
+from hcdc_jax.errors import UserError
 from hcdc_jax.graphs import BASES
 
 SPACES = {
     **{f"graph_filter-{prior}": spaces.get("graph_filter", order=3, prior=prior) for prior in ("box", "l1")},
-    "box": spaces.box("box", ("a", "b"), np.array([-1.0, 2.0]), np.array([0.0, 6.0])),
+    **{name: spaces.get(name) for name in spaces.names() if name != "graph_filter"},
+    "box": spaces.box("box", {"a": (-1, 0), "b": (2, 6)}),
+    "logarithmic": spaces.box("logarithmic", {"decay": (1e-5, 1e-2, "log"), "gain": (0.5, 2)}),
 }
 
 
@@ -48,6 +51,12 @@ def test_prior_std_is_the_spread_of_the_draws(space):
     np.testing.assert_allclose(draws.std(0), space.prior_std, rtol=0.03)
 
 
+def test_draws_of_the_filter_search_are_those_of_ever():
+    draws = spaces.get("graph_filter").sample(jax.random.key(3), 2)
+    u = np.asarray(jax.random.uniform(jax.random.key(3), (2, 3)))
+    np.testing.assert_array_equal(draws, np.float32(-1) + np.float32(2) * u)
+
+
 def test_projection_leaves_draws_alone_and_is_idempotent(space):
     draws = space.sample(jax.random.key(0), 50)
     np.testing.assert_allclose(jax.vmap(space.project)(draws), draws, rtol=1e-5)
@@ -67,6 +76,49 @@ def test_unit_l1_has_unit_l1_norm_and_survives_zero():
     space = SPACES["graph_filter-l1"]
     np.testing.assert_allclose(np.abs(space.sample(jax.random.key(0), 50)).sum(1), 1, rtol=1e-5)
     assert np.isfinite(space.project(jnp.zeros(4))).all()
+
+
+def test_a_box_is_read_by_name_and_keeps_logarithms():
+    space = SPACES["logarithmic"]
+    assert space.hparam_names == ("log_decay", "gain")
+    draws = space.sample(jax.random.key(0), 2000)
+    np.testing.assert_allclose([draws[:, 0].min(), draws[:, 0].max()], np.log([1e-5, 1e-2]), atol=0.02)
+    read = jax.vmap(space.read)(draws)
+    np.testing.assert_allclose(read["decay"], np.exp(draws[:, 0]), rtol=1e-6)
+    np.testing.assert_array_equal(read["gain"], draws[:, 1])
+    slope = jax.grad(lambda hparams: space.read(hparams)["decay"])(draws[0])
+    np.testing.assert_allclose(slope, np.array([np.exp(draws[0, 0]), 0.0]), rtol=1e-6)
+
+
+def test_equal_spaces_are_one_object():
+    assert spaces.box("mine", {"a": (0, 1)}) is spaces.box("mine", {"a": (0.0, 1.0)})
+    assert spaces.get("appnp") is spaces.appnp() is spaces.appnp(10) is spaces.appnp(order=10)
+    assert spaces.get("filter_training", order=2) is spaces.filter_training(2)
+    assert spaces.box("mine", {"a": (0, 1)}) is not spaces.box("mine", {"a": (0, 2)})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({}, "space 'mine' has no hyperparameters; give at least one, as in {'gain': (0.5, 2)}"),
+        ({"a": (0, 1), "b": (0, np.inf)}, "the bounds of 'b' must be finite with low < high, got (0, inf)"),
+        ({"a": (np.nan, 1)}, "the bounds of 'a' must be finite with low < high, got (nan, 1)"),
+        ({"a": (0, 1e39)}, "the bounds of 'a' must be finite with low < high, got (0, 1e+39)"),
+        ({"a": (1, 1)}, "the bounds of 'a' must be finite with low < high, got (1, 1)"),
+        ({"a": (2, 1)}, "the bounds of 'a' must be finite with low < high, got (2, 1)"),
+        ({"a": (0, 1, "log")}, "the bounds of 'a' must be above 0 on the scale 'log', got (0, 1)"),
+        ({"a": (0, 1, "lg")}, "the bounds of 'a' have the unknown scale 'lg'; known are 'linear' and 'log'"),
+        ({"a": 3}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got 3"),
+        ({"a": (1,)}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got (1,)"),
+        ({"a": ("x", 1)}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got ('x', 1)"),
+    ],
+)
+def test_boxes_that_are_none(bounds, message):
+    with pytest.raises(UserError) as caught:
+        spaces.box("mine", bounds)
+    assert str(caught.value).endswith(message)
+    assert "'mine'" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("basis", BASES)

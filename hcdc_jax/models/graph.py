@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,8 +24,10 @@ import jraph
 import optax
 
 from hcdc_jax.graphs import filter_terms
+from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.types import Array, PyTree
+from hcdc_jax.types import Array, HParams, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -36,6 +39,22 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 # Solvers need more digits than the reduced matmul precision that accelerators choose by default.
 PRECISION = jax.lax.Precision.HIGHEST
+
+
+class Setting(NamedTuple):
+    """What a spectral network and its training read of the hyperparameters; None leaves a part as the model has it.
+
+    Attributes:
+      coefficients: [K + 1], of the filter.
+      weight_decay: factor of the squared norm of the parameters in the training loss.
+      learning_rate_factor: multiplies the learning rate of Adam, see `with_learning_rate`.
+      dropout: rate at which the inputs of the last weight matrix are dropped in training, see `expected_dropout`.
+    """
+
+    coefficients: Array
+    weight_decay: Array | None = None
+    learning_rate_factor: Array | None = None
+    dropout: Array | None = None
 
 
 def combine(coefficients: Array, terms: Array, axis: int) -> Array:
@@ -107,7 +126,9 @@ class SpectralGNN(nn.Module):
             for layer, width in enumerate((self.hidden, self.num_classes))
         ]
         mixed = filtered_product(graph, coefficients, first, self.basis) + biases[0][None]
-        mixed = second(ACTIVATIONS[self.activation](mixed))
+        hidden = ACTIVATIONS[self.activation](mixed)
+        self.sow("intermediates", "hidden", hidden)  # for `expected_dropout`; stores nothing where nobody asks
+        mixed = second(hidden)
         return apply_filter(graph, coefficients, mixed, self.basis) + biases[1][None]
 
 
@@ -140,8 +161,9 @@ def spectral_gnn(
     activation: str = "relu",
     basis: str = "laplacian",
     weight_decay: float = 2.5e-4,
+    read: Callable[[HParams], Setting] = Setting,
 ) -> Problem:
-    """The filter search as a `Problem`: hparams are the filter coefficients [K + 1].
+    """The filter search as a `Problem`: hparams are the filter coefficients [K + 1], or what `read` makes of them.
 
     Args:
       num_features: d, columns of the node features.
@@ -151,14 +173,16 @@ def spectral_gnn(
       basis: see `SpectralGNN`.
       weight_decay: factor of the squared L2 norm of all parameters in the training loss. It covers the biases too: a
         free output bias would leave the Hessian singular, since logits may be shifted by a constant.
+      read: `read(hparams) -> Setting`, the `read` of a space of graph filters; its basis must be `basis`.
     """
-    return _problem(SpectralGNN(hidden, num_classes, activation, basis), num_features, weight_decay)
+    problem = _problem(SpectralGNN(hidden, num_classes, activation, basis), num_features, weight_decay, read)
+    return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
 
 
 @functools.cache
 def sgc(num_features: int, num_classes: int, *, basis: str = "laplacian", weight_decay: float = 0.0) -> Problem:
     """The linear network as a `Problem`; at `gcn_coefficients` it is SGC with two propagations."""
-    return _problem(LinearSpectralNetwork(num_classes, basis), num_features, weight_decay)
+    return _problem(LinearSpectralNetwork(num_classes, basis), num_features, weight_decay, Setting)
 
 
 def gcn_coefficients(order: int, basis: str) -> tuple[float, ...]:
@@ -172,22 +196,49 @@ def _array(leaf: PyTree) -> Array:
     return leaf
 
 
-def _problem(network: nn.Module, num_features: int, weight_decay: float) -> Problem:
+def _problem(
+    network: SpectralGNN | LinearSpectralNetwork,
+    num_features: int,
+    weight_decay: float,
+    read: Callable[[HParams], Setting],
+) -> Problem:
     def init(key, hparams):
-        order = hparams.shape[0] - 1
+        coefficients = read(hparams).coefficients
+        order = coefficients.shape[0] - 1
         empty = jraph.GraphsTuple(
             nodes=jnp.zeros((1, order + 1, num_features)), edges=jnp.zeros((1, 1, order + 1)),
             senders=None, receivers=None, globals=None, n_node=jnp.ones(1, int), n_edge=jnp.ones(1, int),
         )  # fmt: skip
-        return network.init(key, hparams, empty)["params"]
+        return network.init(key, coefficients, empty)["params"]
 
     def apply(params, hparams, inputs):
-        return _array(network.apply({"params": params}, hparams, inputs))
+        return _array(network.apply({"params": params}, read(hparams).coefficients, inputs))
 
     def val_loss(params, hparams, batch):
         return mean_loss(apply(params, hparams, batch.inputs), batch)
 
     def train_loss(params, hparams, batch):
-        return val_loss(params, hparams, batch) + weight_decay * optax.tree.norm(params, squared=True)
+        setting = read(hparams)
+        decay = weight_decay if setting.weight_decay is None else setting.weight_decay
+        loss = val_loss(params, hparams, batch) + decay * optax.tree.norm(params, squared=True)
+        if setting.dropout is None:
+            return loss
+        inputs, logits = _propagated_hidden(network, params, setting.coefficients, batch.inputs)
+        n = batch.labels.shape[0]
+        kernel = params["Dense_1"]["kernel"]
+        return loss + expected_dropout(setting.dropout, inputs[:n], kernel, logits[:n], batch.weights)
 
     return Problem(init, apply, train_loss, val_loss)
+
+
+def _propagated_hidden(
+    network: SpectralGNN | LinearSpectralNetwork, params: PyTree, coefficients: Array, graph: jraph.GraphsTuple
+) -> tuple[Array, Array]:
+    """C(lambda) H [r or n, hidden], the inputs of the last weight matrix W in the logits C(lambda) H W + b; and those.
+
+    Dropout acts here. It might act on H instead, before the propagation; its expectation would then need the squares
+    of the entries of C(lambda), which the sparse form does not have.
+    """
+    logits, state = network.apply({"params": params}, coefficients, graph, mutable=["intermediates"])
+    (hidden,) = _array(state["intermediates"])["hidden"]
+    return apply_filter(graph, coefficients, hidden, network.basis), _array(logits)

@@ -3,12 +3,14 @@
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.driver import opened, prepare, resolved, run
 from hcdc_jax.pipeline.progress import Progress, silent
-from hcdc_jax.pipeline.ranking import rank, search
+from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
+from hcdc_jax.pipeline.searching import SearchPlan, search
 from hcdc_jax.pipeline.true_scores import truth
 
 __all__ = [
     "Progress",
+    "SearchPlan",
     "condense",
     "opened",
     "prepare",

@@ -12,10 +12,9 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size
+from hcdc_jax.candidates import memory_budget, memory_chunk_size
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half, snapshots, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys

@@ -12,6 +12,7 @@ import numpy as np
 from hcdc_jax import spaces
 from hcdc_jax.config import Config
 from hcdc_jax.data import GraphData
+from hcdc_jax.errors import UserError
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.models.graph import spectral_gnn
@@ -78,8 +79,12 @@ def build(config: Config, data: GraphData) -> Setup:
     Args:
       config: of the run.
       data: the real graph.
+
+    Raises:
+      UserError: settings that the space does not go with.
     """
     space, training = config.space, config.training
+    built = space_of(config)
     problem = MODELS[config.model.name](
         data.num_features,
         data.num_classes,
@@ -87,9 +92,9 @@ def build(config: Config, data: GraphData) -> Setup:
         activation=config.model.activation,
         basis=space.basis,
         weight_decay=training.weight_decay,
+        read=built.read,
     )
     batch = functools.partial(real_batch, data, order=space.order, basis=space.basis)
-    built = spaces.get(space.name, order=space.order, basis=space.basis, prior=space.prior)
     return Setup(
         config=config,
         data=data,
@@ -101,6 +106,36 @@ def build(config: Config, data: GraphData) -> Setup:
         val=batch(data.val_idx),
         test=batch(data.test_idx),
     )
+
+
+def space_of(config: Config) -> spaces.Space:
+    """The space that `[space]` names.
+
+    Raises:
+      UserError: a basis or a prior that the space does not have, or hypergradients that would say nothing about it.
+    """
+    options, taken = config.space, spaces.options(config.space.name)
+    given = {"order": options.order, "basis": options.basis, "prior": options.prior}
+    space = spaces.get(options.name, **{key: value for key, value in given.items() if key in taken})
+    if space.basis != options.basis:
+        raise UserError(f"the space {space.name!r} has a basis of its own: set space.basis = {space.basis!r}")
+    if options.prior != "box" and "prior" not in taken:
+        raise UserError(f"the space {space.name!r} has a prior of its own: leave out space.prior")
+    if len(space.hparam_names) == 1:
+        where = f"the space {space.name!r} has one hyperparameter, of which a cosine sees the sign alone"
+        if "hcdc" in config.methods and config.hcdc.distance in ("cosine", "weighted_cosine"):
+            raise UserError(f"{where}: set hcdc.distance = 'value_gradient'")
+        if "hcdc_shared" in config.methods:
+            raise UserError(f"{where}: leave out the method hcdc_shared")
+    if spaces.searches_learning_rate(space):
+        where = f"the space {space.name!r} searches the learning rate"
+        if config.training.optimizer != "adam":
+            raise UserError(f"{where} of Adam: set training.optimizer = 'adam'")
+        if config.hcdc.sensitivity == "implicit":
+            raise UserError(f"{where}, whose implicit hypergradient is 0: set hcdc.sensitivity = 'unroll'")
+        if "hcdc_shared" in config.methods:
+            raise UserError(f"{where}, whose implicit hypergradient is 0: leave out the method hcdc_shared")
+    return space
 
 
 def num_nodes(config: Config, data: GraphData, part: str) -> int:

@@ -1,11 +1,19 @@
-"""Search spaces. A new one is a file that returns a `Space` and a line in `_REGISTRY`."""
+"""Search spaces. A new one is a function that returns a `Space` and a line in `_REGISTRY`; your own is a `box`."""
 
 from __future__ import annotations
 
+import inspect
+
 from hcdc_jax.spaces.continuous import Space, box, unit_l1
-from hcdc_jax.spaces.graph_filter import graph_filter
+from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
+from hcdc_jax.spaces.training import filter_training, searches_learning_rate, with_training
 
 _REGISTRY = {
+    "appnp": appnp,
+    "bernnet": bernnet,
+    "chebnet": chebnet,
+    "filter_training": filter_training,
+    "gprgnn": gprgnn,
     "graph_filter": graph_filter,
 }
 
@@ -22,4 +30,24 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-__all__ = ["Space", "box", "get", "graph_filter", "names", "unit_l1"]
+def options(name: str) -> tuple[str, ...]:
+    """The options that `get` takes for the registered space `name`."""
+    return tuple(inspect.signature(_REGISTRY[name]).parameters)
+
+
+__all__ = [
+    "Space",
+    "appnp",
+    "bernnet",
+    "box",
+    "chebnet",
+    "filter_training",
+    "get",
+    "gprgnn",
+    "graph_filter",
+    "names",
+    "options",
+    "searches_learning_rate",
+    "unit_l1",
+    "with_training",
+]

@@ -1,17 +1,44 @@
-"""Continuous hyperparameter spaces: where candidates are drawn and how wide the prior is."""
+"""Continuous hyperparameter spaces: where candidates are drawn, how wide the prior is, what a model reads."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
+from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def one_object(factory: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Caches a factory so that equal arguments give one object, however they are passed.
+
+    What is compiled for a space is found again by its functions, and those are new in every space that is made.
+    """
+    signature, cached = inspect.signature(factory), functools.cache(factory)
+
+    @functools.wraps(factory)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return cached(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def as_is(hparams: Array) -> Array:
+    """The vector itself: what a model reads where no space says otherwise."""
+    return hparams
 
 
 class Space(NamedTuple):
@@ -24,6 +51,9 @@ class Space(NamedTuple):
       prior_std: h numbers, the standard deviation of each hyperparameter under the prior; hypergradients are multiplied
         by it before they are compared, so that a unit change means the same for every hyperparameter.
       project: `project(hparams [h]) -> [h]`, the nearest point of the space; keeps gradient steps inside it.
+      read: `read(hparams [h]) -> what the model reads`, differentiable: a dict by name for a `box`, a `models.Setting`
+        for graph filters.
+      basis: polynomial basis of a space of graph filters, see `graphs.filter_terms`.
     """
 
     name: str
@@ -31,6 +61,8 @@ class Space(NamedTuple):
     from_unit: Callable[[Array], Array]
     prior_std: tuple[float, ...]
     project: Callable[[Array], Array]
+    read: Callable[[Array], Any] = as_is
+    basis: str | None = None
 
     def sample(self, key: Array, num_candidates: int) -> Array:
         """Independent draws from the prior: [num_candidates, h]."""
@@ -48,8 +80,34 @@ class Space(NamedTuple):
         return self.from_unit(jnp.asarray(points, jnp.float32))
 
 
-def box(name: str, hparam_names: tuple[str, ...], low: np.ndarray, high: np.ndarray) -> Space:
-    """The uniform prior on the box [low, high] (both [h])."""
+Bounds = tuple[float, float] | tuple[float, float, str]
+
+
+def box(name: str, bounds: Mapping[str, Bounds]) -> Space:
+    """The uniform prior on a box, which is all it takes to search hyperparameters of your own:
+
+        space = hc.spaces.box("mine", {"weight_decay": (1e-5, 1e-2, "log"), "gain": (0.5, 2)})
+        candidates = space.sample(jax.random.key(0), 1000)
+
+    and in the losses `h = space.read(hparams)`, then `h["weight_decay"]`, `h["gain"]`. A hyperparameter on the scale
+    "log" is stored as its logarithm under the name `log_...`; `read` gives it back as it was named. Equal arguments
+    give one object.
+
+    Args:
+      name: of the space.
+      bounds: (low, high) or (low, high, "log") of each hyperparameter, in the order of the vector.
+
+    Raises:
+      UserError: no hyperparameter, or bounds that are not finite with low < high (and 0 < low on the scale "log").
+    """
+    if not bounds:
+        raise UserError(f"space {name!r} has no hyperparameters; give at least one, as in {{'gain': (0.5, 2)}}")
+    return _box(name, tuple((key, *_checked(name, key, value)) for key, value in bounds.items()))
+
+
+@one_object
+def _box(name: str, entries: tuple[tuple[str, float, float, str], ...]) -> Space:
+    keys, low, high, scales = zip(*entries, strict=True)
     low, high = (np.asarray(bound, np.float32) for bound in (low, high))
 
     def from_unit(u):
@@ -58,9 +116,39 @@ def box(name: str, hparam_names: tuple[str, ...], low: np.ndarray, high: np.ndar
     def project(hparams):
         return jnp.clip(hparams, low, high)
 
-    return Space(name, hparam_names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project)
+    def read(hparams):
+        return {
+            key: jnp.exp(hparams[i]) if scale == "log" else hparams[i]
+            for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
+        }
+
+    names = tuple(f"log_{key}" if scale == "log" else key for key, scale in zip(keys, scales, strict=True))
+    return Space(name, names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project, read)
 
 
+def _checked(space: str, key: str, bounds: Bounds) -> tuple[float, float, str]:
+    """Bounds in the coordinates of the vector, and the scale."""
+    where = f"space {space!r}: the bounds of {key!r}"
+    try:
+        low, high, scale = bounds if len(bounds) == 3 else (*bounds, "linear")
+        low, high = float(low), float(high)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} must be (low, high) or (low, high, 'log'), got {bounds!r}") from error
+    if scale not in ("linear", "log"):
+        raise UserError(f"{where} have the unknown scale {scale!r}; known are 'linear' and 'log'")
+    # As they are stored: what rounds to infinity, or to one number, is no interval either.
+    with np.errstate(over="ignore"):
+        rounded = np.float32(low), np.float32(high)
+    if not (np.isfinite(rounded).all() and rounded[0] < rounded[1]):
+        raise UserError(f"{where} must be finite with low < high, got ({low:g}, {high:g})")
+    if scale == "log":
+        if rounded[0] <= 0:
+            raise UserError(f"{where} must be above 0 on the scale 'log', got ({low:g}, {high:g})")
+        low, high = math.log(low), math.log(high)
+    return low, high, scale
+
+
+@one_object
 def unit_l1(name: str, hparam_names: tuple[str, ...]) -> Space:
     """A uniform draw of [-1, 1]^h divided by its L1 norm: only the direction of the vector is searched."""
 

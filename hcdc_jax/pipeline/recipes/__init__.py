@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
     "lambda_shift": rivals.LAMBDA_SHIFT,
     "surrogate": rivals.SURROGATE,
     "surrogate_grad": rivals.SURROGATE_GRAD,
+    "successive_halving": rivals.SUCCESSIVE_HALVING,
     "random_choice": rivals.RANDOM_CHOICE,
 }
 

@@ -13,12 +13,13 @@ from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
 from hcdc_jax.graphs import real_batch
-from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict, half_key
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, num_nodes
 from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.search import successive_halving
 from hcdc_jax.surrogate import predict
 from hcdc_jax.types import Batch
 
@@ -43,15 +44,14 @@ def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Ver
         setup, seed = trial.run.setup, trial.seed
         val = validation(setup, seed)
         scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
-        return Verdict(scores, elapsed, _scalars(trial))
+        return Verdict(scores, elapsed, trial.train_scalars + _real_scalars(setup))
 
     return judge
 
 
-def _scalars(trial: Trial) -> int:
-    """S_train, and all real features and edges, since validation may reach any node."""
-    data = trial.run.setup.data
-    return trial.train_scalars + data.num_nodes * data.num_features + data.edges.size
+def _real_scalars(setup: Setup) -> int:
+    """All real features and edges, since training and validation may reach any node."""
+    return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size
 
 
 def _paid(trial: Trial) -> Matched:
@@ -95,7 +95,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     return Verdict(
         scores._replace(loss=scores.loss * np.exp(correction)),
         elapsed,
-        _scalars(trial) + matched.hparams.size + residual.size,
+        trial.train_scalars + _real_scalars(setup) + matched.hparams.size + residual.size,
         matched.cost.plus(Cost(fitting.run, fitting.compile)),
         np.asarray(matched.hparams),
     )
@@ -121,7 +121,9 @@ def _lambda_shift(trial: Trial) -> Verdict:
     shifted = setup.candidates + scale * shift
     scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), shifted, trial.condensed_train, setup.val)
     cost = matched.cost.plus(Cost(learning.run, learning.compile))
-    return Verdict(scores, elapsed, _scalars(trial) + shift.size, cost, np.asarray(matched.hparams))
+    return Verdict(
+        scores, elapsed, trial.train_scalars + _real_scalars(setup) + shift.size, cost, np.asarray(matched.hparams)
+    )
 
 
 def _chance(trial: Trial) -> Verdict:
@@ -129,6 +131,23 @@ def _chance(trial: Trial) -> Verdict:
     with measured() as elapsed:
         order = jax.random.permutation(key_for(RANK, trial.seed), len(trial.run.setup.candidates))
     return Verdict(_without_accuracy(np.asarray(order, np.float64)), elapsed, 0)
+
+
+def _halving(trial: Trial) -> Verdict:
+    """Successive halving on the full data; who is dropped later ranks higher, the loss decides among equals."""
+    setup = trial.run.setup
+    with measured() as elapsed:
+        found = successive_halving(
+            key_for(RANK, trial.seed), setup.problem, setup.candidates, setup.train, setup.val, training=setup.training
+        )
+    last = {hparams.tobytes(): row for row, hparams in enumerate(found.history.hparams)}
+    rows = np.array([last[hparams.tobytes()] for hparams in np.asarray(setup.candidates)])
+    order = np.lexsort((found.history.loss[rows], -found.steps[rows]))
+    status = found.history.status[rows]
+    places = np.where(status, np.argsort(order).astype(np.float32), np.inf)
+    # All of its time is training on the full data, which the full trainings already count.
+    cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
+    return Verdict(Scores(places, found.history.accuracy[rows], status), Elapsed(), _real_scalars(setup), cost)
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
@@ -153,3 +172,4 @@ REAL_VAL_RESIDUAL = Method(
 )
 LAMBDA_SHIFT = Method("real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, _paid)
 RANDOM_CHOICE = Method("a random order of the candidates", None, _chance)
+SUCCESSIVE_HALVING = Method("successive halving of the candidates on the full data", None, _halving)

@@ -1,0 +1,154 @@
+"""What a search found and what it cost: the content of `search_<method>.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hcdc_jax import metrics
+from hcdc_jax.candidates import Scores
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.clock import Elapsed
+from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.recipes.base import Cost, Recipe
+from hcdc_jax.pipeline.reporting import full_training_seconds
+from hcdc_jax.pipeline.setup import Setup
+from hcdc_jax.search import Halving, History, break_even
+
+
+class Found(NamedTuple):
+    """The first stage: all candidates, the places of the best different ones, and its time."""
+
+    history: History
+    places: np.ndarray
+    elapsed: Elapsed
+
+
+class Retrained(NamedTuple):
+    """The second stage: candidates [k, h], their scores on the real validation and test parts, and its time."""
+
+    hparams: np.ndarray
+    val: Scores
+    test: Scores
+    elapsed: Elapsed
+
+
+class Rival(NamedTuple):
+    """Successive halving on the full data, the score of its winner on the test part, and its time."""
+
+    halving: Halving
+    test: Scores
+    elapsed: Elapsed
+
+
+def outcome(
+    setup: Setup, folder: Path, found: Found, retrained: Retrained | None, rival: Rival | None
+) -> dict[str, Any]:
+    """What was found, by us and by the rival, and how far it is from the best of the truth."""
+    history, best = found.history, _best_of_truth(folder)
+
+    def named(hparams: np.ndarray) -> dict[str, float]:
+        return dict(zip(setup.space.hparam_names, np.asarray(hparams).tolist(), strict=True))
+
+    def chosen(hparams: np.ndarray, val_loss: Any, test: Scores) -> dict[str, Any]:
+        accuracy = float(test.accuracy)
+        return {
+            "hparams": named(hparams),
+            "val_loss": float(val_loss),
+            "test_accuracy": accuracy,
+            "regret_test_accuracy": None if best is None else 100 * (best - accuracy),
+        }
+
+    selected, halving, finalists = None, None, []
+    if retrained is not None:
+        finalists = [
+            {
+                "hparams": named(retrained.hparams[i]),
+                "val_loss": float(retrained.val.loss[i]),
+                "val_accuracy": float(retrained.val.accuracy[i]),
+                "test_accuracy": float(retrained.test.accuracy[i]),
+            }
+            for i in range(len(retrained.hparams))
+        ]
+        i = int(np.argmin(retrained.val.loss))
+        test = jax.tree.map(lambda leaf: leaf[i], retrained.test)
+        selected = chosen(retrained.hparams[i], retrained.val.loss[i], test)
+    if rival is not None:
+        halving = chosen(rival.halving.winner, rival.halving.loss, rival.test)
+    return {
+        "candidates": len(history.loss),
+        "failed": int((~history.status).sum()),
+        "best": found.places.tolist(),
+        "finalists": finalists,
+        "selected": selected,
+        "successive_halving": halving,
+        "truth": None if best is None else {"best_test_accuracy": best},
+    }
+
+
+def price(
+    setup: Setup,
+    folder: Path,
+    card: Mapping[str, Any],
+    found: Found,
+    retrained: Retrained | None,
+    rival: Rival | None,
+) -> dict[str, Any]:
+    """Time and full trainings of every part, and from how many candidates on they are worth it."""
+    cost = _condense_cost(setup, folder, card["method"], card["seed"])
+    count = 0 if retrained is None else len(retrained.hparams)
+    parts = {"search": found.elapsed}
+    trainings = {"condense": None if cost is None else cost.full_trainings, "retrain": float(count)}
+    seen = [full_training_seconds(folder)]
+    if retrained is not None:
+        parts["retrain"] = retrained.elapsed
+        seen.append(retrained.elapsed.run / count)
+    if rival is not None:
+        parts["successive_halving"] = rival.elapsed
+        trainings["successive_halving"] = rival.halving.full_trainings
+        seen.append(rival.elapsed.run / rival.halving.full_trainings)
+    # The fastest way of training in full that was seen: it is what a rival would use.
+    full = min((seconds for seconds in seen if seconds is not None), default=None)
+    pays = None
+    if full is not None and cost is not None:
+        # Finalists count as one even where none was trained: a search that ends without a network has not ended.
+        spent, each = cost.seconds + cost.full_trainings * full, found.elapsed.run / len(found.history.loss)
+        pays = {
+            "all_in_full": metrics.break_even(spent, each, full, max(count, 1)),
+            "successive_halving": break_even(spent, each, full, setup.training.steps, retrained=max(count, 1)),
+        }
+    return {
+        "seconds": {"condense": None if cost is None else cost.seconds}
+        | {name: elapsed.run for name, elapsed in parts.items()},
+        "compile_seconds": {"condense": None if cost is None else cost.compile_seconds}
+        | {name: elapsed.compile for name, elapsed in parts.items()},
+        "full_training_seconds": full,
+        "full_trainings": trainings,
+        "break_even_candidates": pays,
+    }
+
+
+def _best_of_truth(folder: Path) -> float | None:
+    """The highest test accuracy that the truth's candidates have from its first seed; None without a truth."""
+    path = folder / "results" / "truth.npz"
+    if not path.exists():
+        return None
+    arrays = read_arrays(path)
+    return float(np.where(arrays["status"][0], arrays["test_accuracy"][0], 0.0).max())
+
+
+def _condense_cost(setup: Setup, folder: Path, method: str, seed: int) -> Cost | None:
+    """What both halves of condensed data took to make; None where the run folder does not hold them."""
+    val, train = recipes.get(setup.config, method).val, recipes.train_recipe(setup.config, method)
+    if not isinstance(val, Recipe):
+        return None
+    places = [Place(folder, train.name, "train", seed), Place(folder, val.name, "val", seed)]
+    if not all(place.finished.exists() for place in places):
+        return None
+    ours, theirs = (read_half(place).cost for place in places)
+    return ours.plus(theirs)

@@ -1,0 +1,171 @@
+"""Search in two stages: on the condensed data of a run, then the best candidates on the full data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax import files
+from hcdc_jax.artefact import Condensed, load_condensed
+from hcdc_jax.candidates import Scores, evaluate_on, memory_budget, memory_chunk_size, score
+from hcdc_jax.config import config_hash
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.folder import describe
+from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for, solver_of
+from hcdc_jax.search import SEARCHES, History, Objective, in_batches, open_study, rungs, successive_halving
+from hcdc_jax.types import Array
+
+SearchMethod: TypeAlias = Literal["random", "grid", "hypergradient", "optuna"]
+
+APART = 0.1
+"""Prior standard deviations within which candidates are one: full trainings of both would say the same."""
+
+LISTED = 10
+"""Best candidates that are named in the result at least."""
+
+_ARTEFACT = re.compile(r"(?P<method>.+)_seed(?P<seed>\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPlan:
+    """What is searched, and how.
+
+    Attributes:
+      method: a name in `search.SEARCHES`.
+      num: candidates on the condensed data.
+      top: how many of the best are then trained on the full data.
+      seed: of the search.
+      artefact: whose condensed data, as `<method>` or `<method>_seed<k>`; by default those of the primary artefact.
+      halving: also search by successive halving on the full data, among as many candidates.
+      storage: URL of an Optuna storage that keeps the study; by default it is not kept.
+      study: its name there.
+    """
+
+    method: SearchMethod = "random"
+    num: int = 1000
+    top: int = 1
+    seed: int = 0
+    artefact: str | None = None
+    halving: bool = False
+    storage: str | None = None
+    study: str = "hcdc"
+
+
+def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | None = None) -> dict[str, Any]:
+    """Searches on condensed data, trains the best on the full data, and writes what came of it.
+
+    All trainings on the full data start from the first seed of the truth, so that their test accuracies can be held
+    against the truth's.
+
+    Args:
+      setup: the run.
+      folder: of the run; gets `search_<method>.json`, and `search.csv` with all candidates, best first.
+      plan: the search.
+      progress: told what is going on; nobody by default.
+
+    Returns:
+      The content of `search_<method>.json`; docs/search.md explains it.
+
+    Raises:
+      UserError: there is no such condensed data, it is not of this run or its data, Optuna is missing, or its study is
+        of another space. Nothing is written then.
+    """
+    progress = progress or silent()
+    if plan.storage is not None and plan.method != "optuna":
+        raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
+    condensed = _condensed(setup, folder, plan.artefact)
+    found = _search_condensed(setup, condensed, plan, progress)
+    best = found.history.hparams[found.places[: plan.top]]
+    retrained = _retrain(setup, best, progress) if len(best) else None
+    rival = _halve(setup, plan, progress) if plan.halving else None
+    content = {
+        **{name: getattr(plan, name) for name in ("method", "num", "top", "seed")},
+        **{name: value for name, value in describe(setup).items() if name != "space"},
+        "artefact": {name: condensed.card[name] for name in ("method", "seed")},
+        "space": {"name": setup.space.name, "hparam_names": list(setup.space.hparam_names)},
+        **outcome(setup, folder, found, retrained, rival),
+        **price(setup, folder, condensed.card, found, retrained, rival),
+        "history": found.history._asdict(),
+    }
+    files.write_json(folder / f"search_{plan.method}.json", content)
+    files.write_text(folder / "search.csv", _csv(setup, found.history))
+    return content
+
+
+def _condensed(setup: Setup, folder: Path, name: str | None) -> Condensed:
+    match = _ARTEFACT.fullmatch(name or "")
+    method, seed = (match["method"], int(match["seed"])) if match else (name, None)
+    condensed = load_condensed(folder, method, seed, config_hash=config_hash(setup.config))
+    if condensed.card["source"]["checksum"] != setup.data.checksum:
+        raise UserError(f"the data set {setup.data.name} has changed since {folder} was condensed; condense it anew")
+    return condensed
+
+
+def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, progress: Progress) -> Found:
+    keys, key, options = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed), setup.config.hcdc
+
+    def evaluate_fn(candidates: Array) -> Scores:
+        return mean_scores(setup, keys, candidates, condensed.train, condensed.val)[0]
+
+    extra: dict[str, Any] = {}
+    if plan.method == "hypergradient":
+        extra = {
+            "objective": Objective(setup.problem, condensed.train, condensed.val, setup.training),
+            "solver": solver_of(setup.config),
+            "direct": options.direct,
+            "sensitivity": options.sensitivity,
+        }
+    if plan.storage is not None:
+        extra = {"study": open_study(plan.seed, storage=plan.storage, name=plan.study)}
+    progress.start(f"{plan.method} search on the condensed data", plan.num, 0)
+    with measured() as elapsed:
+        history = SEARCHES[plan.method](key, setup.space, evaluate_fn, plan.num, report=progress.update, **extra)
+    if len(history.loss) < plan.num:  # a grid, or descents of equal length
+        progress.update(plan.num)
+    places = history.best(max(plan.top, LISTED), APART * np.asarray(setup.space.prior_std))
+    return Found(history, places, elapsed)
+
+
+def _retrain(setup: Setup, hparams: np.ndarray, progress: Progress) -> Retrained:
+    def on_full_data(candidates: Array) -> tuple[Scores, ...]:
+        return evaluate_on(
+            key_for(TRUTH, 0), setup.problem, candidates, setup.train, (setup.val, setup.test), training=setup.training
+        )
+
+    devices = jax.local_devices()
+    budget = memory_budget(devices[0].platform)
+    fitting = memory_chunk_size(setup.problem, setup.candidates[0], setup.train, budget=budget) * len(devices)
+    progress.start("the best on the full data", len(hparams), 0)
+    with measured() as elapsed:
+        val, test = in_batches(on_full_data, hparams, min(fitting, len(hparams)), progress.update)
+    return Retrained(hparams, val, test, elapsed)
+
+
+def _halve(setup: Setup, plan: SearchPlan, progress: Progress) -> Rival:
+    """Successive halving among the candidates that random search draws with the same seed."""
+    candidates = setup.space.sample(key_for(SEARCH, plan.seed), plan.num)
+    total = sum(rung.kept for rung in rungs(plan.num, setup.training.steps))
+    progress.start("successive halving on the full data", total, 0)
+    with measured() as elapsed:
+        halving = successive_halving(
+            key_for(TRUTH, 0), setup.problem, candidates, setup.train, setup.val,
+            training=setup.training, report=progress.update,
+        )  # fmt: skip
+    return Rival(halving, score(setup.problem, halving.params, jnp.asarray(halving.winner), setup.test), elapsed)
+
+
+def _csv(setup: Setup, history: History) -> str:
+    rows = np.column_stack([history.hparams, history.loss, history.accuracy])
+    lines = [[*setup.space.hparam_names, "loss", "accuracy"]]
+    lines += [[f"{value:.8g}" for value in row] for row in rows[np.argsort(history.loss, kind="stable")]]
+    return "".join(",".join(line) + "\n" for line in lines)

@@ -1,0 +1,75 @@
+"""What a search found, as a table and plain sentences, from the content of `search_<method>.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hcdc_jax.report.tables import MISSING, Cell, Table, count, seconds
+
+
+def best(result: dict[str, Any]) -> Table:
+    """The best candidates on the condensed data, and what became of them on the full data."""
+    places, finalists = result["best"], result["finalists"]
+    history = {name: np.asarray(values)[places] for name, values in result["history"].items()}
+    names = result["space"]["hparam_names"]
+    columns = dict(zip(names, history["hparams"].T, strict=True)) | {key: history[key] for key in ("loss", "accuracy")}
+    columns = {name: [f"{value:.4f}" for value in values] for name, values in columns.items()}
+    if finalists:
+        gap = [MISSING] * (len(places) - len(finalists))
+        columns["full: val. loss"] = [f"{row['val_loss']:.4f}" for row in finalists] + gap
+        columns["full: test accuracy, %"] = [f"{100 * row['test_accuracy']:.2f}" for row in finalists] + gap
+    cells = [[Cell(text) for text in column] for column in columns.values()]
+    ranks = [Cell(str(rank)) for rank in range(1, len(places) + 1)]
+    return Table(["rank", *columns], list(zip(ranks, *cells, strict=True)))
+
+
+def title(result: dict[str, Any]) -> str:
+    """Over the table of `best`."""
+    artefact = result["artefact"]
+    return f"Best of {count(result['candidates'])} candidates on {artefact['method']}_seed{artefact['seed']}"
+
+
+def reading(result: dict[str, Any]) -> list[str]:
+    """What was searched, found and spent, in sentences."""
+    spent, compiled = result["seconds"], result["compile_seconds"]
+    sentences = [
+        f"{count(result['candidates'])} candidates in {seconds(spent['search'])} s, after "
+        f"{seconds(compiled['search'])} s of compilation; {count(result['failed'])} failed."
+    ]
+    if result["selected"] is not None:
+        number = len(result["finalists"])
+        what = f"Selected from the best {number} after" if number > 1 else "The best one after"
+        sentences.append(f"{what} {_trainings(number)}, {seconds(spent['retrain'])} s: {_outcome(result['selected'])}.")
+    rival = result["successive_halving"]
+    if rival is not None:
+        sentences.append(
+            f"Successive halving of {count(result['num'])} candidates on the full data, "
+            f"{_trainings(result['full_trainings']['successive_halving'])}, {seconds(spent['successive_halving'])} s: "
+            f"{_outcome(rival)}."
+        )
+    pays = result["break_even_candidates"]
+    if pays is not None:
+        sentences.append(
+            "Condensing included, such a search is faster than training all candidates in full "
+            f"{_from(pays['all_in_full'])}, and faster than successive halving on the full data "
+            f"{_from(pays['successive_halving'])}."
+        )
+    return sentences
+
+
+def _outcome(chosen: dict[str, Any]) -> str:
+    text = f"test accuracy {100 * chosen['test_accuracy']:.2f} %"
+    lost = chosen["regret_test_accuracy"]
+    if lost is None:
+        return text
+    return f"{text}, {abs(lost):.2f} points {'below' if lost >= 0 else 'above'} the best of the truth's candidates"
+
+
+def _trainings(number: float) -> str:
+    return f"{count(number)} full training{'' if number == 1 else 's'}"
+
+
+def _from(candidates: int | None) -> str:
+    return "for no number of them" if candidates is None else f"from {count(candidates)} candidates on"

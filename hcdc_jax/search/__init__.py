@@ -1,0 +1,38 @@
+"""Searches on condensed data, all on one way to score candidates; see `search.base` for the contract."""
+
+from __future__ import annotations
+
+from hcdc_jax.search.base import EvaluateFn, History, in_batches, score_all
+from hcdc_jax.search.halving import Halving, Rung, break_even, full_trainings, rungs, successive_halving
+from hcdc_jax.search.hypergradient_descent import Objective, hypergradient_search
+from hcdc_jax.search.optuna_search import open_study, optuna_search
+from hcdc_jax.search.unguided import grid, grid_search, random_search
+
+SEARCHES = {
+    "random": random_search,
+    "grid": grid_search,
+    "hypergradient": hypergradient_search,
+    "optuna": optuna_search,
+}
+"""Searches by name; all take `(key, space, evaluate_fn, num)`, "hypergradient" also an `Objective`."""
+
+__all__ = [
+    "SEARCHES",
+    "EvaluateFn",
+    "Halving",
+    "History",
+    "Objective",
+    "Rung",
+    "break_even",
+    "full_trainings",
+    "grid",
+    "grid_search",
+    "hypergradient_search",
+    "in_batches",
+    "open_study",
+    "optuna_search",
+    "random_search",
+    "rungs",
+    "score_all",
+    "successive_halving",
+]
