@@ -82,6 +82,6 @@ def lambda_shift(problem: Problem) -> Condenser:
         nothing = jnp.zeros_like(data.hparams)  # this distance reads values alone
         distance, weight = jax.value_and_grad(distances.value)(value, nothing, data.value, nothing)
         updates, opt_state = optax.adam(data.learning_rate).update(weight @ slope, state.opt_state)
-        return ShiftState(optax.apply_updates(state.variables, updates), opt_state), ShiftInfo(distance)
+        return ShiftState(state.variables + updates, opt_state), ShiftInfo(distance)
 
     return Condenser(init, step)

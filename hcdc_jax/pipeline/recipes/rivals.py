@@ -59,9 +59,10 @@ def _paid(trial: Trial) -> Matched:
     return matched_targets(trial.run, trial.seed, drawn(trial.run, trial.seed, trial.condensed_train))
 
 
-def _without_accuracy(losses: np.ndarray) -> Scores:
-    """Scores of a method that predicts losses alone; candidates tie in accuracy."""
-    return Scores(losses.astype(np.float32), np.zeros(len(losses), np.float32), np.isfinite(losses))
+def _scores(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
+    """Scores of what the host computed; candidates tie in an accuracy that a method does not predict."""
+    accuracy = np.zeros(len(losses)) if accuracy is None else accuracy
+    return Scores(*map(jnp.asarray, (losses.astype(np.float32), accuracy.astype(np.float32), np.isfinite(losses))))
 
 
 def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
@@ -77,7 +78,7 @@ def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
             gradients=scale * gradient / value[:, None] if with_gradients else None,
         )
     stored = matched.hparams.size + value.size + gradient.size * with_gradients
-    return Verdict(_without_accuracy(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(matched.hparams))
+    return Verdict(_scores(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(matched.hparams))
 
 
 def _real_val_residual(trial: Trial) -> Verdict:
@@ -130,7 +131,7 @@ def _chance(trial: Trial) -> Verdict:
     """A random order: what choosing blindly gives."""
     with measured() as elapsed:
         order = jax.random.permutation(key_for(RANK, trial.seed), len(trial.run.setup.candidates))
-    return Verdict(_without_accuracy(np.asarray(order, np.float64)), elapsed, 0)
+    return Verdict(_scores(np.asarray(order, np.float64)), elapsed, 0)
 
 
 def _halving(trial: Trial) -> Verdict:
@@ -143,11 +144,10 @@ def _halving(trial: Trial) -> Verdict:
     last = {hparams.tobytes(): row for row, hparams in enumerate(found.history.hparams)}
     rows = np.array([last[hparams.tobytes()] for hparams in np.asarray(setup.candidates)])
     order = np.lexsort((found.history.loss[rows], -found.steps[rows]))
-    status = found.history.status[rows]
-    places = np.where(status, np.argsort(order).astype(np.float32), np.inf)
+    places = np.where(found.history.status[rows], np.argsort(order), np.inf)
     # All of its time is training on the full data, which the full trainings already count.
     cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
-    return Verdict(Scores(places, found.history.accuracy[rows], status), Elapsed(), _real_scalars(setup), cost)
+    return Verdict(_scores(places, found.history.accuracy[rows]), Elapsed(), _real_scalars(setup), cost)
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
