@@ -264,11 +264,11 @@ class TestSearchMistakes:
         )
         assert len(study.get_trials()) == 1
 
-    def test_changed_data(self, copy, mistake, tmp_path):
+    def test_changed_data(self, finished, copy, mistake, tmp_path):
         np.savez(tmp_path / "graph.npz", **graph_arrays(seed=1))
         for name in ("config.toml", "card.json"):
             text = (copy / name).read_text()
-            (copy / name).write_text(text.replace(str(copy.parents[1] / "finished"), str(tmp_path)))
+            (copy / name).write_text(text.replace(str(finished.parent), str(tmp_path)))
         config = tomllib.loads((copy / "config.toml").read_text())
         config_hash = hc.config.config_hash(hc.config.load(copy / "config.toml"))
         assert config["data"]["path"]

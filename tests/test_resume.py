@@ -97,7 +97,7 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    for module in (halves, pipeline.ranking, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc):
+    for module in (halves, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
     expected = pipeline.run(config, tmp_path / "whole")
@@ -117,14 +117,14 @@ def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
 
 
 def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
-    for module in (halves, pipeline.targets, pipeline.recipes.hcdc):
+    for module in (halves, pipeline.draws, pipeline.targets, pipeline.recipes.hcdc):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)
     half = halves.read_half(halves.Place(tmp_path / "run", "hcdc", "val", 0))
-    # 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
-    assert half.cost == (3 + 1 + 6, 3 + 3 + 1 + 6, 3, 3)
+    # The draws; 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
+    assert half.cost == (1 + 3 + 1 + 6, 1 + 3 + 3 + 1 + 6, 3, 3)
 
 
 class TestBetweenArtefactAndCard:

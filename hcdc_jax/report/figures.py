@@ -250,7 +250,7 @@ def adjacency(graph: Adjacency | None) -> Drawing:
         (panels[0], "S_train", graph.train, graph.train_labels),
         (panels[1], "S_val", graph.val, graph.val_labels),
     ):
-        group = np.where(labels < 0, np.iinfo(np.int64).max, labels)  # nodes without a class come last
+        group = np.where(labels < 0, np.iinfo(labels.dtype).max, labels)  # nodes without a class come last
         order = np.argsort(group, kind="stable")
         image = axes.imshow(weights[np.ix_(order, order)], cmap="Blues", vmin=0, vmax=highest)
         classes, counts = np.unique(group, return_counts=True)
