@@ -1,4 +1,7 @@
-"""Scores of many candidates in one compiled call: vmapped, chunked by memory, placed over devices, failures masked."""
+"""Scores of many candidates in one compiled call: vmapped, chunked by memory, spread over devices and processes.
+
+Failures are masked.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.problem import Problem, accuracy
-from hcdc_jax.sharding import Device, over_candidates
+from hcdc_jax.processes import over_processes
+from hcdc_jax.sharding import Device, local_devices, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -39,9 +43,12 @@ def evaluate(
     *,
     training: Training | None = None,
     chunk_size: int | None = None,
-    devices: Sequence[Device] | None = None,
+    devices: Sequence[Device] | int | None = None,
 ) -> Scores:
     """Trains every candidate on `train_batch` and scores it on `val_batch`.
+
+    Where several processes work together (`processes.connect`) each trains a share of the candidates and all get all
+    scores; every one of them must make the same call.
 
     All candidates start from the same `key` (common random numbers): their comparison is not blurred by the draw of
     the initialisation, and a score depends on its candidate alone, whatever its place, its chunk or its device.
@@ -55,10 +62,13 @@ def evaluate(
       training: optimiser and length.
       chunk_size: how many candidates are trained side by side on each device; by default the most that fit into
         `memory_budget`.
-      devices: where; all local devices by default.
+      devices: where, or on how many; all devices of this process by default.
 
     Returns:
       `Scores` with leading axis [num_candidates].
+
+    Raises:
+      UserError: more devices than there are.
     """
     (scores,) = evaluate_on(
         key, problem, candidates, train_batch, (val_batch,), training=training, chunk_size=chunk_size, devices=devices
@@ -75,20 +85,24 @@ def evaluate_on(
     *,
     training: Training | None = None,
     chunk_size: int | None = None,
-    devices: Sequence[Device] | None = None,
+    devices: Sequence[Device] | int | None = None,
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
     training = training or Training()
-    devices = devices or jax.local_devices()
+    devices = local_devices(devices)
+    candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
     if chunk_size is None:
         one = jax.tree.map(lambda leaf: leaf[0], candidates)
-        chunk_size = memory_chunk_size(problem, one, train_batch, budget=memory_budget(devices[0].platform))
+        platform = devices[0].platform
+        # On a CPU the budget is about the cache, which one pass over a large validation part cannot spoil for training.
+        scored = () if platform == "cpu" else eval_batches
+        chunk_size = memory_chunk_size(problem, one, train_batch, scored, budget=memory_budget(platform))
     chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
     chunks, replicate = over_candidates(candidates, chunk_size, devices)
     key, training, train_batch, eval_batches = replicate((key, training, train_batch, eval_batches))
     scores = _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], scores)
+    return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], scores))
 
 
 @functools.partial(jax.jit, static_argnames="problem")
@@ -124,27 +138,51 @@ def memory_budget(platform: str) -> float:
     return 16e6 if platform == "cpu" else 4e9
 
 
-def memory_chunk_size(problem: Problem, hparams: HParams, batch: Batch, *, budget: float | None = None) -> int:
+def memory_chunk_size(
+    problem: Problem,
+    hparams: HParams,
+    batch: Batch,
+    eval_batches: tuple[Batch, ...] = (),
+    *,
+    budget: float | None = None,
+) -> int:
     """How many candidates fit side by side into `budget` bytes on one device.
 
-    Counts every array that one training step of one candidate computes, which bounds from above what XLA holds at once.
+    Counts every array that one training step, or scoring on one batch, of one candidate computes: more than XLA holds
+    at once, except inside loops and calls, which are counted by what they return.
 
     Args:
       problem: what is trained.
       hparams: one candidate.
       batch: the training examples; shared by all candidates, so not counted.
+      eval_batches: what candidates are scored on, likewise.
       budget: bytes for the working memory of all candidates of a chunk; `memory_budget` of JAX's default platform if
         not given.
     """
+    shapes = jax.eval_shape(lambda tree: tree, (hparams, batch, eval_batches))
+    leaves, tree = jax.tree.flatten(shapes)
+    size = _bytes_of_one(problem, tree, tuple(leaves))
+    budget = memory_budget(jax.default_backend()) if budget is None else budget
+    return max(1, int(budget // max(size, 1)))
 
-    def step(hparams, batch):
+
+@functools.lru_cache(maxsize=256)
+def _bytes_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+    """Of `memory_chunk_size`; tracing takes longer than a small evaluation, so shapes that were seen are remembered."""
+
+    def train_step(hparams, batch):
         params = problem.init(jax.random.key(0), hparams)
         return jax.grad(problem.train_loss)(params, hparams, batch)
 
-    jaxpr = jax.make_jaxpr(step)(hparams, batch)
-    size = sum(_nbytes(v.aval) for equation in jaxpr.eqns for v in equation.outvars)
-    budget = memory_budget(jax.default_backend()) if budget is None else budget
-    return max(1, int(budget // max(size, 1)))
+    def scoring(hparams, batch):
+        return score(problem, problem.init(jax.random.key(0), hparams), hparams, batch)
+
+    hparams, batch, eval_batches = jax.tree.unflatten(tree, leaves)
+    work = [(train_step, batch), *((scoring, scored) for scored in eval_batches)]
+    return max(
+        sum(_nbytes(v.aval) for equation in jax.make_jaxpr(step)(hparams, data).eqns for v in equation.outvars)
+        for step, data in work
+    )
 
 
 def _nbytes(aval: PyTree) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import jraph
@@ -12,6 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from hcdc_jax.data import GraphData
+from hcdc_jax.data.graphs import Features
+from hcdc_jax.data.structure import normalised_adjacency as normalised_adjacency
 from hcdc_jax.types import Array, Batch
 
 BASES = ("laplacian", "adjacency", "chebyshev")
@@ -57,16 +59,6 @@ def normalise(adjacency: Array) -> Array:
     return scale[:, None] * looped * scale[None, :]
 
 
-def normalised_adjacency(edges: np.ndarray, num_nodes: int) -> sp.csr_matrix:
-    """S = D^-1/2 (A + I) D^-1/2 of a real graph, from its undirected edges [2, E]; isolated nodes keep their loop."""
-    nodes = np.arange(num_nodes)
-    senders = np.concatenate([edges[0], edges[1], nodes])
-    receivers = np.concatenate([edges[1], edges[0], nodes])
-    looped = sp.csr_matrix((np.ones(len(senders), np.float32), (receivers, senders)), shape=(num_nodes, num_nodes))
-    scale = sp.diags(np.asarray(looped.sum(1)).ravel() ** -0.5)
-    return (scale @ looped @ scale).tocsr().astype(np.float32)
-
-
 def dense_graph(operator: Array, features: Array, order: int, basis: str) -> jraph.GraphsTuple:
     """A small graph in the dense form of `models.graph`, from S [n, n] and X [n, d]; differentiable in both.
 
@@ -81,13 +73,42 @@ def dense_graph(operator: Array, features: Array, order: int, basis: str) -> jra
     return _graphs_tuple(features, jnp.stack(filter_terms(multiply, identity, order, basis), -1), None, None)
 
 
+class RealGraph(NamedTuple):
+    """A real graph with what all its batches share; `real_graph` makes it.
+
+    Attributes:
+      data: the graph.
+      operator: S [n, n], sparse.
+      terms: P_0 X, ..., P_K X, each [n, d] float32, sparse where X is.
+      basis: polynomial basis of the P_k.
+    """
+
+    data: GraphData
+    operator: sp.csr_matrix
+    terms: list[Features]
+    basis: str
+
+
+def real_graph(data: GraphData, *, order: int, basis: str) -> RealGraph:
+    """Propagates the features of a real graph `order` times, once for all batches and networks.
+
+    Args:
+      data: the graph.
+      order: K, the highest power of the filter.
+      basis: polynomial basis, see `filter_terms`.
+    """
+    operator = normalised_adjacency(data.edges, data.num_nodes)
+    return RealGraph(data, operator, filter_terms(lambda x: operator @ x, data.features, order, basis), basis)
+
+
 def real_batch(
     data: GraphData, index: np.ndarray, *, order: int, basis: str, max_dense_entries: int = 64_000_000
 ) -> Batch:
     """The nodes `index` of a real graph as a batch, with exactly the other nodes that their logits depend on.
 
     The dense form is built when its operator rows have at most `max_dense_entries` entries (256 MB in float32), the
-    sparse form of the whole graph otherwise; logits are the same.
+    sparse form otherwise; logits are the same. Where several parts are wanted, `real_graph` and `batch_of` propagate
+    the features once for all.
 
     Args:
       data: the graph.
@@ -96,40 +117,68 @@ def real_batch(
       basis: polynomial basis, see `filter_terms`.
       max_dense_entries: bound on n * num_nodes * (K + 1).
     """
-    operator = normalised_adjacency(data.edges, data.num_nodes)
+    return batch_of(real_graph(data, order=order, basis=basis), index, max_dense_entries=max_dense_entries)
+
+
+def batch_of(graph: RealGraph, index: np.ndarray, *, max_dense_entries: int = 64_000_000) -> Batch:
+    """`real_batch` of a graph whose features are propagated already."""
+    data = graph.data
     labels = jnp.asarray(data.labels[index], jnp.int32)
     weights = jnp.ones(len(index), jnp.float32)
-    if len(index) * data.num_nodes * (order + 1) > max_dense_entries:
-        return Batch(_sparse_graph(operator, data, index, order, basis), labels, weights)
-    ones, shape = np.ones(len(index), np.float32), (data.num_nodes, len(index))
+    is_small = len(index) * data.num_nodes * len(graph.terms) <= max_dense_entries
+    return Batch((_dense_part if is_small else _sparse_part)(graph, index), labels, weights)
+
+
+def _dense_part(graph: RealGraph, index: np.ndarray) -> jraph.GraphsTuple:
+    ones, shape = np.ones(len(index), np.float32), (graph.data.num_nodes, len(index))
     columns = sp.csc_matrix((ones, (index, np.arange(len(index)))), shape=shape)
     # S is symmetric, so the rows of P_k that are read out are its columns transposed.
-    readout = [term.T.tocsr() for term in filter_terms(lambda x: operator @ x, columns, order, basis)]
+    terms = filter_terms(lambda x: graph.operator @ x, columns, len(graph.terms) - 1, graph.basis)
+    readout = [term.T.tocsr() for term in terms]
     reached = np.unique(np.concatenate([index, *(term.indices for term in readout)]))
     needed = np.concatenate([index, np.setdiff1d(reached, index)])
     edges = np.stack([term[:, needed].toarray() for term in readout], -1)
-    nodes = _filtered_features(operator, data, order, basis, needed)
-    return Batch(_graphs_tuple(jnp.asarray(nodes), jnp.asarray(edges), None, None), labels, weights)
+    return _graphs_tuple(_filtered_features(graph, needed), jnp.asarray(edges), None, None)
 
 
-def _sparse_graph(operator, data, index, order, basis) -> jraph.GraphsTuple:
-    order_of_nodes = np.concatenate([index, np.setdiff1d(np.arange(data.num_nodes), index)])
-    permuted = operator[order_of_nodes][:, order_of_nodes].tocoo()
-    nodes = _filtered_features(operator, data, order, basis, order_of_nodes)
+def _sparse_part(graph: RealGraph, index: np.ndarray) -> jraph.GraphsTuple:
+    order = len(graph.terms) - 1
+    distance = _distances(graph, index, order)
+    needed = np.concatenate([index, np.setdiff1d(np.flatnonzero(distance <= order), index)])
+    entries = graph.operator[needed][:, needed].tocoo()
+    # The outermost nodes are only listened to. What they hear would reach nobody in K steps; S stays symmetric.
+    inner = distance[needed] < order
+    heard = inner[entries.row] | inner[entries.col]
+    matrix = sp.csr_matrix((entries.data[heard], (entries.row[heard], entries.col[heard])), shape=entries.shape)
+    receivers = np.repeat(np.arange(len(needed), dtype=np.int32), np.diff(matrix.indptr))
     return _graphs_tuple(
-        jnp.asarray(nodes), jnp.asarray(permuted.data), jnp.asarray(permuted.col), jnp.asarray(permuted.row)
-    )
+        _filtered_features(graph, needed), jnp.asarray(matrix.data), jnp.asarray(matrix.indices),
+        jnp.asarray(receivers), starts=jnp.asarray(matrix.indptr),
+    )  # fmt: skip
 
 
-def _filtered_features(operator, data, order, basis, nodes) -> np.ndarray:
-    terms = filter_terms(lambda x: operator @ x, data.features, order, basis)
-    rows = [term[nodes] for term in terms]
-    return np.stack([row.toarray() if sp.issparse(row) else row for row in rows], 1).astype(np.float32)
+def _distances(graph: RealGraph, index: np.ndarray, most: int) -> np.ndarray:
+    """[n] steps from each node to the nearest one of `index`; `most` + 1 where it takes more than `most`."""
+    distance = np.full(graph.data.num_nodes, most + 1)
+    distance[index] = 0
+    for step in range(1, most + 1):
+        reached = graph.operator @ (distance < step).astype(np.float32) > 0  # entries of S are positive
+        distance[reached] = np.minimum(distance[reached], step)
+    return distance
 
 
-def _graphs_tuple(nodes, edges, senders, receivers) -> jraph.GraphsTuple:
+def _filtered_features(graph: RealGraph, nodes: np.ndarray) -> Array:
+    shape = (len(nodes), len(graph.terms), graph.data.num_features)
+    stacked = np.empty(shape, np.float32)
+    for k, term in enumerate(graph.terms):  # term by term: no second copy of a large graph
+        rows = term[nodes]
+        stacked[:, k] = rows if isinstance(rows, np.ndarray) else rows.toarray()
+    return jnp.asarray(stacked)
+
+
+def _graphs_tuple(nodes, edges, senders, receivers, *, starts=None) -> jraph.GraphsTuple:
     num_edges = edges.shape[0] if senders is not None else edges.shape[0] * edges.shape[1]
     return jraph.GraphsTuple(
-        nodes=nodes, edges=edges, senders=senders, receivers=receivers, globals=None,
+        nodes=nodes, edges=edges, senders=senders, receivers=receivers, globals=starts,
         n_node=jnp.full((1,), nodes.shape[0], jnp.int32), n_edge=jnp.full((1,), num_edges, jnp.int32),
     )  # fmt: skip

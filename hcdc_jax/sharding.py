@@ -1,4 +1,4 @@
-"""Placement over devices: one mesh axis, `candidates`."""
+"""Placement over the devices of one process: one mesh axis, `candidates`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from hcdc_jax.errors import UserError
 from hcdc_jax.types import HParams, PyTree
 
 Device: TypeAlias = Any
@@ -45,3 +46,22 @@ def over_candidates(
         jax.device_put(jax.tree.map(chunk, candidates), spread),
         lambda tree: jax.device_put(tree, everywhere),
     )
+
+
+def local_devices(devices: Sequence[Device] | int | None = None) -> Sequence[Device]:
+    """The devices of this process to compute on: those given, the first so many, or all of them.
+
+    Raises:
+      UserError: there are not so many.
+    """
+    if devices is None:
+        return jax.local_devices()
+    if not isinstance(devices, int):
+        return devices
+    found = jax.local_devices()
+    if not 1 <= devices <= len(found):
+        raise UserError(
+            f"{devices} devices were asked for, but this process has {len(found)} ({found[0].device_kind}); ask for 1 "
+            f"to {len(found)}"
+        )
+    return found[:devices]

@@ -83,6 +83,25 @@ def test_a_batch_holds_no_node_outside_the_receptive_field():
     assert real_batch(data, index, order=2, basis="adjacency").inputs.nodes.shape[0] == reach.sum()
 
 
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_a_sparse_batch_holds_what_reaches_its_nodes_and_no_more(order):
+    data = block_graph(inside=0.05, isolated=10)
+    index = np.array([30, 0, 3])
+    graph = real_batch(data, index, order=order, basis="adjacency", max_dense_entries=0).inputs
+    looped = dense_adjacency(data) + np.eye(60)
+    steps = np.array([np.linalg.matrix_power(looped, k)[index].sum(0) == 0 for k in range(order + 1)]).sum(0)
+    needed = np.concatenate([index, np.setdiff1d(np.flatnonzero(steps <= order), index)])
+    features = polynomials(normalised(dense_adjacency(data)), order, "adjacency")[order] @ data.features
+    np.testing.assert_allclose(graph.nodes[:, order], features[needed], atol=1e-5)
+    found = np.zeros((len(needed), len(needed)))
+    np.add.at(found, (np.asarray(graph.receivers), np.asarray(graph.senders)), np.asarray(graph.edges))
+    inner = steps[needed] < order
+    expected = normalised(dense_adjacency(data))[np.ix_(needed, needed)] * (inner[:, None] | inner)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(graph.edges) == np.count_nonzero(expected)
+    np.testing.assert_array_equal(np.diff(graph.globals), np.bincount(graph.receivers, minlength=len(needed)))
+
+
 def test_labels_and_weights_follow_the_index():
     data = block_graph()
     for max_dense_entries in (10**6, 0):

@@ -133,11 +133,11 @@ def ego_sample(
     """
     num_labelled = max(num_nodes // 2, min(num_nodes, data.num_classes))
     centres = plain_sample(rng, data, pool, num_labelled, select)
-    neighbours = _neighbours(data)
+    starts, neighbours = _neighbours(data)
     taken = set(centres.tolist())
     around: list[int] = []
     # One new neighbour of each centre in turn, until the budget is spent or the balls are exhausted.
-    queues = [rng.permutation(neighbours[c]).tolist() for c in centres]
+    queues = [rng.permutation(neighbours[starts[c] : starts[c + 1]]).tolist() for c in centres]
     while len(around) < num_nodes - len(centres) and any(queues):
         for queue in queues:
             while queue and queue[-1] in taken:
@@ -167,7 +167,8 @@ def induced_subgraph(data: GraphData, nodes: np.ndarray, num_labelled: int) -> G
     )
 
 
-def _neighbours(data: GraphData) -> list[np.ndarray]:
+def _neighbours(data: GraphData) -> tuple[np.ndarray, np.ndarray]:
+    """(starts [n + 1], neighbours [2 E]): those of node i are `neighbours[starts[i] : starts[i + 1]]`."""
     ends = np.concatenate([data.edges, data.edges[::-1]], 1)
-    by_node = ends[1][np.argsort(ends[0], kind="stable")]
-    return np.split(by_node, np.cumsum(np.bincount(ends[0], minlength=data.num_nodes))[:-1])
+    degrees = np.bincount(ends[0], minlength=data.num_nodes)
+    return np.concatenate([[0], np.cumsum(degrees)]), ends[1][np.argsort(ends[0], kind="stable")]

@@ -30,7 +30,8 @@ class GraphData(NamedTuple):
       val_idx: see `train_idx`.
       test_idx: see `train_idx`.
       num_classes: number of classes, each with at least one training node.
-      checksum: SHA-256 over the arrays above, 64 hexadecimal digits: equal if and only if the data is.
+      checksum: SHA-256 over all arrays, 64 hexadecimal digits: equal if and only if the data is.
+      train_edges: like `edges`, the ones that training sees, of an inductive split; None where it sees them all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GraphData(NamedTuple):
     test_idx: np.ndarray
     num_classes: int
     checksum: str
+    train_edges: np.ndarray | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -63,6 +65,7 @@ def build_graph(
     *,
     where: str,
     seed: int = 0,
+    train_edges: np.ndarray | None = None,
 ) -> GraphData:
     """Checks the parts of a graph against each other and puts them into the form of `GraphData`.
 
@@ -78,6 +81,7 @@ def build_graph(
       test_idx: see `GraphData`.
       where: the file or source, for error messages.
       seed: of that draw.
+      train_edges: see `GraphData`.
 
     Raises:
       UserError: the parts do not make a graph one can train on; the text says which part and why.
@@ -85,6 +89,8 @@ def build_graph(
     features = _checked_features(features, where=where)
     labels = _checked_labels(labels, _shape(features)[0], where=where)
     edges = _checked_edges(edges, len(labels), where=where)
+    if train_edges is not None:
+        train_edges = _checked_edges(train_edges, len(labels), where=f"{where} (training)")
     train_idx = _checked_indices("train_idx", train_idx, labels, where=where)
     test_idx = _checked_indices("test_idx", test_idx, labels, where=where)
     if val_idx is None:
@@ -94,7 +100,8 @@ def build_graph(
     _check_disjoint(parts, where=where)
     num_classes = int(labels.max()) + 1
     _check_classes(labels, parts["train_idx"], num_classes, where=where)
-    return _with_checksum(GraphData(name, features, edges, labels, **parts, num_classes=num_classes, checksum=""))
+    graph = GraphData(name, features, edges, labels, **parts, num_classes=num_classes, checksum="")
+    return _with_checksum(graph._replace(train_edges=train_edges))
 
 
 def normalize_rows(graph: GraphData) -> GraphData:
@@ -106,6 +113,23 @@ def normalize_rows(graph: GraphData) -> GraphData:
     else:
         features = sp.csr_matrix(sp.diags_array(scale) @ graph.features, dtype=np.float32)
     return _with_checksum(graph._replace(features=features))
+
+
+def standardize_columns(graph: GraphData) -> GraphData:
+    """The graph with dense features of mean 0 and standard deviation 1 over its training nodes, column by column."""
+    training = np.asarray(graph.features[graph.train_idx], np.float64)
+    spread = training.std(0)
+    # A column that is constant over the training nodes says nothing there and has no unit: it is centred only.
+    scale = np.divide(1.0, spread, out=np.ones_like(spread), where=spread > 0)
+    features = np.asarray((graph.features - training.mean(0).astype(np.float32)) * scale.astype(np.float32))
+    return _with_checksum(graph._replace(features=features))
+
+
+def seen_from(graph: GraphData, part: str) -> GraphData:
+    """The graph as "train" or another part sees it: `edges` are the training edges where training has its own."""
+    if part != "train" or graph.train_edges is None:
+        return graph
+    return graph._replace(edges=graph.train_edges)
 
 
 def summary(data: GraphData) -> dict[str, int | float | str]:
@@ -242,7 +266,9 @@ def _check_classes(labels: np.ndarray, train_idx: np.ndarray, num_classes: int, 
 def _with_checksum(graph: GraphData) -> GraphData:
     digest = hashlib.sha256()
     features = [graph.features] if isinstance(graph.features, np.ndarray) else _csr_arrays(graph.features)
-    for array in [*features, graph.edges, graph.labels, graph.train_idx, graph.val_idx, graph.test_idx]:
+    inductive = [] if graph.train_edges is None else [graph.train_edges]
+    parts = [graph.train_idx, graph.val_idx, graph.test_idx]
+    for array in [*features, graph.edges, graph.labels, *parts, *inductive]:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return graph._replace(checksum=digest.hexdigest())

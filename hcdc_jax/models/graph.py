@@ -4,8 +4,9 @@ A graph reaches the model in one of two forms.
 
 - Dense: `senders` is None and `edges` [r, n, K + 1] holds the rows of P_0 ... P_K of the r nodes that are read out.
   One matrix product per layer; for condensed graphs (r = n) and for graphs of a few thousand nodes.
-- Sparse: `edges` [E] holds the entries of S = D^-1/2 (A + I) D^-1/2 from `senders` to `receivers`; a layer propagates K
-  times along them. For large graphs.
+- Sparse: `edges` [E] holds the entries of S = D^-1/2 (A + I) D^-1/2 from `senders` to `receivers`, sorted by receiver;
+  `globals` [n + 1] says where the entries of each receiver begin. A layer propagates K times along them. For large
+  graphs.
 
 `nodes` of a real graph, [n, K + 1, d], hold the filter terms P_k X: the first layer is linear in them, so its
 propagation is computed once for all networks. `nodes` of a condensed graph, [n, d], are X itself, since X is learned.
@@ -26,6 +27,7 @@ import optax
 from hcdc_jax.graphs import filter_terms
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
+from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.types import Array, HParams, PyTree
 
@@ -67,9 +69,9 @@ def combine(coefficients: Array, terms: Array, axis: int) -> Array:
 
 
 def propagate(graph: jraph.GraphsTuple, signal: Array) -> Array:
-    """S x along the edges of a sparse graph: [n, c] -> [n, c]."""
-    messages = _array(graph.edges)[:, None] * signal[_array(graph.senders)]
-    return jax.ops.segment_sum(messages, _array(graph.receivers), num_segments=signal.shape[0])
+    """S x along the edges of a sparse graph: [n, c] -> [n, c]; not to be differentiated in the edges."""
+    entries, senders, receivers, starts = map(_array, (graph.edges, graph.senders, graph.receivers, graph.globals))
+    return symmetric_product(SymmetricMatrix(entries, senders, receivers, starts), signal)
 
 
 def apply_filter(graph: jraph.GraphsTuple, coefficients: Array, signal: Array, basis: str) -> Array:
@@ -128,8 +130,11 @@ class SpectralGNN(nn.Module):
         mixed = filtered_product(graph, coefficients, first, self.basis) + biases[0][None]
         hidden = ACTIVATIONS[self.activation](mixed)
         self.sow("intermediates", "hidden", hidden)  # for `expected_dropout`; stores nothing where nobody asks
-        mixed = second(hidden)
-        return apply_filter(graph, coefficients, mixed, self.basis) + biases[1][None]
+        if self.hidden < self.num_classes:  # the filter moves the fewer columns
+            logits = second(apply_filter(graph, coefficients, hidden, self.basis))
+        else:
+            logits = apply_filter(graph, coefficients, second(hidden), self.basis)
+        return logits + biases[1][None]
 
 
 class LinearSpectralNetwork(nn.Module):
