@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import io
 import json
 import platform
 import re
@@ -23,6 +24,7 @@ from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_bytes, write_json, write_npz
+from hcdc_jax.images import Preprocessing, to_preprocessing
 from hcdc_jax.types import Batch, Variables
 
 PRIMARY_METHOD = "hcdc"
@@ -42,12 +44,16 @@ class Condensed:
       card: what made it: method, seed, config_hash, preprocessing, ledger (stored scalars per tensor), stored_scalars,
         source (name and checksum of the full data), versions, sha256.
       variables: what the containers store, as nested dictionaries of arrays.
+      preprocessing: of images: `preprocessing.apply(images)` makes of new images, with pixels from 0 to 1, what a
+        network trained on S_train reads, and `preprocessing.invert(train.inputs)` makes condensed ones visible. None
+        where nothing was done to the inputs, and for graphs.
     """
 
     train: Batch
     val: Batch
     card: Mapping[str, Any]
     variables: Variables
+    preprocessing: Preprocessing | None = None
 
     def as_sklearn(self) -> tuple[np.ndarray, np.ndarray, Any]:
         """`(X, y, split)` for scikit-learn's searches: `GridSearchCV(model, grid, cv=split).fit(X, y)`.
@@ -85,15 +91,29 @@ class Condensed:
         return dataset(self.train), dataset(self.val)
 
     def save_images(self, folder: str | Path) -> None:
-        """Writes each condensed image as a PNG into `folder`.
+        """Writes each condensed image as `train_003_class2.png` and the like into `folder`.
+
+        Preprocessing is undone; what is then beyond black or white is cut off.
 
         Raises:
-          UserError: the data is a graph, not images.
+          UserError: the data is a graph, images have neither one nor three channels, or the folder cannot be written.
         """
-        del folder
+        from PIL import Image
+
         if hasattr(self.train.inputs, "nodes"):
             raise UserError(f"{self.card['method']} seed {self.card['seed']} is a condensed graph; it has no images")
-        raise NotImplementedError("condensed images are not part of this version")
+        channels = self.train.inputs.shape[-1]
+        if channels not in (1, 3):
+            raise UserError(f"a PNG has one channel or three, these images have {channels}; export them as npz")
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for part, batch in (("train", self.train), ("val", self.val)):
+            seen = batch.inputs if self.preprocessing is None else self.preprocessing.invert(batch.inputs)
+            pixels = np.rint(255 * np.clip(np.asarray(seen), 0, 1)).astype(np.uint8)
+            labels = np.asarray(batch.labels)
+            for i, label in enumerate(labels if labels.ndim == 1 else labels.argmax(1)):
+                buffer = io.BytesIO()
+                Image.fromarray(pixels[i, ..., 0] if channels == 1 else pixels[i]).save(buffer, "png")
+                write_bytes(Path(folder) / f"{part}_{i:03d}_class{label}.png", buffer.getvalue())
 
 
 def save_condensed(
@@ -107,6 +127,7 @@ def save_condensed(
     config_hash: str,
     source: Mapping[str, str],
     preprocessing: str,
+    statistics: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """Saves one artefact into a run folder and enters it into the folder's card.
 
@@ -120,6 +141,7 @@ def save_condensed(
       config_hash: of the run's configuration.
       source: `name` and `checksum` of the full data.
       preprocessing: what was done to the full data, in words.
+      statistics: the same for images, in numbers; stored in float32.
 
     Returns:
       The entry in the card.
@@ -132,6 +154,7 @@ def save_condensed(
         raise ValueError(f"method must be a word of letters, digits, '_' and '.', got {method!r}")
     card = _card_to_extend(folder, config_hash)
     arrays = to_arrays({"train": train, "val": val, "variables": variables})
+    arrays |= {name: array.astype(np.float32) for name, array in to_arrays({"preprocessing": statistics}).items()}
     name = f"{method}_seed{seed}"
     path = _path(folder, name)
     write_npz(path, arrays)
@@ -187,7 +210,8 @@ def load_condensed(
     arrays = read_arrays(path)
     try:
         tree = to_tree(arrays)
-        return Condensed(to_batch(tree["train"]), to_batch(tree["val"]), entry, tree.get("variables"))
+        statistics = to_preprocessing(tree["preprocessing"]) if "preprocessing" in tree else None
+        return Condensed(to_batch(tree["train"]), to_batch(tree["val"]), entry, tree.get("variables"), statistics)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks the arrays of a condensed data set ({error}); condense anew") from error
 

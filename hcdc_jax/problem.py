@@ -12,7 +12,7 @@ from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
 class Problem(NamedTuple):
-    """A bilevel problem as four pure functions.
+    """A bilevel problem as four pure functions, and a fifth where training is noisy.
 
     Hyperparameters enter through the functions themselves, so one compiled program serves every candidate. Problems
     hash by their functions: build a problem once and reuse it, and nothing is traced a second time.
@@ -23,12 +23,16 @@ class Problem(NamedTuple):
       train_loss: `train_loss(params, hparams, batch) -> scalar`, a mean over examples plus every regulariser, so that
         its Hessian sees what training minimises.
       val_loss: `val_loss(params, hparams, batch) -> scalar`, a mean over examples without regularisers.
+      perturb: `perturb(key, hparams, batch) -> batch`, what a step of training sees of its batch: noise, augmentation,
+        mixtures. None: the batch itself. Implicit differentiation looks at `train_loss` alone; where hyperparameters
+        act here, hypergradients must be unrolled.
     """
 
     init: Callable[[Array, HParams], Params]
     apply: Callable[[Params, HParams, PyTree], Array]
     train_loss: Callable[[Params, HParams, PyTree], Array]
     val_loss: Callable[[Params, HParams, PyTree], Array]
+    perturb: Callable[[Array, HParams, PyTree], PyTree] | None = None
 
 
 def mean_loss(logits: Array, batch: Batch) -> Array:

@@ -1,4 +1,4 @@
-"""Inner training: one network from initialisation to the last step, as one `lax.scan`."""
+"""Inner training: one network from initialisation to the last step, as one `lax.scan`, or a part of the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.problem import Problem
-from hcdc_jax.types import Array, Batch, HParams, Params
+from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 OPTIMIZERS = {
     "adam": optax.adam,
@@ -21,7 +21,9 @@ OPTIMIZERS = {
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["learning_rate"], meta_fields=["optimizer", "steps", "remat"]
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate"],
+    meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule"],
 )
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -30,20 +32,92 @@ class Training:
     Attributes:
       learning_rate: step size of the optimiser.
       optimizer: a name in `OPTIMIZERS`.
-      steps: number of full-batch steps.
+      steps: number of steps.
       remat: recompute each step in the backward pass of `unroll`ed differentiation, which then stores the training
         state of every step but none of its activations.
+      batch_size: examples per step, each epoch in a new order, without the rest that fills no batch; None, or as many
+        as there are examples or more, for full-batch steps. Inputs must then have a leading axis of examples.
+      schedule: "constant", or "cosine" from the learning rate down to 0 at the last step.
     """
 
     learning_rate: float | Array = 0.01
     optimizer: str = "adam"
     steps: int = 200
     remat: bool = False
+    batch_size: int | None = None
+    schedule: str = "constant"
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
     """The optimiser of the inner training; built inside traced code, since its rate is traced."""
-    return OPTIMIZERS[training.optimizer](training.learning_rate)
+    rate = training.learning_rate
+    if training.schedule == "cosine":
+        peak, decay = rate, optax.cosine_decay_schedule(1.0, training.steps)
+        return OPTIMIZERS[training.optimizer](lambda step: peak * decay(step))
+    return OPTIMIZERS[training.optimizer](rate)
+
+
+class Trainee(NamedTuple):
+    """A network in training.
+
+    Attributes:
+      params: as far as it has come.
+      opt_state: of its optimiser.
+      key: of its steps.
+      step: number of steps done.
+    """
+
+    params: Params
+    opt_state: PyTree
+    key: Array
+    step: Array
+
+
+def begin(key: Array, problem: Problem, hparams: HParams, training: Training) -> Trainee:
+    """A fresh network before its first step."""
+    params = problem.init(key, hparams)
+    return Trainee(params, optimizer_of(training).init(params), key, jnp.zeros((), jnp.int32))
+
+
+def take_step(
+    problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training
+) -> tuple[Trainee, Array]:
+    """One step of training, and the loss before it; step t draws the same batch whenever it is taken."""
+    order_key, step_key = jax.random.split(trainee.key)
+    seen = _mini_batch(order_key, trainee.step, batch, training.batch_size)
+    if problem.perturb is not None:
+        seen = problem.perturb(jax.random.fold_in(step_key, trainee.step), hparams, seen)
+    loss, gradient = jax.value_and_grad(problem.train_loss)(trainee.params, hparams, seen)
+    updates, opt_state = optimizer_of(training).update(gradient, trainee.opt_state, trainee.params)
+    params: Params = optax.apply_updates(trainee.params, updates)
+    return Trainee(params, opt_state, trainee.key, trainee.step + 1), loss
+
+
+def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None) -> Batch:
+    if size is None or size >= (count := batch.labels.shape[0]):
+        return batch
+    epoch, place = step // (count // size), step % (count // size)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
+    index = jax.lax.dynamic_slice_in_dim(order, place * size, size)
+    return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def advance(
+    problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training, steps: int | Array
+) -> Trainee:
+    """Takes `steps` more steps; pure. From `begin`, n steps and then m are the n + m steps of `train`.
+
+    Args:
+      problem: what is trained.
+      hparams: the candidate; it may have moved since the last call.
+      trainee: where to go on.
+      batch: the training examples.
+      training: optimiser and rate; its length is read by a schedule only.
+      steps: may be traced, so that calls of different lengths share one program; such a loop has no reverse mode.
+    """
+    return jax.lax.fori_loop(
+        0, steps, lambda _, trainee: take_step(problem, hparams, trainee, batch, training)[0], trainee
+    )
 
 
 class TrainInfo(NamedTuple):
@@ -62,29 +136,24 @@ def train(
     """Trains one candidate from a fresh initialisation; pure, so `vmap` over `hparams` or `key` is a sweep.
 
     Args:
-      key: for the initialisation.
+      key: for the initialisation, the order of mini-batches, and what perturbs them.
       problem: what is trained.
       hparams: one candidate.
-      batch: the training examples, all of them in every step.
+      batch: the training examples.
       training: optimiser and length.
 
     Returns:
       The parameters after the last step, and `TrainInfo`.
     """
     training = training or Training()
-    optimizer = optimizer_of(training)
 
-    def step(carry, _):
-        params, opt_state = carry
-        loss, gradient = jax.value_and_grad(problem.train_loss)(params, hparams, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+    def step(trainee, _):
+        return take_step(problem, hparams, trainee, batch, training)
 
     if training.remat:
         step = jax.checkpoint(step, prevent_cse=False)
-    params = problem.init(key, hparams)
-    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), length=training.steps)
-    return params, TrainInfo(losses)
+    trainee, losses = jax.lax.scan(step, begin(key, problem, hparams, training), length=training.steps)
+    return trainee.params, TrainInfo(losses)
 
 
 def all_finite(tree) -> Array:

@@ -115,8 +115,8 @@ def test_training_joins_any_filters(filters):
 def test_filter_training_is_the_filter_search_and_three_more():
     space = spaces.filter_training()
     assert space.hparam_names[:3] == spaces.graph_filter().hparam_names
-    assert spaces.searches_learning_rate(space)
-    assert not spaces.searches_learning_rate(spaces.graph_filter())
+    assert spaces.without_implicit_hypergradient(space) == ("log_learning_rate_factor",)
+    assert spaces.without_implicit_hypergradient(spaces.graph_filter()) == ()
 
 
 def test_what_training_cannot_join():

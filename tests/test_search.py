@@ -14,8 +14,7 @@ from search_toy import BEST, FAILS_ABOVE, HIGH, LOW, PROBLEM, SPACE, STD, TRAINI
 from hcdc_jax import search
 from hcdc_jax.candidates import Scores
 from hcdc_jax.search.base import even_batch_size, in_batches
-from hcdc_jax.search.resumed import advance, begin
-from hcdc_jax.train import train
+from hcdc_jax.train import advance, begin, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -90,6 +90,15 @@ def test_a_box_is_read_by_name_and_keeps_logarithms():
     np.testing.assert_allclose(slope, np.array([np.exp(draws[0, 0]), 0.0]), rtol=1e-6)
 
 
+def test_a_box_keeps_log_odds_of_shares():
+    space = spaces.box("shares", {"smoothing": (0.01, 0.9, "logit")})
+    assert space.hparam_names == ("logit_smoothing",)
+    draws = space.sample(jax.random.key(0), 2000)
+    np.testing.assert_allclose([draws.min(), draws.max()], np.log([0.01 / 0.99, 0.9 / 0.1]), atol=0.02)
+    shares = jax.vmap(space.read)(draws)["smoothing"]
+    np.testing.assert_allclose(np.log(shares / (1 - shares)), draws[:, 0], rtol=1e-4, atol=1e-5)
+
+
 def test_equal_spaces_are_one_object():
     assert spaces.box("mine", {"a": (0, 1)}) is spaces.box("mine", {"a": (0.0, 1.0)})
     assert spaces.get("appnp") is spaces.appnp() is spaces.appnp(10) is spaces.appnp(order=10)
@@ -107,10 +116,11 @@ def test_equal_spaces_are_one_object():
         ({"a": (1, 1)}, "the bounds of 'a' must be finite with low < high, got (1, 1)"),
         ({"a": (2, 1)}, "the bounds of 'a' must be finite with low < high, got (2, 1)"),
         ({"a": (0, 1, "log")}, "the bounds of 'a' must be above 0 on the scale 'log', got (0, 1)"),
-        ({"a": (0, 1, "lg")}, "the bounds of 'a' have the unknown scale 'lg'; known are 'linear' and 'log'"),
-        ({"a": 3}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got 3"),
-        ({"a": (1,)}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got (1,)"),
-        ({"a": ("x", 1)}, "the bounds of 'a' must be (low, high) or (low, high, 'log'), got ('x', 1)"),
+        ({"a": (0.5, 1, "logit")}, "'a' must be between 0 and 1, without both, on the scale 'logit', got (0.5, 1)"),
+        ({"a": (0, 1, "lg")}, "the bounds of 'a' have the unknown scale 'lg'; known are 'linear', 'log', 'logit'"),
+        ({"a": 3}, "the bounds of 'a' must be (low, high) or (low, high, scale), got 3"),
+        ({"a": (1,)}, "the bounds of 'a' must be (low, high) or (low, high, scale), got (1,)"),
+        ({"a": ("x", 1)}, "the bounds of 'a' must be (low, high) or (low, high, scale), got ('x', 1)"),
     ],
 )
 def test_boxes_that_are_none(bounds, message):

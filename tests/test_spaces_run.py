@@ -25,7 +25,11 @@ NAMED = {
 UNROLL = {"sensitivity": "unroll"}
 
 
-@pytest.mark.parametrize("name", spaces.names())
+def test_every_space_is_tried_here_or_on_images():
+    assert {*NAMED, "regularisation"} == set(spaces.names())
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_a_configuration_builds_the_space_and_the_network_that_reads_it(tmp_path, name):
     config = small_config(tmp_path, space={"name": name, **NAMED[name]}, hcdc=UNROLL)
     setup = pipeline.prepare(config)
@@ -58,12 +62,12 @@ def test_a_configuration_builds_the_space_and_the_network_that_reads_it(tmp_path
         ),
         (
             {"space": {"name": "filter_training"}},
-            "the space 'filter_training' searches the learning rate, whose implicit hypergradient is 0: "
+            "the space 'filter_training' searches log_learning_rate_factor, whose implicit hypergradient is 0: "
             "set hcdc.sensitivity = 'unroll'",
         ),
         (
             {"space": {"name": "filter_training"}, "hcdc": UNROLL, "methods": ("hcdc_shared",)},
-            "the space 'filter_training' searches the learning rate, whose implicit hypergradient is 0: "
+            "the space 'filter_training' searches log_learning_rate_factor, whose implicit hypergradient is 0: "
             "leave out the method hcdc_shared",
         ),
         (

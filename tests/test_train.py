@@ -13,7 +13,9 @@ import pytest
 from hcdc_jax.frozen import frozen_hypergradient, unrolled_hypergradient, unrolled_response
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
-from hcdc_jax.train import OPTIMIZERS, Training, all_finite, train
+from hcdc_jax.problem import Problem
+from hcdc_jax.train import OPTIMIZERS, Training, advance, all_finite, begin, train
+from hcdc_jax.types import Batch
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph
 
@@ -122,3 +124,79 @@ def test_vmap_over_candidates_and_over_keys_is_a_sweep():
 def test_all_finite_sees_one_bad_number(bad):
     assert all_finite({"a": jnp.zeros(3), "b": jnp.zeros((2, 2))})
     assert not all_finite({"a": jnp.zeros(3), "b": jnp.zeros((2, 2)).at[1, 0].set(bad)})
+
+
+def noisy_regression():
+    """Linear regression whose inputs training sees under noise of the size `hparams`."""
+
+    def train_loss(params, hparams, batch):
+        return jnp.mean(batch.weights * (batch.inputs @ params - batch.labels) ** 2)
+
+    def perturb(key, hparams, batch):
+        return batch._replace(inputs=batch.inputs + hparams * jax.random.normal(key, batch.inputs.shape))
+
+    problem = Problem(lambda key, hparams: jnp.zeros(3), lambda p, h, x: x @ p, train_loss, train_loss, perturb)
+    inputs = jax.random.normal(jax.random.key(0), (10, 3))
+    return problem, Batch(inputs, inputs @ jnp.array([1.0, -2.0, 0.5]), jnp.ones(10))
+
+
+def test_an_epoch_of_mini_batches_sees_every_example_once():
+    # The loss at the zeros that SGD with rate 0 never leaves is the mean over the mini-batch of labels squared.
+    problem, batch = noisy_regression()
+    training = Training(0.0, "sgd", steps=9, batch_size=3)
+    _, info = train(jax.random.key(1), problem, jnp.zeros(()), batch, training)
+    squares = batch.labels**2
+    for epoch in range(3):
+        of_epoch = 3 * info.losses[3 * epoch : 3 * epoch + 3]
+        left_out = squares.sum() - of_epoch.sum()  # 10 = 3 x 3 + 1
+        assert jnp.abs(squares - left_out).min() < 1e-4
+    assert len(set(np.round(np.asarray(info.losses), 4).tolist())) > 3  # epochs differ in their order
+
+
+def test_batches_as_large_as_the_data_are_full_batches():
+    problem, batch = noisy_regression()
+    whole, _ = train(jax.random.key(1), problem, jnp.zeros(()), batch, Training(0.1, steps=4))
+    for size in (10, 11):
+        same, _ = train(jax.random.key(1), problem, jnp.zeros(()), batch, Training(0.1, steps=4, batch_size=size))
+        np.testing.assert_array_equal(same, whole)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_training_in_parts_is_training_in_one_go(schedule):
+    problem, batch = noisy_regression()
+    training = Training(0.1, "adam", steps=7, batch_size=4, schedule=schedule)
+    key, noise = jax.random.key(2), jnp.float32(0.3)
+    whole, _ = train(key, problem, noise, batch, training)
+    trainee = begin(key, problem, noise, training)
+    for steps in (3, 4):
+        trainee = advance(problem, noise, trainee, batch, training, steps)
+    np.testing.assert_allclose(trainee.params, whole, rtol=1e-6)
+    assert trainee.step == 7
+
+
+def test_a_cosine_schedule_ends_at_rest():
+    problem, batch = noisy_regression()
+    training = Training(0.5, "sgd", steps=50, schedule="cosine")
+    trainee = advance(
+        problem, jnp.zeros(()), begin(jax.random.key(0), problem, jnp.zeros(()), training), batch, training, 49
+    )
+    last = advance(problem, jnp.zeros(()), trainee, batch, training, 1)
+    rate = 0.5 * 0.5 * (1 + np.cos(np.pi * 49 / 50))
+    gradient = jax.grad(problem.train_loss)(trainee.params, jnp.zeros(()), batch)
+    np.testing.assert_allclose(last.params, trainee.params - rate * gradient, rtol=1e-5)
+
+
+def test_hypergradients_of_what_perturbs_training_are_those_of_differences(x64):
+    problem, batch = noisy_regression()
+    batch = jax.tree.map(lambda leaf: leaf.astype(float), batch)
+    training = Training(0.1, "sgd", steps=12, batch_size=5)
+
+    @jax.jit
+    def by_reverse(noise):
+        fit = lambda noise: train(jax.random.key(3), problem, noise, batch, training)[0]  # noqa: E731
+        return unrolled_hypergradient(fit, problem.val_loss, noise, batch)
+
+    slope, _ = by_reverse(jnp.float64(0.4))
+    ends = [by_reverse(jnp.float64(0.4 + step))[1].value for step in (1e-5, -1e-5)]
+    np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-6)
+    assert slope > 0

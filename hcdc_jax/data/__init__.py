@@ -2,5 +2,7 @@
 
 from hcdc_jax.data.graphs import GraphData as GraphData
 from hcdc_jax.data.graphs import summary as summary
+from hcdc_jax.data.images import ImageData as ImageData
+from hcdc_jax.data.images import subset as subset
 from hcdc_jax.data.registry import datasets as datasets
 from hcdc_jax.data.registry import load_dataset as load_dataset

@@ -1,4 +1,4 @@
-"""The digits of scikit-learn as a nearest-neighbour graph: small, bundled, and enough for a demonstration."""
+"""The digits of scikit-learn as images and as a nearest-neighbour graph: small, bundled, enough for a demonstration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from hcdc_jax.data.graphs import GraphData, build_graph
+from hcdc_jax.data.images import ImageData, Part, build_images
 from hcdc_jax.errors import UserError
 
 NUM_NEIGHBOURS = 8
 TRAIN_PER_CLASS = 20
 NUM_VAL = 400
 NUM_TEST = 800
+IMAGE_TEST_SHARE = 1 / 4
+IMAGE_VAL_SHARE = 1 / 3  # of what the test part leaves: as large as that
 
 
 def load_digits_graph(*, split: int = 0, seed: int = 0, data_dir: Path | None = None) -> GraphData:
@@ -33,6 +36,25 @@ def load_digits_graph(*, split: int = 0, seed: int = 0, data_dir: Path | None = 
     train, val, test = _draw_parts(labels, np.random.default_rng([seed, split]))
     features = pixels / 16 - (pixels / 16).mean(axis=0)
     return build_graph("digits_graph", features, _nearest(pixels), labels, train, val, test, where="digits_graph")
+
+
+def load_digits_images(*, split: int = 0, seed: int = 0, data_dir: Path | None = None) -> ImageData:
+    """1,797 images of 8 x 8 pixels in shades of grey from 0 to 1 (the source counts to 16).
+
+    Each pair (split, seed) draws its own parts: half of each class for training, a quarter each to validate and test.
+
+    Raises:
+      UserError: `split` is negative.
+    """
+    from sklearn.datasets import load_digits
+
+    del data_dir
+    pixels, labels = load_digits(return_X_y=True)
+    return build_images(
+        "digits_images", {"train": Part(pixels.reshape(-1, 8, 8, 1) / 16, labels)},
+        where="digits_images", class_names=tuple("0123456789"),
+        val_share=IMAGE_VAL_SHARE, test_share=IMAGE_TEST_SHARE, split=split, seed=seed,
+    )  # fmt: skip
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:

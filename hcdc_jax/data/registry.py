@@ -9,18 +9,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hcdc_jax.data.digits import load_digits_graph
+from hcdc_jax.data.arxiv_graph import load_arxiv_graph
+from hcdc_jax.data.digits import load_digits_graph, load_digits_images
 from hcdc_jax.data.download import data_dir as find_data_dir
 from hcdc_jax.data.flickr_social import load_flickr_social
 from hcdc_jax.data.graphs import GraphData
-from hcdc_jax.data.npz import read_graph
+from hcdc_jax.data.graphsaint import holds_graphsaint, load_reddit, read_graphsaint
+from hcdc_jax.data.image_files import holds_images, images_from_arrays, read_image_folder
+from hcdc_jax.data.image_sets import load_image_set
+from hcdc_jax.data.images import ImageData
+from hcdc_jax.data.npz import graph_from_arrays, read_arrays
+from hcdc_jax.data.ogb import holds_ogb, load_ogbn_arxiv, read_ogb
 from hcdc_jax.data.planetoid import load_planetoid
 from hcdc_jax.errors import UserError
 
 
 class _Entry(NamedTuple):
     description: str
-    load: Callable[..., GraphData]  # load(split=, seed=, data_dir=)
+    load: Callable[..., GraphData | ImageData]  # load(split=, seed=, data_dir=)
 
 
 _REGISTRY: Mapping[str, _Entry] = {
@@ -31,6 +37,24 @@ _REGISTRY: Mapping[str, _Entry] = {
     ),
     "pubmed": _Entry("citations, public split; 19,717 nodes, 3 classes", functools.partial(load_planetoid, "pubmed")),
     "flickr_social": _Entry("Flickr users; 7,575 nodes, 9 classes; from disk only", load_flickr_social),
+    "arxiv_graph": _Entry(
+        "graph of ogbn-arxiv, features made from it (not the official ones); 169,343 nodes, 40 classes; from disk only",
+        load_arxiv_graph,
+    ),
+    "ogbn_arxiv": _Entry("citations, split by year; 169,343 nodes, 40 classes; from disk only", load_ogbn_arxiv),
+    "reddit": _Entry("posts, inductive split; 232,965 nodes, 41 classes; from disk only", load_reddit),
+    "digits_images": _Entry("scikit-learn digits; 1,797 images 8 x 8 x 1, 10 classes", load_digits_images),
+    "mnist": _Entry("digits; 70,000 images 28 x 28 x 1, 10 classes", functools.partial(load_image_set, "mnist")),
+    "fashion_mnist": _Entry(
+        "clothes; 70,000 images 28 x 28 x 1, 10 classes", functools.partial(load_image_set, "fashion_mnist")
+    ),
+    "svhn": _Entry("house numbers; 99,289 images 32 x 32 x 3, 10 classes", functools.partial(load_image_set, "svhn")),
+    "cifar10": _Entry(
+        "animals and vehicles; 60,000 images 32 x 32 x 3, 10 classes", functools.partial(load_image_set, "cifar10")
+    ),
+    "cifar100": _Entry(
+        "a hundred things; 60,000 images 32 x 32 x 3, 100 classes", functools.partial(load_image_set, "cifar100")
+    ),
 }
 
 
@@ -46,30 +70,44 @@ def load_dataset(
     split: int = 0,
     seed: int = 0,
     data_dir: str | Path | None = None,
-) -> GraphData:
-    """Loads a data set by its name, or from the user's own .npz file.
+) -> GraphData | ImageData:
+    """Loads a data set by its name, or from the user's own files.
 
     Named sets are looked for in `data_dir`, then in the download cache (HCDC_CACHE_DIR, by default
-    ~/.cache/hcdc_jax), and are downloaded into the cache otherwise. The layout of own files is that of
-    `data.npz.read_graph`.
+    ~/.cache/hcdc_jax), and are downloaded into the cache otherwise. An own .npz file holds a graph as
+    `data.npz.read_graph` describes or images as `data.image_files.images_from_arrays` does; a folder holds a graph as
+    `data.ogb` or `data.graphsaint` describe, or images, see `data.image_files.read_image_folder`.
 
     Args:
-      name_or_path: one of `datasets()`, or the path of an .npz file.
-      path: path of an .npz file; wins over `name_or_path`.
+      name_or_path: one of `datasets()`, or the path of an .npz file or of a folder of images.
+      path: path of such a file or folder; wins over `name_or_path`.
       split: which of several splits.
-      seed: draws what is random: the split of `digits_graph`, a missing validation part.
-      data_dir: folder with `<name>/<name>.npz`; by default the environment variable HCDC_DATA_DIR.
+      seed: draws what is random: the split of `digits_graph` and `digits_images`, a missing validation part.
+      data_dir: folder with `<name>/<name>.npz`, for images `<name>/<name>_train*.npz` and `<name>_test*.npz`; by
+        default the environment variable HCDC_DATA_DIR.
 
     Raises:
       UserError: no such data set or file, it cannot be downloaded, or it fails a check.
     """
     if path is not None:
-        return read_graph(path, split=split, seed=seed)
+        return _read_own(Path(path), split, seed)
     name = os.fspath(name_or_path)
     if name in _REGISTRY:
         return _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
     if name.endswith(".npz") or os.sep in name or Path(name).exists():
-        return read_graph(name, split=split, seed=seed)
+        return _read_own(Path(name), split, seed)
     near = difflib.get_close_matches(name, _REGISTRY, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_REGISTRY)}, or the path of an .npz file"
     raise UserError(f"unknown data set {name!r}; {hint}")
+
+
+def _read_own(path: Path, split: int, seed: int) -> GraphData | ImageData:
+    if holds_ogb(path):
+        return read_ogb(path, split=split, seed=seed)
+    if holds_graphsaint(path):
+        return read_graphsaint(path, split=split, seed=seed)
+    if path.is_dir():
+        return read_image_folder(path, split=split, seed=seed)
+    arrays = read_arrays(path)
+    read = images_from_arrays if holds_images(arrays) else graph_from_arrays
+    return read(arrays, name=path.stem, where=str(path), split=split, seed=seed)

@@ -2,14 +2,30 @@
 
 from hcdc_jax.models.checks import check_losses
 from hcdc_jax.models.graph import Setting, gcn_coefficients, sgc, spectral_gnn
+from hcdc_jax.models.image import (
+    ImageSetting,
+    image_embedding,
+    image_net,
+    image_net_options,
+    image_nets,
+    image_problem,
+    num_parameters,
+)
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
 
 __all__ = [
+    "ImageSetting",
     "Setting",
     "check_losses",
     "expected_dropout",
     "gcn_coefficients",
+    "image_embedding",
+    "image_net",
+    "image_net_options",
+    "image_nets",
+    "image_problem",
+    "num_parameters",
     "sgc",
     "spectral_gnn",
     "with_learning_rate",

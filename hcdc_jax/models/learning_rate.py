@@ -41,4 +41,5 @@ def with_learning_rate(problem: Problem, factor: Callable[[HParams], Array | Non
     def in_theta(function):
         return lambda params, hparams, data: function(theta(params, hparams), hparams, data)
 
-    return Problem(init, in_theta(problem.apply), in_theta(problem.train_loss), in_theta(problem.val_loss))
+    apply, train_loss, val_loss = map(in_theta, (problem.apply, problem.train_loss, problem.val_loss))
+    return Problem(init, apply, train_loss, val_loss, problem.perturb)

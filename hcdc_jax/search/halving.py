@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, score
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import History, Report, ignore
-from hcdc_jax.search.resumed import Trainee, advance, begin
-from hcdc_jax.train import Training
+from hcdc_jax.train import Trainee, Training, advance, begin
 from hcdc_jax.types import Array, Batch, Params
 
 BREAK_EVEN_LIMIT = 10_000

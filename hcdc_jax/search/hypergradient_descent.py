@@ -17,9 +17,8 @@ from hcdc_jax.hypergradient import hypergradient
 from hcdc_jax.linear_solve import LinearSolver, neumann
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import EvaluateFn, History, Report, ignore, score_all, seed_of
-from hcdc_jax.search.resumed import Trainee, advance, begin
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training, all_finite, train
+from hcdc_jax.train import Trainee, Training, advance, all_finite, begin, train
 from hcdc_jax.types import Array, Batch, Params, PyTree
 
 Sensitivity: TypeAlias = Literal["implicit", "unroll"]

@@ -6,7 +6,8 @@ import inspect
 
 from hcdc_jax.spaces.continuous import Space, box, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
-from hcdc_jax.spaces.training import filter_training, searches_learning_rate, with_training
+from hcdc_jax.spaces.regularisation import image_training, regularisation
+from hcdc_jax.spaces.training import filter_training, with_training, without_implicit_hypergradient
 
 _REGISTRY = {
     "appnp": appnp,
@@ -15,6 +16,7 @@ _REGISTRY = {
     "filter_training": filter_training,
     "gprgnn": gprgnn,
     "graph_filter": graph_filter,
+    "regularisation": regularisation,
 }
 
 
@@ -45,9 +47,11 @@ __all__ = [
     "get",
     "gprgnn",
     "graph_filter",
+    "image_training",
     "names",
     "options",
-    "searches_learning_rate",
+    "regularisation",
     "unit_l1",
     "with_training",
+    "without_implicit_hypergradient",
 ]

@@ -83,6 +83,23 @@ class Space(NamedTuple):
 Bounds = tuple[float, float] | tuple[float, float, str]
 
 
+class _Scale(NamedTuple):
+    """How a value between `above` and `below` is stored: as `to(value)`, which `back` undoes."""
+
+    prefix: str
+    to: Callable[[float], float]
+    back: Callable[[Array], Array]
+    above: float
+    below: float
+
+
+_SCALES = {
+    "linear": _Scale("", float, as_is, -math.inf, math.inf),
+    "log": _Scale("log_", math.log, jnp.exp, 0.0, math.inf),
+    "logit": _Scale("logit_", lambda value: math.log(value / (1 - value)), jax.nn.sigmoid, 0.0, 1.0),
+}
+
+
 def box(name: str, bounds: Mapping[str, Bounds]) -> Space:
     """The uniform prior on a box, which is all it takes to search hyperparameters of your own:
 
@@ -90,15 +107,15 @@ def box(name: str, bounds: Mapping[str, Bounds]) -> Space:
         candidates = space.sample(jax.random.key(0), 1000)
 
     and in the losses `h = space.read(hparams)`, then `h["weight_decay"]`, `h["gain"]`. A hyperparameter on the scale
-    "log" is stored as its logarithm under the name `log_...`; `read` gives it back as it was named. Equal arguments
-    give one object.
+    "log" is stored as its logarithm under the name `log_...`, one on the scale "logit", for shares between 0 and 1, as
+    log(p / (1 - p)) under `logit_...`; `read` gives them back as they were named. Equal arguments give one object.
 
     Args:
       name: of the space.
-      bounds: (low, high) or (low, high, "log") of each hyperparameter, in the order of the vector.
+      bounds: (low, high) or (low, high, scale) of each hyperparameter, in the order of the vector.
 
     Raises:
-      UserError: no hyperparameter, or bounds that are not finite with low < high (and 0 < low on the scale "log").
+      UserError: no hyperparameter, an unknown scale, or bounds that are not finite with low < high inside the scale.
     """
     if not bounds:
         raise UserError(f"space {name!r} has no hyperparameters; give at least one, as in {{'gain': (0.5, 2)}}")
@@ -117,12 +134,9 @@ def _box(name: str, entries: tuple[tuple[str, float, float, str], ...]) -> Space
         return jnp.clip(hparams, low, high)
 
     def read(hparams):
-        return {
-            key: jnp.exp(hparams[i]) if scale == "log" else hparams[i]
-            for i, (key, scale) in enumerate(zip(keys, scales, strict=True))
-        }
+        return {key: _SCALES[scale].back(hparams[i]) for i, (key, scale) in enumerate(zip(keys, scales, strict=True))}
 
-    names = tuple(f"log_{key}" if scale == "log" else key for key, scale in zip(keys, scales, strict=True))
+    names = tuple(_SCALES[scale].prefix + key for key, scale in zip(keys, scales, strict=True))
     return Space(name, names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project, read)
 
 
@@ -130,22 +144,22 @@ def _checked(space: str, key: str, bounds: Bounds) -> tuple[float, float, str]:
     """Bounds in the coordinates of the vector, and the scale."""
     where = f"space {space!r}: the bounds of {key!r}"
     try:
-        low, high, scale = bounds if len(bounds) == 3 else (*bounds, "linear")
+        low, high, name = bounds if len(bounds) == 3 else (*bounds, "linear")
         low, high = float(low), float(high)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where} must be (low, high) or (low, high, 'log'), got {bounds!r}") from error
-    if scale not in ("linear", "log"):
-        raise UserError(f"{where} have the unknown scale {scale!r}; known are 'linear' and 'log'")
+        raise UserError(f"{where} must be (low, high) or (low, high, scale), got {bounds!r}") from error
+    if name not in _SCALES:
+        raise UserError(f"{where} have the unknown scale {name!r}; known are {', '.join(map(repr, _SCALES))}")
+    scale = _SCALES[name]
     # As they are stored: what rounds to infinity, or to one number, is no interval either.
     with np.errstate(over="ignore"):
         rounded = np.float32(low), np.float32(high)
     if not (np.isfinite(rounded).all() and rounded[0] < rounded[1]):
         raise UserError(f"{where} must be finite with low < high, got ({low:g}, {high:g})")
-    if scale == "log":
-        if rounded[0] <= 0:
-            raise UserError(f"{where} must be above 0 on the scale 'log', got ({low:g}, {high:g})")
-        low, high = math.log(low), math.log(high)
-    return low, high, scale
+    if not (scale.above < rounded[0] and rounded[1] < scale.below):
+        inside = "above 0" if scale.below == math.inf else "between 0 and 1, without both,"
+        raise UserError(f"{where} must be {inside} on the scale {name!r}, got ({low:g}, {high:g})")
+    return scale.to(low), scale.to(high), name
 
 
 @one_object

@@ -75,6 +75,7 @@ def filter_training(order: int = 2, basis: str = "laplacian", prior: str = "box"
     return with_training(graph_filter(order, basis, prior), name="filter_training")
 
 
-def searches_learning_rate(space: Space) -> bool:
-    """Whether the learning rate is among the hyperparameters, whose hypergradients must then be unrolled."""
-    return "log_learning_rate_factor" in space.hparam_names
+def without_implicit_hypergradient(space: Space) -> tuple[str, ...]:
+    """Its hyperparameters that act on the way of training and not in its loss: only unrolling sees them."""
+    unseen = ("learning_rate_factor", "input_noise", "mixup")
+    return tuple(name for name in space.hparam_names if name.removeprefix("log_").removeprefix("logit_") in unseen)

@@ -1,0 +1,202 @@
+"""Readers of image files: one .npz, a folder of .npz parts, or folders of pictures, one folder per class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hcdc_jax.data.images import ImageData, Part, build_images
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
+
+PARTS = ("train", "val", "test")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_GREY, _COLOUR = ("1", "L"), ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr")
+
+
+def holds_images(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the arrays of an .npz are those of images rather than of a graph."""
+    return "edge_index" not in arrays and any(name in arrays for name in ("images", "train_images", "test_images"))
+
+
+def images_from_arrays(
+    arrays: Mapping[str, np.ndarray], *, name: str, where: str, split: int = 0, seed: int = 0
+) -> ImageData:
+    """The data set that one .npz file describes.
+
+    The file holds `train_images` [n, h, w, c] (bytes, or floats that are taken as they are), `train_labels` [n],
+    `test_images` and `test_labels`, and optionally `val_images`, `val_labels` and `class_names`. A missing validation
+    part is drawn from the training images.
+
+    Args:
+      arrays: of the file.
+      name: of the data set in reports.
+      where: the file, for error messages.
+      split: number of the draw of a missing validation part.
+      seed: of that draw.
+
+    Raises:
+      UserError: an array is missing or wrong; the text says which and how.
+    """
+    parts = {}
+    for part in PARTS:
+        present = [f"{part}_{kind}" for kind in ("images", "labels") if f"{part}_{kind}" in arrays]
+        if len(present) == 1 or (not present and part != "val"):
+            missing = next(f"{part}_{kind}" for kind in ("images", "labels") if f"{part}_{kind}" not in arrays)
+            held = ", ".join(sorted(arrays)) or "nothing"
+            raise UserError(f"{where}: array {missing!r} is missing; the file holds {held}")
+        if present:
+            parts[part] = Part(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    names = _class_names(arrays, where=where)
+    return build_images(name, parts, where=where, class_names=names, split=split, seed=seed)
+
+
+def read_image_folder(folder: str | Path, *, name: str | None = None, split: int = 0, seed: int = 0) -> ImageData:
+    """Reads images from a folder, in one of three layouts.
+
+    - .npz parts: every file holds `images` and `labels` and has train, val or test as a word in its name
+      (`mine_train_0.npz`); several files of one part are joined.
+    - `train/<class>/*.png` and `test/<class>/*.png`, optionally `val/<class>/*.png`.
+    - `<class>/*.png`: a test part is drawn from all, a validation part from the rest.
+
+    Pictures may be PNG, JPEG, BMP or WebP. They have one size, and colours if any of them has. Classes are the names
+    of the folders in alphabetical order. A missing validation part is drawn from the training images.
+
+    Args:
+      folder: where the files lie.
+      name: of the data set in reports; by default the folder's name.
+      split: number of the draw of missing parts.
+      seed: of that draw.
+
+    Raises:
+      UserError: the folder has none of the layouts, or its files are not images one can train on.
+    """
+    folder = Path(folder)
+    name = name or folder.resolve().name
+    if has_parts(folder):
+        return _read_parts(folder, name, split=split, seed=seed)
+    roots = {part: folder / part for part in PARTS if (folder / part).is_dir()}
+    for part in ("train", "test"):
+        if roots and part not in roots:
+            raise UserError(f"{folder} has no folder {part!r} beside {', '.join(map(repr, roots))}; add it")
+    roots = roots or {"train": folder}
+    classes = _class_folders(roots["train"])
+    if not classes:
+        raise UserError(
+            f"{folder} holds no images; expected are .npz parts such as mine_train.npz and mine_test.npz, or a folder "
+            "of pictures for each class"
+        )
+    parts = {part: _read_classes(root, classes) for part, root in roots.items()}
+    if len({part.images.shape[-1] for part in parts.values()}) > 1:
+        parts = {part: Part(_coloured(value.images), value.labels) for part, value in parts.items()}
+    return build_images(name, parts, where=str(folder), class_names=classes, split=split, seed=seed)
+
+
+def has_parts(folder: Path) -> bool:
+    """Whether a folder holds .npz parts that are named as such."""
+    return folder.is_dir() and any(_part_of(path) for path in folder.glob("*.npz"))
+
+
+def _part_of(path: Path) -> str | None:
+    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word in PARTS]
+    return words[-1] if words else None
+
+
+def _read_parts(folder: Path, name: str, *, split: int, seed: int) -> ImageData:
+    found: dict[str, list[Part]] = {part: [] for part in PARTS}
+    names: tuple[str, ...] = ()
+    for path in sorted(folder.glob("*.npz"), key=_natural):
+        part = _part_of(path)
+        if part is None:
+            continue
+        arrays = read_arrays(path)
+        if "images" not in arrays or "labels" not in arrays:
+            held = ", ".join(sorted(arrays)) or "nothing"
+            raise UserError(f"{path} is a part of {folder} and must hold images and labels; it holds {held}")
+        found[part].append(Part(arrays["images"], arrays["labels"]))
+        names = names or _class_names(arrays, where=str(path))
+    for part in ("train", "test"):
+        if not found[part]:
+            raise UserError(f"{folder} holds no {part} part; add a file such as {name}_{part}.npz")
+    parts = {part: _joined(values, folder, part) for part, values in found.items() if values}
+    return build_images(name, parts, where=str(folder), class_names=names, split=split, seed=seed)
+
+
+def _joined(values: list[Part], folder: Path, part: str) -> Part:
+    if len(values) == 1:
+        return values[0]
+    first, *rest = (value.images for value in values)
+    if any(images.shape[1:] != first.shape[1:] or images.dtype != first.dtype for images in rest):
+        raise UserError(f"{folder}: the files of {part} hold images of several sizes or types; give all the same")
+    return Part(np.concatenate([value.images for value in values]), np.concatenate([value.labels for value in values]))
+
+
+def _natural(path: Path) -> list[int | str]:
+    """A key that puts part 2 before part 10."""
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
+
+
+def _class_names(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        return ()
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind not in "SU":
+        raise UserError(f"{where}: class_names must be a list of words, got dtype {names.dtype}")
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def _class_folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _read_classes(root: Path, classes: list[str]) -> Part:
+    """All pictures below `root`, bytes [n, h, w, 1 or 3], with the places of their folders in `classes` as labels."""
+    unknown = sorted(set(_class_folders(root)) - set(classes))
+    if unknown:
+        raise UserError(f"{root} has a class {unknown[0]!r}, which the training part does not have; add it there")
+    pictures: list[np.ndarray] = []
+    labels: list[int] = []
+    first: Path | None = None
+    for label, name in enumerate(classes):
+        inside = (root / name).iterdir() if (root / name).is_dir() else ()
+        paths = sorted(path for path in inside if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+        for path in paths:
+            picture, first = _read_picture(path), first or path
+            if pictures and picture.shape[:2] != pictures[0].shape[:2]:
+                sizes = (f"{height} x {width}" for height, width in (pictures[0].shape[:2], picture.shape[:2]))
+                raise UserError(
+                    f"{root}: pictures must have one size, but {first.relative_to(root)} has {next(sizes)} pixels and "
+                    f"{path.relative_to(root)} {next(sizes)}; resize them"
+                )
+            pictures.append(picture)
+            labels.append(label)
+        if not paths and root.name not in ("val", "test"):
+            raise UserError(f"{root / name} holds no picture ({', '.join(PICTURES)}); add some or remove the folder")
+    if not pictures:
+        raise UserError(f"{root} holds no picture ({', '.join(PICTURES)})")
+    if len({picture.shape[-1] for picture in pictures}) > 1:
+        pictures = [_coloured(picture) for picture in pictures]
+    return Part(np.stack(pictures), np.array(labels, np.int32))
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        from PIL import Image, UnidentifiedImageError  # only here: nothing else of the library decodes pictures
+    except ImportError as error:
+        raise UserError(f"reading {path} needs Pillow; install it with: pip install pillow") from error
+    try:
+        with Image.open(path) as picture:
+            if picture.mode not in _GREY + _COLOUR:
+                raise UserError(f"{path} has pixels of mode {picture.mode}; save it as 8-bit grey or RGB")
+            if picture.mode in _GREY:
+                return np.asarray(picture.convert("L"))[..., None]
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be read as a picture; replace or remove it") from error
+
+
+def _coloured(images: np.ndarray) -> np.ndarray:
+    return images if images.shape[-1] == 3 else np.repeat(images, 3, axis=-1)

@@ -1,0 +1,235 @@
+"""Images as networks read them: standardised or whitened by statistics that travel with the condensed data.
+
+The statistics are plain arrays in a NamedTuple, stored in the artefact (`Condensed.preprocessing`): `apply` prepares a
+new image for a network trained on the condensed set, `invert` shows a condensed image to a person. Both are pure and
+may be jitted, mapped and differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.data.images import ImageData
+from hcdc_jax.errors import UserError
+from hcdc_jax.types import Array, Batch
+
+AnyArray: TypeAlias = Array | np.ndarray
+# Whitening multiplies small directions by ten and more: reduced matmul precision would show.
+PRECISION = jax.lax.Precision.HIGHEST
+# The length below which an image without its mean counts as one colour; far below a single grey level.
+PLAIN = 1e-6
+
+
+class Standardisation(NamedTuple):
+    """(x - mean) / std in each channel.
+
+    Attributes:
+      mean: [channels].
+      std: [channels].
+    """
+
+    mean: AnyArray
+    std: AnyArray
+
+    def apply(self, images: AnyArray) -> Array:
+        """Standardised images [..., h, w, c]."""
+        return (jnp.asarray(images) - _channels(self.mean)) / _channels(self.std)
+
+    def invert(self, images: AnyArray) -> Array:
+        """The images [..., h, w, c] that `apply` makes `images` of."""
+        return jnp.asarray(images) * _channels(self.std) + _channels(self.mean)
+
+
+class Whitening(NamedTuple):
+    """ZCA: the images, standardised and then multiplied by (C + r I)^-1/2 with C the covariance of their pixels.
+
+    C + r I = V diag(variances) V^T is stored, since V serves both directions. The variant of trajectory matching
+    (Cazenavette et al., arXiv 2203.11932).
+
+    Attributes:
+      mean: [h, w, c] of the pixels.
+      std: [c], by which channels are divided before C is taken.
+      vectors: V [h w c, h w c].
+      variances: [h w c], with r in them.
+    """
+
+    mean: AnyArray
+    std: AnyArray
+    vectors: AnyArray
+    variances: AnyArray
+
+    def apply(self, images: AnyArray) -> Array:
+        """Whitened images [n, h, w, c]."""
+        centred = (jnp.asarray(images) - jnp.asarray(self.mean)[None]) / _channels(self.std)
+        return _rescaled(centred, self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
+
+    def invert(self, images: AnyArray) -> Array:
+        """The images [n, h, w, c] that `apply` makes `images` of."""
+        coloured = _rescaled(jnp.asarray(images), self.vectors, jnp.sqrt(self.variances))
+        return coloured * _channels(self.std) + jnp.asarray(self.mean)[None]
+
+
+class ContrastWhitening(NamedTuple):
+    """ZCA of images that were each given mean 0 and length 1 before; the variant of KIP (arXiv 2107.13034) and FRePo.
+
+    Brightness and contrast of each image are lost. `invert` gives all images the usual ones of the training images.
+
+    Attributes:
+      brightness: the mean pixel.
+      contrast: the mean length of an image without its own mean.
+      vectors: V [h w c, h w c], see `Whitening`.
+      variances: [h w c], with r in them.
+    """
+
+    brightness: AnyArray
+    contrast: AnyArray
+    vectors: AnyArray
+    variances: AnyArray
+
+    def apply(self, images: AnyArray) -> Array:
+        """Whitened images [n, h, w, c]."""
+        return _rescaled(_unit_contrast(jnp.asarray(images)), self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
+
+    def invert(self, images: AnyArray) -> Array:
+        """Images [n, h, w, c] of usual brightness and contrast; `apply` gives back what it once gave."""
+        coloured = _rescaled(jnp.asarray(images), self.vectors, jnp.sqrt(self.variances))
+        return jnp.asarray(self.brightness) + jnp.asarray(self.contrast) * coloured
+
+
+Preprocessing: TypeAlias = Standardisation | Whitening | ContrastWhitening
+
+PUBLISHED: Mapping[str, Standardisation] = {
+    name: Standardisation(np.array(mean, np.float32), np.array(std, np.float32))
+    for name, mean, std in (
+        ("mnist", [0.1307], [0.3081]),
+        ("fashion_mnist", [0.2861], [0.3530]),
+        ("svhn", [0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]),
+        ("cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+        ("cifar100", [0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762]),
+    )
+}
+"""The constants of the field's code, for comparison with published numbers. CIFAR-10's std is not that of its pixels
+(0.247, 0.243, 0.262) but a mean over images that all of the literature has kept."""
+
+
+def fit_standardisation(images: np.ndarray) -> Standardisation:
+    """Mean and standard deviation of each channel of training images [n, h, w, c], in float64.
+
+    Raises:
+      UserError: a channel is the same everywhere.
+    """
+    count = images.size // images.shape[-1]
+    total = sum(chunk.sum(axis=(0, 1, 2)) for chunk in _chunks(images))
+    mean = np.asarray(total) / count
+    squares = sum(((chunk - mean) ** 2).sum(axis=(0, 1, 2)) for chunk in _chunks(images))
+    std = np.sqrt(np.asarray(squares) / count)
+    if not std.all():
+        raise UserError(f"channel {np.flatnonzero(std == 0)[0]} has the same value in all pixels of all images")
+    return Standardisation(mean, std)
+
+
+def fit_whitening(images: np.ndarray, *, eps: float = 0.1) -> Whitening:
+    """ZCA of training images [n, h, w, c], in float64; the work grows with (h w c)^2 n + (h w c)^3.
+
+    Args:
+      images: the training images.
+      eps: r in units of the mean variance of a pixel. It bounds how much the finest details, which are mostly noise,
+        are magnified; with 0 the covariance must have full rank.
+
+    Raises:
+      UserError: the covariance is singular and `eps` is 0, or a channel is the same everywhere.
+    """
+    std = fit_standardisation(images).std
+    mean = np.asarray(sum(chunk.sum(axis=0) for chunk in _chunks(images))) / len(images)
+    covariance = _second_moment((chunk - mean) / std for chunk in _chunks(images)) / len(images)
+    return Whitening(mean, std, *_decomposed(covariance, eps))
+
+
+def fit_contrast_whitening(images: np.ndarray, *, eps: float = 0.1) -> ContrastWhitening:
+    """As `fit_whitening`, of images that each have mean 0 and length 1.
+
+    Raises:
+      UserError: the covariance is singular and `eps` is 0. (With eps = 0 it always is: the mean of all pixels is 0.)
+    """
+    means, lengths, moment = [], [], 0.0
+    for chunk in _chunks(images):
+        flat = chunk.reshape(len(chunk), -1)
+        means.append(flat.mean(axis=1, keepdims=True))
+        lengths.append(np.linalg.norm(flat - means[-1], axis=1, keepdims=True))
+        normalised = np.divide(flat - means[-1], lengths[-1], out=np.zeros_like(flat), where=lengths[-1] > PLAIN)
+        moment = moment + normalised.T @ normalised
+    vectors, variances = _decomposed(np.asarray(moment) / len(images), eps)
+    return ContrastWhitening(np.concatenate(means).mean(), np.concatenate(lengths).mean(), vectors, variances)
+
+
+def to_preprocessing(arrays: Mapping[str, AnyArray]) -> Preprocessing:
+    """The statistics from their arrays by name, as an artefact stores them.
+
+    Raises:
+      KeyError: the names are those of none.
+    """
+    for kind in (Standardisation, Whitening, ContrastWhitening):
+        if set(kind._fields) == arrays.keys():
+            return kind(**arrays)
+    raise KeyError(f"preprocessing of {', '.join(sorted(arrays))}")
+
+
+def image_batch(data: ImageData, index: np.ndarray, preprocessing: Preprocessing | None = None) -> Batch:
+    """The images `index` as a batch, each with weight 1.
+
+    Args:
+      data: where they are from.
+      index: [n] numbers, such as `data.train_idx`.
+      preprocessing: applied to them.
+    """
+    images = data.images[index]
+    inputs = jnp.asarray(images) if preprocessing is None else preprocessing.apply(images)
+    return Batch(inputs, jnp.asarray(data.labels[index], jnp.int32), jnp.ones(len(index), jnp.float32))
+
+
+def _channels(statistic: AnyArray) -> Array:
+    """[c] as [1, 1, 1, c]."""
+    return jnp.asarray(statistic).reshape(1, 1, 1, -1)
+
+
+def _rescaled(images: Array, vectors: AnyArray, scale: Array) -> Array:
+    """V diag(scale) V^T of each flattened image."""
+    flat = images.reshape(len(images), -1)
+    inside = jnp.matmul(flat, vectors, precision=PRECISION) * scale[None]
+    return jnp.matmul(inside, jnp.asarray(vectors).T, precision=PRECISION).reshape(images.shape)
+
+
+def _unit_contrast(images: Array) -> Array:
+    """Each image [n, h, w, c] without its mean and of length 1; one without contrast has no direction and becomes 0."""
+    centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
+    squared = (centred**2).sum(axis=(1, 2, 3), keepdims=True)
+    flat = squared <= PLAIN**2
+    # The root is never taken of 0, where its derivative is infinite.
+    return jnp.where(flat, 0.0, centred * jax.lax.rsqrt(jnp.where(flat, 1.0, squared)))
+
+
+def _chunks(images: np.ndarray, size: int = 5000) -> Iterator[np.ndarray]:
+    """The images in float64, `size` at a time: all of CIFAR-10 at once would take another 1.2 GB."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size].astype(np.float64)
+
+
+def _second_moment(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum over images of x x^T [h w c, h w c]."""
+    flats = (chunk.reshape(len(chunk), -1) for chunk in chunks)
+    return np.asarray(sum(flat.T @ flat for flat in flats))
+
+
+def _decomposed(covariance: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvectors and eigenvalues of C + r I, with r = eps times the mean eigenvalue of C."""
+    variances, vectors = np.linalg.eigh(covariance)
+    variances = variances + eps * variances.mean()
+    # Eigenvalues of a singular matrix come out as rounding errors of either sign.
+    if variances[0] <= len(variances) * np.finfo(np.float64).eps * variances[-1]:
+        raise UserError(f"the pixels of the training images do not vary in all directions; whiten with eps > {eps:g}")
+    return vectors, variances

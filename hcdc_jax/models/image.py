@@ -1,0 +1,227 @@
+"""Image networks by name, and as `Problem`s."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from hcdc_jax.errors import UserError
+from hcdc_jax.models.image_layers import check
+from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
+from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
+from hcdc_jax.models.vit import ViT
+from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.types import Array, HParams, Params
+
+
+class _Entry(NamedTuple):
+    description: str
+    network: Callable[..., nn.Module]  # network(num_classes=, **options)
+
+
+_REGISTRY: Mapping[str, _Entry] = {
+    "convnet": _Entry(
+        "3 x 3 convolutions of one width, each with norm and pooling; 320,010 numbers on CIFAR-10", ConvNet
+    ),
+    "mlp": _Entry("two hidden layers of 128", MLP),
+    "lenet": _Entry("two 5 x 5 convolutions and three linear layers", LeNet),
+    "alexnet": _Entry("five convolutions and a linear layer, without norm", AlexNet),
+    "vgg11": _Entry("eight 3 x 3 convolutions of growing width", VGG11),
+    "resnet18": _Entry("eight residual blocks", ResNet18),
+    "vit": _Entry("a small transformer on patches", ViT),
+}
+
+
+def image_nets() -> dict[str, str]:
+    """The names that `image_net` and `image_problem` know, each with a one-line description."""
+    return {name: entry.description for name, entry in _REGISTRY.items()}
+
+
+def image_net(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """A network of `image_nets()`; networks of equal options are equal.
+
+    Args:
+      name: of the network.
+      num_classes: number of logits.
+      **options: its other attributes, such as `width`, `depth` and `norm` of "convnet".
+
+    Raises:
+      UserError: there is no such network or option.
+    """
+    check("image network", name, _REGISTRY)
+    network = _REGISTRY[name].network
+    known = image_net_options(name)
+    for option in options:
+        check(f"option of {name}", option, known)
+    return network(num_classes=num_classes, **options)
+
+
+def image_net_options(name: str) -> dict[str, Any]:
+    """The options of a network, with their defaults.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    check("image network", name, _REGISTRY)
+    fields = dataclasses.fields(_REGISTRY[name].network)  # pyright: ignore[reportArgumentType]
+    return {field.name: field.default for field in fields if field.name not in ("num_classes", "parent", "name")}
+
+
+class ImageSetting(NamedTuple):
+    """What an image network and its training read of the hyperparameters; None leaves a part as the problem has it.
+
+    Attributes:
+      weight_decay: factor of the squared norm of the parameters in the training loss.
+      weight_decay_first: the same, for the layer that reads the image alone.
+      learning_rate_factor: multiplies the learning rate of Adam, see `with_learning_rate`.
+      label_smoothing: share of each label that is spread over all classes in training.
+      input_noise: standard deviation of the noise on the inputs in training.
+      mixup: strength in [0, 1], see `perturbations.mixed_up`.
+      relu_share: in [0, 1]; the activation is this share of the rectifier, and tanh for the rest.
+      input_gain: multiplies the inputs, in training and after it.
+    """
+
+    weight_decay: Array | None = None
+    weight_decay_first: Array | None = None
+    learning_rate_factor: Array | None = None
+    label_smoothing: Array | None = None
+    input_noise: Array | None = None
+    mixup: Array | None = None
+    relu_share: Array | None = None
+    input_gain: Array | None = None
+
+
+def unread(hparams: HParams) -> ImageSetting:
+    """The setting of a problem without hyperparameters."""
+    del hparams
+    return ImageSetting()
+
+
+@functools.cache
+def image_problem(
+    name: str,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    *,
+    weight_decay: float = 2.5e-4,
+    read: Callable[[HParams], ImageSetting] = unread,
+    **options: Any,
+) -> Problem:
+    """A network of `image_nets()` as a `Problem` on batches of images [n, h, w, c].
+
+    Args:
+      name: of the network.
+      image_shape: (height, width, channels).
+      num_classes: number of classes.
+      weight_decay: factor of the squared L2 norm of all parameters in the training loss; 2.5e-4 is what PyTorch calls
+        a weight decay of 5e-4.
+      read: `read(hparams) -> ImageSetting`; by default hyperparameters are ignored.
+      **options: of the network, see `image_net_options`.
+
+    Raises:
+      UserError: there is no such network or option, or the images are too small for it.
+    """
+    network = image_net(name, num_classes, **options)
+    # Traced once here, so that a network that does not go with the images fails before anything is computed.
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
+    first = next((layer for layer in ("Conv_0", "Dense_0") if layer in shapes), None)
+
+    def init(key, hparams):
+        del hparams
+        return network.init(key, jnp.zeros((1, *image_shape)))["params"]
+
+    def apply(params, hparams, inputs):
+        return _logits(_set(network, read(hparams)).apply({"params": params}, _scaled(inputs, read(hparams))))
+
+    def val_loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    def train_loss(params, hparams, batch):
+        setting = read(hparams)
+        if setting.label_smoothing is not None:
+            batch = batch._replace(labels=smoothed(batch.labels, num_classes, setting.label_smoothing))
+        return val_loss(params, hparams, batch) + _penalty(params, setting, weight_decay, first)
+
+    def perturb(key, hparams, batch):
+        setting = read(hparams)
+        mix_key, noise_key = jax.random.split(key)
+        if setting.mixup is not None:
+            batch = mixed_up(mix_key, batch, setting.mixup, num_classes)
+        if setting.input_noise is not None:
+            batch = with_noise(noise_key, batch, setting.input_noise)
+        return batch
+
+    problem = Problem(init, apply, train_loss, val_loss, perturb)
+    return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
+
+
+@functools.cache
+def image_embedding(
+    name: str, num_classes: int, *, read: Callable[[HParams], ImageSetting] = unread, **options: Any
+) -> Callable[[Params, HParams, Array], Array]:
+    """What the last linear layer of a network reads, as a pure function.
+
+    Args:
+      name: see `image_problem`; so are the others, which must be those of the problem that gives the parameters.
+      num_classes: see `image_problem`.
+      read: see `image_problem`.
+      **options: see `image_problem`.
+
+    Returns:
+      `embed(params, hparams, images [n, h, w, c]) -> features [n, d]`.
+
+    Raises:
+      UserError: there is no such network or option.
+    """
+    network = image_net(name, num_classes, **options)
+
+    def embed(params, hparams, inputs):
+        setting = read(hparams)
+        factor = setting.learning_rate_factor
+        if factor is not None:  # the parameters come in the units of `with_learning_rate`
+            params = jax.tree.map(lambda leaf: factor * leaf, params)
+        inputs = _scaled(inputs, setting)
+        _, state = _set(network, setting).apply({"params": params}, inputs, mutable=["intermediates"])
+        (features,) = jax.tree.leaves(state)
+        return features
+
+    return embed
+
+
+def num_parameters(params: Params) -> int:
+    """How many numbers there are in a tree of arrays or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _set(network: nn.Module, setting: ImageSetting) -> nn.Module:
+    """The network with the activation that the hyperparameters ask for."""
+    if setting.relu_share is None:
+        return network
+    return network.clone(activation=functools.partial(relu_tanh, setting.relu_share))
+
+
+def _scaled(inputs: Array, setting: ImageSetting) -> Array:
+    return inputs if setting.input_gain is None else setting.input_gain * inputs
+
+
+def _penalty(params: Params, setting: ImageSetting, weight_decay: float, first: str | None) -> Array:
+    decay = weight_decay if setting.weight_decay is None else setting.weight_decay
+    if setting.weight_decay_first is None:
+        return decay * optax.tree.norm(params, squared=True)
+    if first is None:
+        raise UserError("weight_decay_first needs a network whose first layer reads the image by itself")
+    rest = {layer: leaves for layer, leaves in params.items() if layer != first}
+    of_first, of_rest = (optax.tree.norm(part, squared=True) for part in (params[first], rest))
+    return setting.weight_decay_first * of_first + decay * of_rest
+
+
+def _logits(output: Any) -> Array:
+    return output  # flax would allow a pair of output and state here

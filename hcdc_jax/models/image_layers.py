@@ -1,0 +1,163 @@
+"""Layers of image networks: PyTorch's initialisation, norms without running averages, pooling.
+
+The field's numbers were made with PyTorch's default initialisation. Flax's differs in scale and starts biases at 0,
+which moves gradients at initialisation and with them whatever matches gradients.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hcdc_jax.errors import UserError
+from hcdc_jax.types import Array
+
+Activation: TypeAlias = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
+    "sigmoid": jax.nn.sigmoid,
+    "swish": jax.nn.swish,
+    "tanh": jnp.tanh,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "softplus": jax.nn.softplus,
+}
+NORMS = ("instance", "group", "layer", "batch", "none")
+POOLINGS = ("average", "max", "none")
+NUM_GROUPS = 4
+EPS = 1e-5  # of PyTorch's norms; Flax's is 1e-6
+
+# U(-b, b) with b = 1 / sqrt(fan_in), which is PyTorch's kaiming_uniform with a = sqrt(5).
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def bias_init(fan_in: int) -> Callable[..., Array]:
+    """U(-b, b) with the b = 1 / sqrt(fan_in) of the layer's kernel."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = 1 / math.sqrt(fan_in)
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def linear(features: int, inputs: Array, precision: str) -> Array:
+    """A linear layer on the last axis. To be called inside a compact module, like the two below."""
+    fan_in = inputs.shape[-1]
+    layer = nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision)
+    return layer(inputs)
+
+
+def conv(
+    features: int, size: int, inputs: Array, precision: str, *, padding: int, stride: int = 1, bias: bool = True
+) -> Array:
+    """A convolution with square kernels of side `size` of images [n, h, w, c].
+
+    Mapped over candidates it becomes a grouped convolution, which XLA runs slowly on CPUs.
+    """
+    fan_in = size * size * inputs.shape[-1]
+    layer = nn.Conv(
+        features, (size, size), (stride, stride), [(padding, padding)] * 2, use_bias=bias,
+        kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision,
+    )  # fmt: skip
+    return layer(inputs)
+
+
+def pool(images: Array, kind: str) -> Array:
+    """Halves height and width, the last row or column of odd ones dropped, by the mean or maximum of 2 x 2 pixels.
+
+    Raises:
+      UserError: there are no 2 x 2 pixels left, or no such pooling.
+    """
+    check("pooling", kind, POOLINGS)
+    if kind == "none":
+        return images
+    n, height, width, channels = images.shape
+    if min(height, width) < 2:
+        raise UserError(f"the images are too small: {height} x {width} are left where they should be halved again")
+    # Windows do not overlap, so a reshape will do; XLA's windowed reductions are slower, above all their derivatives.
+    cut = images[:, : height // 2 * 2, : width // 2 * 2]
+    blocks = cut.reshape(n, height // 2, 2, width // 2, 2, channels)
+    return blocks.mean((2, 4)) if kind == "average" else blocks.max((2, 4))
+
+
+class Norm(nn.Module):
+    """Normalisation with learned scale and shift, and without state.
+
+    - "instance": each channel of each image; GroupNorm with a group per channel in PyTorch.
+    - "group": `NUM_GROUPS` groups of channels of each image.
+    - "layer": each image; scale and shift for every pixel and channel.
+    - "batch": each channel of the batch at hand, in validation as in training. There are no running averages: logits of
+      an image depend on its batch, and every example of it counts alike, whatever its weight.
+    - "none": nothing.
+
+    Attributes:
+      kind: one of these.
+    """
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """Normalised images [n, h, w, c]."""
+        check("norm", self.kind, NORMS)
+        if self.kind == "none":
+            return images
+        n, height, width, channels = images.shape
+        if self.kind == "instance" and height * width == 1:
+            raise UserError(
+                "the images are too small: norm 'instance' of a single pixel leaves nothing of it; choose 'group' or "
+                "'none', or a shallower network"
+            )
+        if self.kind == "group" and channels % NUM_GROUPS:
+            raise UserError(f"norm 'group' makes {NUM_GROUPS} groups; {channels} channels cannot be divided by that")
+        groups = {"group": NUM_GROUPS, "layer": 1}.get(self.kind, channels)
+        parts = images.reshape(n, height, width, groups, channels // groups)
+        axes = (0, 1, 2, 4) if self.kind == "batch" else (1, 2, 4)
+        centred = parts - parts.mean(axes, keepdims=True)
+        normalised = centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)
+        shape = (height, width, channels) if self.kind == "layer" else (channels,)
+        scale = self.param("scale", nn.initializers.ones_init(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        full = (1,) * (4 - len(shape)) + shape
+        return normalised.reshape(images.shape) * scale.reshape(full) + bias.reshape(full)
+
+
+def bordered(images: Array) -> Array:
+    """Images of 28 x 28 pixels with a border of zeros up to 32 x 32, as the field does to MNIST; others as they are."""
+    if images.shape[1:3] != (28, 28):
+        return images
+    return jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+
+
+def flat(images: Array) -> Array:
+    """[n, h, w, c] as [n, h w c]."""
+    return images.reshape(len(images), -1)
+
+
+def activation(given: str | Activation) -> Activation:
+    """The activation of that name; a function is one already.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if not isinstance(given, str):
+        return given
+    check("activation", given, ACTIVATIONS)
+    return ACTIVATIONS[given]
+
+
+def check(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises `UserError` with the nearest name unless `name` is among `known`."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"unknown {what} {name!r}; {hint}")

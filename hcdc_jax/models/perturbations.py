@@ -1,0 +1,52 @@
+"""What training may do to images and labels; smooth in the strength, so that hypergradients see it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from hcdc_jax.types import Array, Batch
+
+
+def probabilities(labels: Array, num_classes: int) -> Array:
+    """Labels as class probabilities [n, num_classes]; those that are such already stay as they are."""
+    return jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels
+
+
+def smoothed(labels: Array, num_classes: int, share: Array) -> Array:
+    """Class probabilities of which `share` is spread evenly over all classes (arXiv 1512.00567): [n, num_classes]."""
+    return (1 - share) * probabilities(labels, num_classes) + share / num_classes
+
+
+def with_noise(key: Array, batch: Batch, size: Array) -> Batch:
+    """Inputs with normal noise of the standard deviation `size` in every pixel."""
+    return batch._replace(inputs=batch.inputs + size * jax.random.normal(key, batch.inputs.shape, batch.inputs.dtype))
+
+
+def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Batch:
+    """Each example with a share of another one, in image, label and weight: mixup (arXiv 1710.09412).
+
+    The share is uniform in [0, strength / 2], where the original draws it from a Beta distribution: here it depends
+    smoothly on the strength, by a line of code. At strength 1 an even mixture is the extreme case.
+
+    Args:
+      key: draws partners and shares.
+      batch: images [n, ...].
+      strength: in [0, 1].
+      num_classes: of the labels.
+    """
+    partner_key, share_key = jax.random.split(key)
+    count = batch.labels.shape[0]
+    partner = jax.random.permutation(partner_key, count)
+    share = 0.5 * strength * jax.random.uniform(share_key, (count,))
+
+    def mix(values: Array) -> Array:
+        weights = share.reshape(count, *[1] * (values.ndim - 1))
+        return (1 - weights) * values + weights * values[partner]
+
+    return Batch(mix(batch.inputs), mix(probabilities(batch.labels, num_classes)), mix(batch.weights))
+
+
+def relu_tanh(share: Array, x: Array) -> Array:
+    """A mixture of two activations, `share` of it the rectifier's."""
+    return share * jax.nn.relu(x) + (1 - share) * jnp.tanh(x)

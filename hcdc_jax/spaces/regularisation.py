@@ -1,0 +1,43 @@
+"""Continuous hyperparameters of image networks: how strongly training is regularised, and in what way."""
+
+from __future__ import annotations
+
+from hcdc_jax.errors import UserError
+from hcdc_jax.models import ImageSetting
+from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object
+
+
+@one_object
+def regularisation() -> Space:
+    """Six hyperparameters that act in six places.
+
+    Two penalties, the labels, the inputs in training, the activation, and the scale of the inputs. A small training set
+    wants other values of them than a large one.
+    """
+    return image_training(
+        "regularisation",
+        weight_decay_first=(5e-5, 5e-2, "log"),
+        weight_decay=(5e-5, 5e-2, "log"),
+        label_smoothing=(0.0025, 0.18, "logit"),
+        input_noise=(0.05, 1.2, "log"),
+        relu_share=(0.05, 0.95, "logit"),
+        input_gain=(0.22, 2.7, "log"),
+    )
+
+
+def image_training(name: str, **bounds: Bounds) -> Space:
+    """Hyperparameters by their names in `models.ImageSetting`, each with bounds as in a `box`.
+
+        space = image_training("mine", label_smoothing=(0.001, 0.3, "logit"), mixup=(0.01, 0.99, "logit"))
+
+    Raises:
+      UserError: a name that `models.ImageSetting` does not have, which would enter nowhere, or bounds as in `box`.
+    """
+    known = ImageSetting._fields
+    for key in bounds:
+        if key not in known:
+            raise UserError(
+                f"space {name!r}: the hyperparameter {key!r} enters nowhere; an image network reads {', '.join(known)}"
+            )
+    values = box(name, bounds).read
+    return box(name, bounds)._replace(read=lambda hparams: ImageSetting(**values(hparams)))

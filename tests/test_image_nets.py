@@ -1,0 +1,458 @@
+"""Image networks: sizes, PyTorch's initialisation, forward passes written out in NumPy, and what JAX does to them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from hcdc_jax.errors import UserError
+from hcdc_jax.models import (
+    ImageSetting,
+    image_embedding,
+    image_net,
+    image_net_options,
+    image_nets,
+    image_problem,
+    num_parameters,
+)
+from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, bordered, pool
+from hcdc_jax.types import Batch
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+KEY = jax.random.key(0)
+NO_HPARAMS = jnp.zeros(0)
+# Small versions on small images; the three without options are as wide as they are.
+SMALL = {
+    "convnet": ((8, 8, 1), {"width": 4, "depth": 2}),
+    "mlp": ((5, 4, 2), {"width": 6}),
+    "lenet": ((16, 16, 1), {}),
+    "alexnet": ((8, 8, 1), {}),
+    "vgg11": ((32, 32, 1), {}),
+    "resnet18": ((16, 16, 1), {}),
+    "vit": ((8, 8, 1), {"width": 8, "depth": 1, "heads": 2, "mlp_width": 12}),
+}
+# The others are large whatever their options, and made of the same layers.
+QUICK = ["convnet", "mlp", "vit"]
+ALL = QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in ("lenet", "alexnet", "vgg11", "resnet18")]
+
+
+def shapes_of(name, image_shape=(32, 32, 3), num_classes=10, **options):
+    return jax.eval_shape(image_problem(name, image_shape, num_classes, **options).init, KEY, NO_HPARAMS)
+
+
+@functools.cache
+def small(name):
+    """A small problem, parameters that are nowhere 0, and a batch of six images in three classes."""
+    shape, options = SMALL[name]
+    problem = image_problem(name, shape, 3, **options)
+    params = jax.jit(problem.init)(KEY, NO_HPARAMS)
+    images = jax.random.normal(jax.random.fold_in(KEY, 1), (6, *shape))
+    return problem, params, Batch(images, jnp.arange(6) % 3, jnp.arange(1.0, 7.0))
+
+
+def conv_size(inputs, outputs, side, bias=True):
+    return side * side * inputs * outputs + bias * outputs
+
+
+def linear_size(inputs, outputs):
+    return inputs * outputs + outputs
+
+
+def convnet_size(num_classes, channels=3, width=128, depth=3, side=32, norm=2):
+    blocks = sum(conv_size(channels if d == 0 else width, width, 3) + norm * width for d in range(depth))
+    return blocks + linear_size(width * (side // 2**depth) ** 2, num_classes)
+
+
+def vgg11_size(num_classes):
+    widths = [3, 64, 128, 256, 256, 512, 512, 512, 512]
+    convs = sum(conv_size(a, b, 3) + 2 * b for a, b in itertools.pairwise(widths))
+    return convs + linear_size(512, num_classes)
+
+
+def resnet18_size(num_classes):
+    total = conv_size(3, 64, 3, bias=False) + 2 * 64
+    for before, width in ((64, 64), (64, 128), (128, 256), (256, 512)):
+        shortcut = 0 if before == width else conv_size(before, width, 1, bias=False) + 2 * width
+        convs = conv_size(before, width, 3, bias=False) + 3 * conv_size(width, width, 3, bias=False)
+        total += convs + 4 * 2 * width + shortcut
+    return total + linear_size(512, num_classes)
+
+
+def vit_size(num_classes, width=128, depth=6, mlp=256, tokens=64, patch=48):
+    block = 2 * 2 * width + linear_size(width, 3 * width) + linear_size(width, width)
+    block += linear_size(width, mlp) + linear_size(mlp, width)
+    return linear_size(patch, width) + tokens * width + depth * block + 2 * width + linear_size(width, num_classes)
+
+
+ALEXNET = [(3, 128, 5), (128, 192, 5), (192, 256, 3), (256, 192, 3), (192, 192, 3)]
+# Counted layer by layer here; where a number is printed in the literature, that number too.
+SIZES = [
+    ("convnet", {}, 10, 320_010, convnet_size(10)),
+    ("convnet", {}, 100, 504_420, convnet_size(100)),
+    ("convnet", {"width": 32, "depth": 4}, 10, None, convnet_size(10, width=32, depth=4)),
+    ("convnet", {"norm": "none"}, 10, None, convnet_size(10, norm=0)),
+    ("convnet", {"norm": "group"}, 10, 320_010, convnet_size(10)),
+    ("convnet", {"norm": "batch"}, 10, 320_010, convnet_size(10)),
+    ("convnet", {"norm": "layer"}, 10, None, convnet_size(10, norm=0) + 2 * 128 * (32**2 + 16**2 + 8**2)),
+    ("convnet", {"pooling": "none"}, 10, None, convnet_size(10) + 10 * 128 * (32**2 - 4**2)),
+    ("mlp", {}, 10, None, linear_size(3072, 128) + linear_size(128, 128) + linear_size(128, 10)),
+    (
+        "lenet", {}, 10, 62_006,
+        conv_size(3, 6, 5) + conv_size(6, 16, 5) + linear_size(400, 120) + linear_size(120, 84) + linear_size(84, 10),
+    ),
+    ("alexnet", {}, 10, None, sum(conv_size(*layer) for layer in ALEXNET) + linear_size(192 * 16, 10)),
+    ("vgg11", {}, 10, 9_231_114, vgg11_size(10)),
+    ("resnet18", {}, 10, 11_173_962, resnet18_size(10)),
+    ("resnet18", {}, 100, 11_220_132, resnet18_size(100)),
+    ("vit", {}, 10, None, vit_size(10)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "num_classes", "published", "counted"), SIZES)
+def test_number_of_parameters(name, options, num_classes, published, counted):
+    found = num_parameters(shapes_of(name, num_classes=num_classes, **options))
+    assert found == counted
+    assert published in (None, found)
+
+
+def test_images_of_28_pixels_are_treated_as_32():
+    for name in ("convnet", "lenet", "alexnet", "vgg11", "resnet18"):
+        assert num_parameters(shapes_of(name, (28, 28, 1))) == num_parameters(shapes_of(name, (32, 32, 1)))
+    assert num_parameters(shapes_of("lenet", (28, 28, 1))) == 61_706
+    images = np.random.default_rng(0).normal(size=(2, 28, 28, 1))
+    framed = np.asarray(bordered(jnp.asarray(images)))
+    np.testing.assert_array_equal(framed[:, 2:30, 2:30], images.astype(np.float32))
+    assert np.abs(framed).sum() == pytest.approx(np.abs(images).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_initialisation_is_that_of_pytorch(name):
+    """Kernels and biases are uniform in +-1 / sqrt(fan_in), norms start at 1 and 0."""
+    shape, options = ((32, 32, 3), {"depth": 2}) if name in ("convnet", "mlp") else SMALL[name]
+    params = jax.jit(image_problem(name, shape, 10, **options).init)(KEY, NO_HPARAMS)
+    layers = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        *place, kind = (entry.key for entry in path)
+        layers.setdefault(tuple(place), {})[kind] = np.asarray(leaf)
+    biases = []
+    for place, layer in layers.items():
+        if "kernel" in layer:
+            kernel = layer["kernel"]
+            bound = math.prod(kernel.shape[:-1]) ** -0.5
+            assert np.abs(kernel).max() <= bound
+            # The variance of a uniform distribution, within five standard errors.
+            assert kernel.var() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / kernel.size)), place
+            assert abs(kernel.mean()) < 5 * bound / math.sqrt(3 * kernel.size)
+            if "bias" in layer:
+                assert np.abs(layer["bias"]).max() <= bound
+                biases.append(layer["bias"] / bound)
+        elif "scale" in layer:
+            assert (layer["scale"] == 1).all()
+            assert (layer["bias"] == 0).all()
+    biases = np.concatenate(biases)
+    assert biases.var() == pytest.approx(1 / 3, rel=5 * math.sqrt(0.8 / biases.size))
+
+
+# Forward passes -------------------------------------------------------------------------------------------------------
+
+
+def conv_by_hand(images, layer, padding):
+    kernel, side = np.asarray(layer["kernel"], np.float64), layer["kernel"].shape[0]
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, columns = padded.shape[1] - side + 1, padded.shape[2] - side + 1
+    result = np.zeros((len(images), rows, columns, kernel.shape[-1]))
+    for i in range(side):
+        for j in range(side):
+            result += padded[:, i : i + rows, j : j + columns] @ kernel[i, j]
+    return result + (np.asarray(layer["bias"], np.float64) if "bias" in layer else 0.0)
+
+
+def norm_by_hand(images, layer, kind):
+    n, height, width, channels = images.shape
+    if kind == "none":
+        return images
+    if kind == "batch":
+        mean, var = images.mean((0, 1, 2)), images.var((0, 1, 2))
+    else:
+        groups = {"instance": channels, "group": 4, "layer": 1}[kind]
+        parts = images.reshape(n, height, width, groups, -1)
+        mean, var = (
+            np.repeat(statistic, channels // groups, axis=-1)[:, None, None, :]
+            for statistic in (parts.mean((1, 2, 4)), parts.var((1, 2, 4)))
+        )
+    return (images - mean) / np.sqrt(var + 1e-5) * np.asarray(layer["scale"]) + np.asarray(layer["bias"])
+
+
+def pool_by_hand(images, kind):
+    corners = np.stack(
+        [images[:, i::2, j::2][:, : images.shape[1] // 2, : images.shape[2] // 2] for i in (0, 1) for j in (0, 1)]
+    )
+    return {"average": corners.mean(0), "max": corners.max(0)}[kind] if kind != "none" else images
+
+
+@jax.jit
+def stirred(params):
+    """Parameters moved a little, so that norms scale and shift."""
+    vector, unravel = ravel_pytree(params)
+    return unravel(vector + 0.1 * jax.random.normal(KEY, vector.shape))
+
+
+@pytest.mark.parametrize(
+    ("norm", "pooling"), [(norm, "average") for norm in NORMS] + [("instance", "max"), ("none", "none")]
+)
+def test_convnet_is_the_formula(norm, pooling):
+    shape = (5, 5, 2) if pooling == "none" else (9, 8, 2)
+    problem = image_problem("convnet", shape, 3, width=8, depth=2, norm=norm, pooling=pooling, activation="leaky_relu")
+    params = stirred(jax.jit(problem.init)(KEY, NO_HPARAMS))
+    images = np.random.default_rng(1).normal(size=(4, *shape))
+    hidden = images
+    for block in range(2):
+        hidden = conv_by_hand(hidden, params[f"Conv_{block}"], 1)
+        hidden = norm_by_hand(hidden, params.get(f"Norm_{block}"), norm)
+        hidden = pool_by_hand(np.where(hidden > 0, hidden, 0.01 * hidden), pooling)
+    layer = params["Head_0"]["Dense_0"]
+    features = hidden.reshape(4, -1)
+    expected = features @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
+    inputs = jnp.asarray(images, jnp.float32)
+    np.testing.assert_allclose(jax.jit(problem.apply)(params, NO_HPARAMS, inputs), expected, atol=2e-5)
+    embed = image_embedding("convnet", 3, width=8, depth=2, norm=norm, pooling=pooling, activation="leaky_relu")
+    np.testing.assert_allclose(jax.jit(embed)(params, NO_HPARAMS, inputs), features, atol=2e-5)
+
+
+def test_residual_block_is_the_formula():
+    from hcdc_jax.models.image_nets import ResidualBlock
+
+    block = ResidualBlock(8, 2, "group", "relu", "highest")
+    images = np.random.default_rng(1).normal(size=(3, 6, 6, 4))
+    inputs = jnp.asarray(images, jnp.float32)
+    params = stirred(jax.jit(block.init)(KEY, inputs)["params"])
+    hidden = np.maximum(
+        norm_by_hand(conv_by_hand(images, params["Conv_0"], 1)[:, ::2, ::2], params["Norm_0"], "group"), 0
+    )
+    hidden = norm_by_hand(conv_by_hand(hidden, params["Conv_1"], 1), params["Norm_1"], "group")
+    shortcut = norm_by_hand(conv_by_hand(images, params["Conv_2"], 0)[:, ::2, ::2], params["Norm_2"], "group")
+    found = jax.jit(block.apply)({"params": params}, inputs)
+    np.testing.assert_allclose(found, np.maximum(hidden + shortcut, 0), atol=2e-5)
+
+
+def test_attention_is_the_formula():
+    from hcdc_jax.models.vit import Attention
+
+    tokens = np.random.default_rng(1).normal(size=(2, 5, 6))
+    attention = Attention(2, "highest")
+    params = attention.init(KEY, jnp.asarray(tokens, jnp.float32))["params"]
+    first, last = (jax.tree.map(lambda x: np.asarray(x, np.float64), params[f"Dense_{i}"]) for i in (0, 1))
+    joint = tokens @ first["kernel"] + first["bias"]
+    heads = []
+    for head in range(2):
+        query, key, value = (joint[..., 6 * i + 3 * head : 6 * i + 3 * head + 3] for i in range(3))
+        scores = np.exp(query @ key.swapaxes(1, 2) / math.sqrt(3))
+        heads.append(scores / scores.sum(-1, keepdims=True) @ value)
+    expected = np.concatenate(heads, -1) @ last["kernel"] + last["bias"]
+    np.testing.assert_allclose(
+        attention.apply({"params": params}, jnp.asarray(tokens, jnp.float32)), expected, atol=1e-5
+    )
+
+
+def test_vit_does_not_know_pixels_from_their_patch_but_positions():
+    problem, params, batch = small("vit")
+    swapped = batch.inputs.at[:, :4, :4].set(batch.inputs[:, 4:, 4:]).at[:, 4:, 4:].set(batch.inputs[:, :4, :4])
+    still = params | {"positions": jnp.zeros_like(params["positions"])}
+    apply = jax.jit(problem.apply)
+    np.testing.assert_allclose(apply(still, NO_HPARAMS, batch.inputs), apply(still, NO_HPARAMS, swapped), atol=1e-5)
+    moved = np.abs(np.asarray(apply(params, NO_HPARAMS, batch.inputs)) - apply(params, NO_HPARAMS, swapped))
+    assert moved.max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["average", "max"])
+def test_pooling_drops_odd_edges(kind):
+    images = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    start, reduce = (0.0, jax.lax.add) if kind == "average" else (-jnp.inf, jax.lax.max)
+    expected = jax.lax.reduce_window(images, start, reduce, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    expected = expected / 4 if kind == "average" else expected
+    np.testing.assert_allclose(pool(jnp.asarray(images), kind), expected, rtol=1e-6)
+
+
+# Problems -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", image_nets())
+def test_logits_have_their_shape(name):
+    shape, options = SMALL[name]
+    problem = image_problem(name, shape, 3, **options)
+    params = jax.eval_shape(problem.init, KEY, NO_HPARAMS)
+    images = jax.ShapeDtypeStruct((6, *shape), jnp.float32)
+    assert jax.eval_shape(problem.apply, params, NO_HPARAMS, images).shape == (6, 3)
+    embed = image_embedding(name, 3, **options)
+    features = jax.eval_shape(embed, params, NO_HPARAMS, images)
+    (last,) = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "Head_0" in str(path) and leaf.ndim == 2]
+    assert features.shape == (6, last.shape[0])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_mapped_networks_are_those_of_a_loop(name):
+    problem, params, batch = small(name)
+    gradient = jax.value_and_grad(problem.train_loss)
+    networks = [params, jax.tree.map(lambda leaf: -0.7 * np.asarray(leaf), params)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+    mapped = jax.jit(jax.vmap(gradient, (0, None, None)))(stacked, NO_HPARAMS, batch)
+    one = jax.jit(gradient)
+    for i, network in enumerate(networks):
+        alone = one(network, NO_HPARAMS, batch)
+        for together, single in zip(jax.tree.leaves(mapped), map(np.asarray, jax.tree.leaves(alone)), strict=True):
+            np.testing.assert_allclose(np.asarray(together)[i], single, atol=1e-4 * max(1.0, np.abs(single).max()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_second_derivatives_are_finite_differences_of_the_first(name):
+    """Forward over reverse, as hypergradients take them, through pooling and norms; along a direction without kinks."""
+    problem, params, batch = small(name)
+    # Logits are linear in the last layer: moving it moves no rectifier and no maximum.
+    rng = np.random.default_rng(0)
+    last = {"Head_0": jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params["Head_0"])}
+    direction = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params) | last
+    gradient = jax.grad(problem.train_loss)
+
+    @jax.jit
+    def along(position):
+        """The gradient at a position on the line, and its derivative."""
+
+        def flat_gradient(t):
+            moved = jax.tree.map(lambda p, d: p + t * d, params, direction)
+            return ravel_pytree(gradient(moved, NO_HPARAMS, batch))[0]
+
+        return jax.jvp(flat_gradient, (position,), (1.0,))
+
+    step = 3e-3
+    (after, _), (_, found), (before, _) = (map(np.asarray, along(t)) for t in (step, 0.0, -step))
+    assert np.linalg.norm(found) > 0.1
+    assert np.linalg.norm(found - (after - before) / (2 * step)) <= 1e-2 * np.linalg.norm(found)
+
+
+def test_soft_labels_of_one_class_are_hard_labels():
+    problem, params, batch = small("convnet")
+    loss = jax.jit(problem.val_loss)
+    soft = batch._replace(labels=jax.nn.one_hot(batch.labels, 3))
+    hard, softened = (loss(params, NO_HPARAMS, b) for b in (batch, soft))
+    np.testing.assert_allclose(hard, softened, rtol=1e-6)
+    uniform = batch._replace(labels=jnp.full((6, 3), 1 / 3))
+    mean = -jax.nn.log_softmax(jax.jit(problem.apply)(params, NO_HPARAMS, batch.inputs)).mean(1)
+    np.testing.assert_allclose(loss(params, NO_HPARAMS, uniform), jnp.vdot(mean, batch.weights) / 21, rtol=1e-6)
+
+
+def test_examples_of_weight_0_do_not_count():
+    problem, params, batch = small("convnet")
+    without = Batch(*(leaf[:4] for leaf in batch))
+    blank = batch._replace(weights=batch.weights.at[4:].set(0))
+    losses = [jax.jit(problem.val_loss)(params, NO_HPARAMS, b) for b in (without, blank)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_weight_decay_is_in_the_training_loss_and_may_be_searched():
+    problem, params, batch = small("mlp")
+    size = float(sum((leaf**2).sum() for leaf in jax.tree.leaves(params)))
+    plain = jax.jit(problem.val_loss)(params, NO_HPARAMS, batch)
+    loss = jax.jit(problem.train_loss)
+    np.testing.assert_allclose(loss(params, NO_HPARAMS, batch), plain + 2.5e-4 * size, rtol=1e-6)
+
+    def read(hparams):
+        return ImageSetting(weight_decay=jnp.exp(hparams[0]))
+
+    searched = jax.jit(image_problem("mlp", (5, 4, 2), 3, width=6, read=read).train_loss)
+    for decay in (1e-3, 1e-1):
+        value = searched(params, jnp.log(jnp.array([decay])), batch)
+        np.testing.assert_allclose(value, plain + decay * size, rtol=1e-5)
+
+
+def test_learning_rate_factor_scales_the_parameters_of_problem_and_embedding():
+    def read(hparams):
+        return ImageSetting(learning_rate_factor=hparams[0])
+
+    options = {"width": 6, "read": read}
+    problem, factor = image_problem("mlp", (5, 4, 2), 3, **options), jnp.array([4.0])
+    plain, params, batch = small("mlp")
+    scaled = jax.jit(problem.init)(KEY, factor)
+    for ours, theirs in zip(jax.tree.leaves(scaled), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(4 * ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(
+        problem.apply(scaled, factor, batch.inputs), plain.apply(params, NO_HPARAMS, batch.inputs), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        image_embedding("mlp", 3, **options)(scaled, factor, batch.inputs),
+        image_embedding("mlp", 3, width=6)(params, NO_HPARAMS, batch.inputs),
+        rtol=1e-5,
+    )
+
+
+def test_equal_options_give_the_same_problem():
+    """So the second seed of a run compiles nothing."""
+    make = functools.partial(image_problem, "convnet", (8, 8, 1), 3)
+    assert make(width=4) is make(width=4)
+    assert make(width=4) is not make(width=8)
+    assert image_net("vit", 10, depth=2) == image_net("vit", 10, depth=2)
+
+
+def test_batch_norm_has_no_state():
+    """Scale and shift are all it keeps; its output is that of the batch at hand."""
+    images = jax.random.normal(KEY, (5, 4, 4, 3)) * 7 + 3
+    variables = Norm("batch").init(KEY, images)
+    assert list(variables) == ["params"]
+    out = Norm("batch").apply(variables, images)
+    np.testing.assert_allclose(out.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(out.var((0, 1, 2)), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_smooth_enough_to_train(name):
+    x = jnp.linspace(-3, 3, 13)
+    values, slopes = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(x)
+    assert jnp.isfinite(values).all()
+    assert jnp.isfinite(slopes).all()
+    assert (jnp.diff(values)[7:] > 0).all()
+
+
+MISTAKES = [
+    (("convnt", (8, 8, 1), {}), "unknown image network 'convnt'; did you mean 'convnet'?"),
+    (("convnet", (8, 8, 1), {"widht": 3}), "unknown option of convnet 'widht'; did you mean 'width'?"),
+    (("convnet", (8, 8, 1), {"norm": "batchnorm"}), "unknown norm 'batchnorm'; did you mean 'batch'?"),
+    (("convnet", (8, 8, 1), {"activation": "rleu"}), "unknown activation 'rleu'; did you mean 'relu'?"),
+    (("convnet", (8, 8, 1), {"pooling": "mean"}), "unknown pooling 'mean'; known are average, max, none"),
+    (
+        ("convnet", (8, 8, 1), {"depth": 4}),
+        "the images are too small: norm 'instance' of a single pixel leaves nothing",
+    ),
+    (
+        ("convnet", (8, 8, 1), {"depth": 4, "norm": "none"}),
+        "the images are too small: 1 x 1 are left where they should",
+    ),
+    (("convnet", (8, 8, 1), {"width": 6, "norm": "group"}), "norm 'group' makes 4 groups; 6 channels cannot be"),
+    (("lenet", (8, 8, 1), {}), "the images are too small for LeNet, which needs at least 16 x 16 pixels"),
+    (("resnet18", (8, 8, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
+    (("vit", (28, 28, 1), {"patch": 5}), "images of 28 x 28 cannot be cut into patches of side 5"),
+    (("vit", (28, 28, 1), {"heads": 3}), "3 heads do not divide the width 128 of a ViT"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_are_named_before_anything_is_computed(arguments, message):
+    name, shape, options = arguments
+    with pytest.raises(UserError) as caught:
+        image_problem(name, shape, 3, **options)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_registry_describes_every_network():
+    assert set(image_nets()) == {"convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "vit"}
+    assert all(image_nets().values())
+    assert image_net_options("convnet") == {
+        "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "average",
+        "precision": "highest",
+    }  # fmt: skip

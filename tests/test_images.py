@@ -1,0 +1,179 @@
+"""Standardisation and whitening: against NumPy, there and back, and through an artefact."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hcdc_jax.artefact import load_condensed, save_condensed
+from hcdc_jax.data import load_dataset
+from hcdc_jax.data.images import Part, build_images
+from hcdc_jax.errors import UserError
+from hcdc_jax.images import (
+    PUBLISHED,
+    Standardisation,
+    fit_contrast_whitening,
+    fit_standardisation,
+    fit_whitening,
+    image_batch,
+    to_preprocessing,
+)
+from hcdc_jax.types import Batch
+
+FITS = {
+    "standardisation": fit_standardisation,
+    "whitening": fit_whitening,
+    "contrast_whitening": fit_contrast_whitening,
+}
+
+
+def images(count=400, size=(4, 3, 2), seed=0) -> np.ndarray:
+    """Correlated pixels of different brightness per channel, as photographs have them."""
+    rng = np.random.default_rng(seed)
+    length = int(np.prod(size))
+    mixed = rng.normal(size=(count, length)) @ rng.normal(size=(length, length)) / 10
+    return (mixed.reshape(count, *size) * [1.0, 3.0] + [0.4, 0.7]).astype(np.float32)
+
+
+def covariance(pixels) -> np.ndarray:
+    flat = np.asarray(pixels, np.float64).reshape(len(pixels), -1)
+    return flat.T @ flat / len(flat)
+
+
+@pytest.mark.usefixtures("x64")
+def test_standardised_channels_have_mean_0_and_variance_1():
+    pixels = images()
+    found = np.asarray(jax.jit(Standardisation.apply)(fit_standardisation(pixels), pixels.astype(np.float64)))
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(found.var((0, 1, 2)), 1, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_whitened_pixels_are_uncorrelated():
+    pixels = images()
+    found = jax.jit(lambda s, x: s.apply(x))(fit_whitening(pixels, eps=0.0), pixels.astype(np.float64))
+    np.testing.assert_allclose(covariance(found), np.eye(24), atol=1e-10)
+    np.testing.assert_allclose(np.asarray(found).mean(0), 0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("fit", ["whitening", "contrast_whitening"])
+def test_damped_whitening_is_the_formula(fit):
+    """(C + r I)^-1/2 with r = 0.1 trace(C) / d, from the covariance of pixels that were prepared in NumPy."""
+    pixels = images().astype(np.float64)
+    if fit == "whitening":
+        prepared = (pixels - pixels.mean(0)) / pixels.std((0, 1, 2))
+    else:
+        flat = pixels.reshape(len(pixels), -1)
+        flat = flat - flat.mean(1, keepdims=True)
+        prepared = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).reshape(pixels.shape)
+    full = covariance(prepared)
+    values, vectors = np.linalg.eigh(full + 0.1 * np.trace(full) / len(full) * np.eye(len(full)))
+    expected = prepared.reshape(len(pixels), -1) @ vectors @ np.diag(values**-0.5) @ vectors.T
+    found = FITS[fit](pixels).apply(pixels)
+    np.testing.assert_allclose(np.asarray(found).reshape(len(pixels), -1), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["standardisation", "whitening"])
+def test_there_and_back(name):
+    pixels = images()
+    statistics = FITS[name](pixels)
+    there = statistics.apply(pixels)
+    np.testing.assert_allclose(statistics.invert(there), pixels, atol=2e-5)
+    np.testing.assert_allclose(statistics.apply(statistics.invert(there)), there, atol=2e-4)
+
+
+def test_contrast_whitening_keeps_everything_but_brightness_and_contrast():
+    pixels = images()
+    statistics = fit_contrast_whitening(pixels)
+    there = statistics.apply(pixels)
+    np.testing.assert_allclose(statistics.apply(0.3 * pixels + 0.2), there, atol=1e-4)
+    back = np.asarray(statistics.invert(there))
+    np.testing.assert_allclose(statistics.apply(back), there, atol=1e-4)
+    np.testing.assert_allclose(back.mean((1, 2, 3)), pixels.mean(), rtol=1e-4)
+    flat = (pixels - pixels.mean((1, 2, 3), keepdims=True)).reshape(len(pixels), -1)
+    lengths = np.linalg.norm((back - pixels.mean()).reshape(len(back), -1), axis=1)
+    np.testing.assert_allclose(lengths, np.linalg.norm(flat, axis=1).mean(), rtol=1e-4)
+
+
+def test_an_image_of_one_colour_does_no_harm():
+    statistics = fit_contrast_whitening(np.concatenate([images(), np.full((1, 4, 3, 2), 0.5, np.float32)]))
+    plain = jnp.full((1, 4, 3, 2), 0.25)
+    np.testing.assert_array_equal(statistics.apply(plain), 0)
+    gradient = jax.grad(lambda x: statistics.apply(x).sum())(plain)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_what_cannot_be_fitted_is_named():
+    pixels = images()
+    pixels[..., 1] = 0.5
+    with pytest.raises(UserError, match="channel 1 has the same value in all pixels"):
+        fit_standardisation(pixels)
+    with pytest.raises(UserError, match=r"do not vary in all directions; whiten with eps > 0$"):
+        fit_whitening(images(count=20), eps=0.0)
+    with pytest.raises(UserError, match="do not vary in all directions"):
+        fit_contrast_whitening(images(), eps=0.0)
+
+
+def test_published_constants_cover_the_named_sets():
+    """That the means are those of the pixels is tested where the real files are read."""
+    assert PUBLISHED.keys() == {"mnist", "fashion_mnist", "svhn", "cifar10", "cifar100"}
+    for name, (mean, std) in PUBLISHED.items():
+        channels = 1 if "mnist" in name else 3
+        assert mean.shape == std.shape == (channels,)
+        assert ((mean > 0.1) & (mean < 0.6)).all()
+        assert ((std > 0.1) & (std < 0.4)).all()
+
+
+def test_image_batch_is_what_a_loss_reads():
+    data = load_dataset("digits_images")
+    statistics = fit_standardisation(data.images[data.train_idx])
+    batch = image_batch(data, data.val_idx, statistics)
+    np.testing.assert_allclose(batch.inputs, statistics.apply(data.images[data.val_idx]))
+    np.testing.assert_array_equal(batch.labels, data.labels[data.val_idx])
+    assert (batch.weights == 1).all()
+    np.testing.assert_array_equal(image_batch(data, data.val_idx[:3]).inputs, data.images[data.val_idx[:3]])
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_statistics_travel_with_the_artefact(name, tmp_path):
+    pixels = images()
+    statistics = FITS[name](pixels)
+    batch = Batch(statistics.apply(pixels[:6]), jnp.arange(6) % 2, jnp.ones(6))
+    save_condensed(
+        tmp_path, method="random", seed=0, train=batch, val=batch, variables={"pixels": batch.inputs},
+        config_hash="0" * 8, source={"name": "x", "checksum": ""}, preprocessing=name, statistics=statistics,
+    )  # fmt: skip
+    loaded = load_condensed(tmp_path)
+    assert type(loaded.preprocessing) is type(statistics)
+    assert loaded.preprocessing is not None
+    assert all(leaf.dtype == np.float32 for leaf in loaded.preprocessing)
+    np.testing.assert_allclose(loaded.preprocessing.apply(pixels[:6]), loaded.train.inputs, rtol=1e-3, atol=1e-4)
+    assert loaded.card["stored_scalars"] == batch.inputs.size
+
+
+def test_artefacts_without_statistics_have_none(tmp_path):
+    batch = Batch(jnp.ones((2, 3)), jnp.arange(2), jnp.ones(2))
+    save_condensed(
+        tmp_path, method="random", seed=0, train=batch, val=batch, variables={"x": batch.inputs},
+        config_hash="0" * 8, source={"name": "x", "checksum": ""}, preprocessing="",
+    )  # fmt: skip
+    assert load_condensed(tmp_path).preprocessing is None
+
+
+def test_unknown_statistics_are_refused():
+    with pytest.raises(KeyError, match="preprocessing of mean, scale"):
+        to_preprocessing({"mean": np.zeros(1), "scale": np.ones(1)})
+
+
+def test_whitened_parts_share_the_statistics_of_the_training_part():
+    """Statistics are fitted to what is given; the parts of a data set stay apart."""
+    pixels = images(60)
+    data = build_images(
+        "x", {"train": Part(pixels, np.arange(60) % 2), "test": Part(9 * pixels, np.arange(60) % 2)}, where="x"
+    )
+    statistics = fit_standardisation(data.images[data.train_idx])
+    np.testing.assert_allclose(image_batch(data, data.train_idx, statistics).inputs.mean((0, 1, 2)), 0, atol=1e-5)
+    assert (image_batch(data, data.test_idx, statistics).inputs.std((0, 1, 2)) > 5).all()
