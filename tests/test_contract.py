@@ -6,6 +6,7 @@ A new entry is tested as soon as it is registered; a condenser also needs a line
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,18 @@ import pytest
 
 from hcdc_jax import condense, distances, spaces
 from hcdc_jax.condense import Condenser, run
-from hcdc_jax.condense.base import GraphRates
-from hcdc_jax.condense.gradient_matching import MatchingData, drawn_from
+from hcdc_jax.condense.base import GraphRates, ImageRates, learned_fields
+from hcdc_jax.condense.class_batches import class_pool
+from hcdc_jax.condense.dc import DCData
+from hcdc_jax.condense.dm import DMData
+from hcdc_jax.condense.experts import ExpertTraining, expert_trajectory
+from hcdc_jax.condense.gradient_matching import MatchingData, constant, drawn_from
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
 from hcdc_jax.condense.hcdc_shared import SharedData
-from hcdc_jax.containers import ADJACENCIES, Container, graph_container
+from hcdc_jax.condense.kernels import fully_connected
+from hcdc_jax.condense.kip import KIPData
+from hcdc_jax.condense.mtt import MTTData
+from hcdc_jax.containers import ADJACENCIES, Container, ImageStart, graph_container, image_container
 from hcdc_jax.containers.graph import fixed, free
 from hcdc_jax.frozen import Target
 from hcdc_jax.graphs import real_batch
@@ -27,7 +35,9 @@ from hcdc_jax.linear_solve import identity, neumann
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.spaces import graph_filter
 from hcdc_jax.train import Training
+from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, small_start
+from tests.small_images import blobs, conv_net
 
 KEY = jax.random.key(3)
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
@@ -35,6 +45,8 @@ START = small_start(6, num_features=5)
 RATES = GraphRates(jnp.float32(0.02), jnp.float32(0.1))
 CONTAINERS = {name: graph_container(make(), 2, "laplacian") for name, make in ADJACENCIES.items()}
 LEARNED = graph_container(free(3.0), 2, "laplacian")
+IMAGES = image_container()
+NET = conv_net(1, 3, width=2)
 
 
 @functools.cache
@@ -43,11 +55,22 @@ def real(part: str):
     return real_batch(data, getattr(data, f"{part}_idx"), order=2, basis="laplacian")
 
 
+def graph_variables(seed: int):
+    return LEARNED.init(jax.random.key(seed), small_start(6, num_features=5, seed=seed))
+
+
+def image_variables(seed: int):
+    images, labels = blobs(6, seed=seed)
+    order = np.argsort(labels, kind="stable")
+    return IMAGES.init(jax.random.key(seed), ImageStart(images[order], labels[order]))
+
+
 class Case(NamedTuple):
-    """A condenser on a problem of seconds, and what its steps read."""
+    """A condenser on a problem of seconds, what its steps read, and variables to start from."""
 
     condenser: Condenser
     data: Any
+    variables: Callable[[int], Any] = graph_variables
 
 
 def matching_case() -> Case:
@@ -73,7 +96,41 @@ def shared_case() -> Case:
     return Case(condenser, SharedData(hparams, s_train, real("train"), real("val"), Training(steps=4), RATES))
 
 
-CASES = {"gradient_matching": matching_case, "hcdc": hcdc_case, "hcdc_shared": shared_case}
+def class_case(name: str) -> Case:
+    pool, rates = class_pool(*blobs(18), 3), ImageRates(jnp.float32(0.1), jnp.float32(0.5))
+    factory = functools.partial(condense.get(name), NET.problem)
+    if name == "dm":
+        return Case(factory(NET.embed, IMAGES, constant(()), batch_size=4), DMData(pool, rates), image_variables)
+    condenser = factory(IMAGES, constant(()), outer_steps=2, inner_epochs=2, batch_size=4)
+    return Case(condenser, DCData(pool, rates), image_variables)
+
+
+def kip_case() -> Case:
+    data = KIPData(class_pool(*blobs(18), 3), jnp.float32(0.01), jnp.float32(1e-2))
+    return Case(condense.get("kip")(fully_connected(1), IMAGES, num_classes=3, batch_size=12), data, image_variables)
+
+
+def mtt_case() -> Case:
+    images, labels = blobs(12)
+    batch = Batch(jnp.asarray(images, jnp.float32), jnp.asarray(labels), jnp.ones(12))
+    hparams = jnp.zeros(0)
+    experts = expert_trajectory(KEY, NET.problem, hparams, batch, ExpertTraining(0.3, epochs=4, batch_size=6))[None]
+    condenser = condense.get("mtt")(NET.problem, IMAGES, student_steps=2, max_start=2)
+    rates = ImageRates(jnp.float32(1.0), jnp.float32(0.5))
+    data = MTTData(experts, hparams, rates, jnp.float32(0.1), jnp.float32(0.1), jnp.float32(0.1))
+    return Case(condenser, data, image_variables)
+
+
+CASES = {
+    "dc": functools.partial(class_case, "dc"),
+    "dm": functools.partial(class_case, "dm"),
+    "dsa": functools.partial(class_case, "dsa"),
+    "gradient_matching": matching_case,
+    "hcdc": hcdc_case,
+    "hcdc_shared": shared_case,
+    "kip": kip_case,
+    "mtt": mtt_case,
+}
 
 
 @pytest.fixture(params=condense.names(), name="case", scope="module")
@@ -88,9 +145,7 @@ def step_of(key, state, data, *, condenser):
 
 
 def started(case: Case, seed: int = 0):
-    key = jax.random.key(seed)
-    variables = LEARNED.init(key, small_start(6, num_features=5, seed=seed))
-    return jax.jit(case.condenser.init)(key, variables, case.data)
+    return jax.jit(case.condenser.init)(jax.random.key(seed), case.variables(seed), case.data)
 
 
 def assert_close(a, b, atol=2e-4):
@@ -147,8 +202,7 @@ def test_a_step_learns_and_leaves_labels_and_weights(case):
     after = run(KEY, case.condenser, state, case.data, steps=4, every=2).variables
     np.testing.assert_array_equal(after.labels, state.variables.labels)
     np.testing.assert_array_equal(after.weights, state.variables.weights)
-    learned = jax.tree.leaves((after.features, after.structure))
-    before = jax.tree.leaves((state.variables.features, state.variables.structure))
+    learned, before = (jax.tree.leaves(learned_fields(variables)) for variables in (after, state.variables))
     assert any(np.any(a != b) for a, b in zip(learned, before, strict=True))
     assert all(np.isfinite(leaf).all() for leaf in learned)
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hcdc_jax.condense.base import Condenser, run
+from hcdc_jax.condense.dc import dc, dsa
+from hcdc_jax.condense.dm import dm
 from hcdc_jax.condense.gradient_matching import gradient_matching
 from hcdc_jax.condense.hcdc import hcdc
 from hcdc_jax.condense.hcdc_shared import hcdc_shared
+from hcdc_jax.condense.kip import kip
+from hcdc_jax.condense.mtt import mtt
 
 _REGISTRY: dict[str, Callable[..., Condenser]] = {
+    "dc": dc,
+    "dm": dm,
+    "dsa": dsa,
     "gradient_matching": gradient_matching,
     "hcdc": hcdc,
     "hcdc_shared": hcdc_shared,
+    "kip": kip,
+    "mtt": mtt,
 }
 
 
@@ -28,4 +37,17 @@ def names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-__all__ = ["Condenser", "get", "gradient_matching", "hcdc", "hcdc_shared", "names", "run"]
+__all__ = [
+    "Condenser",
+    "dc",
+    "dm",
+    "dsa",
+    "get",
+    "gradient_matching",
+    "hcdc",
+    "hcdc_shared",
+    "kip",
+    "mtt",
+    "names",
+    "run",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -38,16 +38,63 @@ class GraphRates(NamedTuple):
     structure: Array
 
 
-def graph_optimizer(rates: GraphRates) -> optax.GradientTransformation:
-    """Adam for the features and the structure of `GraphVariables`; labels and weights stay as they are."""
-    return optax.partition(
-        {
-            "features": optax.adam(rates.features),
-            "structure": optax.adam(rates.structure),
-            "given": optax.set_to_zero(),
-        },
-        lambda variables: type(variables)("features", "structure", "given", "given"),
-    )
+class PixelRates(NamedTuple):
+    """Adam step size of synthetic images; traced.
+
+    Attributes:
+      pixels: in the units of the pixels.
+    """
+
+    pixels: Array
+
+
+class ImageRates(NamedTuple):
+    """Step size and momentum of what an image container learns; traced.
+
+    Attributes:
+      learning_rate: of gradient descent.
+      momentum: of gradient descent.
+    """
+
+    learning_rate: float | Array
+    momentum: float | Array = 0.5
+
+
+def image_optimizer(rates: ImageRates) -> optax.GradientTransformation:
+    """Gradient descent with momentum, which DC, DSA, DM and MTT move images by."""
+    return optax.sgd(rates.learning_rate, rates.momentum)
+
+
+def learned_fields(variables: Variables) -> dict[str, PyTree]:
+    """What condensing moves of a container's variables: all fields but the given `labels` and `weights`.
+
+    `variables._replace(**fields)` puts them back.
+    """
+    return {name: getattr(variables, name) for name in variables._fields if name not in ("labels", "weights")}
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    gradient: dict[str, PyTree],
+    opt_state: optax.OptState,
+    variables: Variables,
+) -> tuple[Any, optax.OptState]:
+    """One step on the fields that `gradient` names: new variables and the optimiser's state."""
+    fields = {name: getattr(variables, name) for name in gradient}
+    updates, opt_state = optimizer.update(gradient, opt_state, fields)
+    moved: dict[str, Any] = jax.tree.map(lambda value, update: value + update, fields, updates)
+    return variables._replace(**moved), opt_state
+
+
+def adam(rates: GraphRates | PixelRates) -> optax.GradientTransformation:
+    """Adam for the fields of a container's variables that `rates` names; the others stay as they are."""
+
+    def label(variables: Variables) -> Variables:
+        return type(variables)(*(name if name in rates._fields else "given" for name in variables._fields))
+
+    transforms: dict[Hashable, optax.GradientTransformation] = {"given": optax.set_to_zero()}
+    transforms |= {name: optax.adam(rate) for name, rate in rates._asdict().items()}
+    return optax.partition(transforms, label)
 
 
 def run(

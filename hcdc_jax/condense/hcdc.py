@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
-from hcdc_jax.condense.base import Condenser, GraphRates, graph_optimizer
+from hcdc_jax.condense.base import Condenser, GraphRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
 from hcdc_jax.hypergradient import hypergradient, response
@@ -40,7 +40,7 @@ class HCDCData(NamedTuple):
     pool: Pool
     target: Target
     scale: Array
-    rates: GraphRates
+    rates: GraphRates | PixelRates
 
 
 class HCDCState(NamedTuple):
@@ -73,7 +73,7 @@ def hcdc(
 
     Args:
       problem: whose candidates are to be ranked.
-      container: stores S_val; its variables are `GraphVariables`.
+      container: stores S_val; the rates name the fields of its variables that are learned.
       distance: a name in `hcdc_jax.distances`.
       direct: include the direct term d L_val / d lambda; the paper leaves it out, which is right only for
         hyperparameters that do not enter the validation loss.
@@ -84,14 +84,14 @@ def hcdc(
 
     def init(key, variables, data):
         del key
-        return HCDCState(variables, graph_optimizer(data.rates).init(variables))
+        return HCDCState(variables, adam(data.rates).init(variables))
 
     def step(key, state, data):
         del key
         value, gradient, info = frozen_matching(
             val_loss, data.pool, state.variables, data.target, distance=distance, scale=data.scale, direct=direct
         )
-        updates, opt_state = graph_optimizer(data.rates).update(gradient, state.opt_state, state.variables)
+        updates, opt_state = adam(data.rates).update(gradient, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         return HCDCState(variables, opt_state), _info(value, info, data)
 

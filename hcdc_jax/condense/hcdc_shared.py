@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.condense.base import Condenser, GraphRates, graph_optimizer
+from hcdc_jax.condense.base import Condenser, GraphRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.hypergradient import hypergradient, hypergradient_matching
 from hcdc_jax.linear_solve import LinearSolver
@@ -43,7 +43,7 @@ class SharedData(NamedTuple):
     real_train: Batch
     real_val: Batch
     training: Training
-    rates: GraphRates
+    rates: GraphRates | PixelRates
     hparam_rate: float | Array = 0.1
 
 
@@ -114,7 +114,7 @@ def hcdc_shared(
         return data.hparams, optax.adam(data.hparam_rate).init(data.hparams), params, params_opt_state
 
     def init(key, variables, data):
-        opt_state = graph_optimizer(data.rates).init(variables)
+        opt_state = adam(data.rates).init(variables)
         return SharedState(variables, opt_state, *begin(key, data), jnp.zeros((), jnp.int32))
 
     def advance(params, opt_state, hparams, data):
@@ -148,7 +148,7 @@ def hcdc_shared(
         )
         keep = ~diverged
         gradient = jax.tree.map(functools.partial(_masked_mean, keep=keep), gradients)
-        updates, opt_state = graph_optimizer(data.rates).update(gradient, state.opt_state, state.variables)
+        updates, opt_state = adam(data.rates).update(gradient, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         scale = jnp.asarray(space.prior_std)[None]
         slopes = jnp.where(keep[:, None], slopes, 0.0) * scale

@@ -17,6 +17,7 @@ import optax
 from hcdc_jax import distances
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.problem import Problem
+from hcdc_jax.spaces import Space
 from hcdc_jax.train import Training, train
 from hcdc_jax.types import Array, Batch, HParams
 
@@ -31,7 +32,7 @@ class ShiftData(NamedTuple):
       train_batch: S_train.
       val_batch: the real validation part.
       training: how candidates are trained on S_train.
-      learning_rate: Adam step of the shift, in prior standard deviations.
+      learning_rate: Adam step of the shift, in prior standard deviations; it falls to 0 over the `steps`.
     """
 
     hparams: HParams
@@ -57,21 +58,29 @@ class ShiftInfo(NamedTuple):
 
 
 @functools.cache
-def lambda_shift(problem: Problem) -> Condenser:
+def lambda_shift(problem: Problem, space: Space, *, steps: int) -> Condenser:
     """The shift as a condenser; its state's `variables` are the shift [h], which starts at zero.
 
+    What is shifted out of the space is projected back. The rate falls along a cosine: an order of eight candidates
+    turns over within a tenth of a standard deviation, and a constant rate ends on either side of it.
+
     Exact gradients by forward mode through the trainings on S_train: h + 1 trainings' worth per candidate, and no
-    trajectory in memory. Every step trains from a new initialisation, so none of them is learned by heart.
+    trajectory in memory. Every step trains from a new initialisation, so none of them is learned by heart. A candidate
+    whose training or derivative is not finite has no say in that step.
     """
+    decay = optax.cosine_decay_schedule(1.0, steps)
+
+    def optimizer(data):
+        return optax.adam(lambda step: data.learning_rate * decay(step))
 
     def init(key, variables, data):
         del key
-        return ShiftState(variables, optax.adam(data.learning_rate).init(variables))
+        return ShiftState(variables, optimizer(data).init(variables))
 
     def step(key, state, data):
         def jet(hparams):
             def loss(shift):
-                shifted = hparams + data.scale * shift
+                shifted = space.project(hparams + data.scale * shift)
                 params, _ = train(key, problem, shifted, data.train_batch, data.training)
                 value = problem.val_loss(params, shifted, data.val_batch)
                 return value, value
@@ -79,9 +88,19 @@ def lambda_shift(problem: Problem) -> Condenser:
             return jax.jacfwd(loss, has_aux=True)(state.variables)
 
         slope, value = jax.lax.map(jet, data.hparams)
+        usable = jnp.isfinite(value) & jnp.isfinite(slope).all(1)
+        slope = jnp.where(usable[:, None], slope, 0.0)
         nothing = jnp.zeros_like(data.hparams)  # this distance reads values alone
-        distance, weight = jax.value_and_grad(distances.value)(value, nothing, data.value, nothing)
-        updates, opt_state = optax.adam(data.learning_rate).update(weight @ slope, state.opt_state)
+        distance, weight = jax.value_and_grad(distances.value)(
+            _at_the_mean_unless(usable, value), nothing, _at_the_mean_unless(usable, data.value), nothing
+        )
+        updates, opt_state = optimizer(data).update(weight @ slope, state.opt_state)
         return ShiftState(state.variables + updates, opt_state), ShiftInfo(distance)
 
     return Condenser(init, step)
+
+
+def _at_the_mean_unless(usable: Array, losses: Array) -> Array:
+    """The losses [m], the others replaced by the geometric mean of the usable: distances of centred logs skip them."""
+    logs = jnp.where(usable, jnp.log(jnp.where(usable, losses, 1.0)), 0.0)
+    return jnp.where(usable, losses, jnp.exp(logs.sum() / jnp.maximum(usable.sum(), 1)))

@@ -105,6 +105,16 @@ def pairwise(hidden: int = 128) -> Adjacency:
     return Adjacency(init, build)
 
 
+def cut(adjacency: Adjacency, threshold: float) -> Adjacency:
+    """`adjacency` without the edges that weigh less than `threshold`: how GCond's graph is handed to other networks."""
+
+    def build(structure, features):
+        built = adjacency.build(structure, features)
+        return jnp.where(built < threshold, 0.0, built)
+
+    return Adjacency(adjacency.init, build)
+
+
 def identity() -> Adjacency:
     """No edges, A' + I = I: the structure-free GCond-X."""
 

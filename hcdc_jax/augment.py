@@ -1,0 +1,205 @@
+"""Differentiable siamese augmentation (DSA, arXiv 2102.08259): drawn by keys, applied by pure functions.
+
+`draw` makes the parameters, `apply` uses them. One draw applied to a real and to a synthetic batch is siamese; a draw
+per image (`augment`) is what training uses. Every draw carries the parameters of all operations and leaves those that
+were not chosen at the identity, so an image is resampled once, no branch depends on data, and `vmap` over draws does no
+more work than a loop.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hcdc_jax.errors import UserError
+from hcdc_jax.types import Array
+
+OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+class Augmentation(NamedTuple):
+    """Which operations are drawn from, one at a time, and their ranges; the defaults are those of DSA.
+
+    Attributes:
+      operations: names in `OPERATIONS`. Digits and house numbers do without "flip".
+      brightness: width of the uniform summand around 0.
+      saturation: upper end of the uniform factor around the mean of the channels; the lower end is 0.
+      contrast: lowest uniform factor around the mean of the image; the highest is 1 above it.
+      crop: largest shift, as a share of each side.
+      cutout: side of the square, as a share of each side.
+      flip: probability.
+      scale: largest factor per axis; the smallest is its inverse.
+      rotate: largest angle in degrees, in both directions.
+    """
+
+    operations: tuple[str, ...] = OPERATIONS
+    brightness: float = 1.0
+    saturation: float = 2.0
+    contrast: float = 0.5
+    crop: float = 0.125
+    cutout: float = 0.5
+    flip: float = 0.5
+    scale: float = 1.2
+    rotate: float = 15.0
+
+
+class Draw(NamedTuple):
+    """Parameters of one draw, or of one per image with leading axis [n].
+
+    Attributes:
+      operation: position in `Augmentation.operations`.
+      brightness: summand.
+      saturation: factor.
+      contrast: factor.
+      matrix: [2, 2], from (row, column) of the result to that of the source, both around the centre.
+      shift: [2] pixels, added to the source's (row, column).
+      hole: [2, 2], first (row, column) of the square that becomes 0, and the first ones after it.
+    """
+
+    operation: Array
+    brightness: Array
+    saturation: Array
+    contrast: Array
+    matrix: Array
+    shift: Array
+    hole: Array
+
+
+def parse(text: str) -> Augmentation:
+    """The augmentation with the operations of a strategy such as "color_crop_cutout_flip_scale_rotate".
+
+    Raises:
+      UserError: an operation is unknown or listed twice, or there is none.
+    """
+    operations = tuple(text.split("_")) if text else ()
+    wrong = [name for name in operations if name not in OPERATIONS]
+    if wrong or not operations or len(set(operations)) < len(operations):
+        what = f"unknown operation {wrong[0]!r}" if wrong else "each operation once, and at least one"
+        raise UserError(f"augmentation {text!r}: {what}; join some of {', '.join(OPERATIONS)} by '_'")
+    return Augmentation(operations)
+
+
+def draw(key: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Draw:
+    """One operation and its parameters.
+
+    Args:
+      key: decides both.
+      augmentation: what to draw from.
+      shape: (height, width) of the images.
+    """
+    key_operation, key_parameters = jax.random.split(key)
+    return _draw(_draw_operation(key_operation, augmentation), key_parameters, augmentation, shape)
+
+
+def draw_each(key: Array, augmentation: Augmentation, shape: tuple[int, int], num_images: int) -> Draw:
+    """One operation for all and parameters for each image, as networks are trained in DSA: leaves [n, ...]."""
+    key_operation, key_parameters = jax.random.split(key)
+    operation = _draw_operation(key_operation, augmentation)
+    keys = jax.random.split(key_parameters, num_images)
+    return jax.vmap(lambda key: _draw(operation, key, augmentation, shape))(keys)
+
+
+def apply(parameters: Draw, images: Array) -> Array:
+    """Augments images [n, h, w, c], all alike or, if the leaves of `parameters` have an axis [n], each in its own way.
+
+    Differentiable in the images and in the real-valued parameters. Colours are not clipped; 0 fills what comes from
+    outside, which is the mean of normalised images.
+    """
+    if parameters.operation.ndim:
+        return jax.vmap(lambda one, image: apply(one, image[None])[0])(parameters, images)
+    return _cut(parameters, _warp(parameters, _color(parameters, images)))
+
+
+def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Array:
+    """Images [n, h, w, c] with one operation and parameters for each image; as they are without an augmentation."""
+    if augmentation is None:
+        return images
+    n, height, width, _ = images.shape
+    return apply(draw_each(key, augmentation, (height, width), n), images)
+
+
+def _draw_operation(key: Array, augmentation: Augmentation) -> Array:
+    return jax.random.randint(key, (), 0, len(augmentation.operations))
+
+
+def _draw(operation: Array, key: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Draw:
+    uniform = jax.random.uniform(key, (11,))
+
+    def if_drawn(name: str, value: Array, otherwise: float) -> Array:
+        if name not in augmentation.operations:
+            return jnp.full_like(value, otherwise)
+        return jnp.where(operation == augmentation.operations.index(name), value, otherwise)
+
+    def between(number: Array, low: float, high: float) -> Array:
+        return low + (high - low) * number
+
+    angle = if_drawn("rotate", jnp.deg2rad(between(uniform[3], -augmentation.rotate, augmentation.rotate)), 0.0)
+    mirror = if_drawn("flip", jnp.where(uniform[4] < augmentation.flip, -1.0, 1.0), 1.0)
+    scale = if_drawn("scale", between(uniform[5:7], 1 / augmentation.scale, augmentation.scale), 1.0)
+    rotation = jnp.array([[jnp.cos(angle), jnp.sin(angle)], [-jnp.sin(angle), jnp.cos(angle)]])
+    width = augmentation.brightness / 2
+    return Draw(
+        operation=operation,
+        brightness=if_drawn("color", between(uniform[0], -width, width), 0.0),
+        saturation=if_drawn("color", between(uniform[1], 0.0, augmentation.saturation), 1.0),
+        contrast=if_drawn("color", between(uniform[2], augmentation.contrast, augmentation.contrast + 1.0), 1.0),
+        matrix=rotation * scale[:, None] * jnp.stack([jnp.ones_like(mirror), mirror])[None],
+        shift=if_drawn("crop", _shift(uniform[7:9], augmentation, shape), 0.0),
+        hole=if_drawn("cutout", _hole(uniform[9:11], augmentation, shape), 0.0),
+    )
+
+
+def _shift(uniform: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Array:
+    most = jnp.array([int(side * augmentation.crop + 0.5) for side in shape], uniform.dtype)
+    return jnp.floor(uniform * (2 * most + 1)) - most
+
+
+def _hole(uniform: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Array:
+    sides = jnp.array([int(side * augmentation.cutout + 0.5) for side in shape], uniform.dtype)
+    # A hole of even side has its centre between pixels, of which there is one more than there are pixels.
+    centre = jnp.floor(uniform * (jnp.array(shape, uniform.dtype) + 1 - sides % 2))
+    first = centre - sides // 2
+    return jnp.stack([first, first + sides])
+
+
+def _color(parameters: Draw, images: Array) -> Array:
+    images = images + parameters.brightness.astype(images.dtype)
+    for factor, axes in ((parameters.saturation, (3,)), (parameters.contrast, (1, 2, 3))):
+        mean = images.mean(axes, keepdims=True)
+        # Exact where the factor is 1, which mean + (images - mean) is not.
+        images = factor.astype(images.dtype) * images + (1.0 - factor).astype(images.dtype) * mean
+    return images
+
+
+def _warp(parameters: Draw, images: Array) -> Array:
+    """Bilinear resampling, zero outside; exact for whole shifts and flips."""
+    n, height, width, channels = images.shape
+    dtype = images.dtype
+    rows, columns = jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype)
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], dtype)
+    grid = jnp.stack(jnp.meshgrid(rows - centre[0], columns - centre[1], indexing="ij")).reshape(2, -1)
+    # Written out: a reduced matmul precision would blur whole coordinates.
+    matrix, shift = parameters.matrix.astype(dtype), parameters.shift.astype(dtype)
+    source = matrix[:, :1] * grid[:1] + matrix[:, 1:] * grid[1:] + (centre + shift)[:, None]
+    corner = jnp.floor(source)
+    part = source - corner
+    flat = images.reshape(n, height * width, channels)
+    total = jnp.zeros_like(flat)
+    for down in (0, 1):
+        for right in (0, 1):
+            row, column = corner[0] + down, corner[1] + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = (part[0] if down else 1 - part[0]) * (part[1] if right else 1 - part[1]) * inside
+            place = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
+            total = total + weight[None, :, None] * flat[:, place]
+    return total.reshape(images.shape)
+
+
+def _cut(parameters: Draw, images: Array) -> Array:
+    first, end = parameters.hole
+    rows, columns = jnp.arange(images.shape[1]), jnp.arange(images.shape[2])
+    in_rows, in_columns = (rows >= first[0]) & (rows < end[0]), (columns >= first[1]) & (columns < end[1])
+    hole = in_rows[:, None] & in_columns[None, :]
+    return jnp.where(hole[None, :, :, None], 0.0, images)

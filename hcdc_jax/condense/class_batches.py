@@ -1,0 +1,172 @@
+"""Class by class: real images drawn per class, synthetic images cut per class, losses that sum over classes.
+
+Synthetic examples come sorted by class, equally many of each, as `balanced_sample` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.augment import Augmentation, apply, draw
+from hcdc_jax.condense.base import learned_fields
+from hcdc_jax.condense.coresets import Selection, uniform
+from hcdc_jax.containers import Container
+from hcdc_jax.errors import UserError
+from hcdc_jax.types import Array, Batch, PyTree, Variables
+
+
+class ClassPool(NamedTuple):
+    """Real images with a table of who belongs to which class.
+
+    Attributes:
+      images: [n, height, width, channels].
+      members: [num_classes, largest class] int, positions in `images`; rows of smaller classes end in repeats.
+      sizes: [num_classes] int.
+    """
+
+    images: Array
+    members: Array
+    sizes: Array
+
+
+def class_pool(images: np.ndarray, labels: np.ndarray, num_classes: int) -> ClassPool:
+    """The pool of real images [n, h, w, c] with labels [n].
+
+    Raises:
+      UserError: labels that are not 0 ... num_classes - 1, or a class without an image.
+    """
+    labels = np.asarray(labels)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(f"labels must be 0 ... {num_classes - 1}, found {labels.min()} ... {labels.max()}")
+    sizes = np.bincount(labels, minlength=num_classes)
+    if sizes.min() == 0:
+        raise UserError(f"class {sizes.argmin()} has no image; number the classes without gaps")
+    members = [np.resize(np.flatnonzero(labels == c), sizes.max()) for c in range(num_classes)]
+    return ClassPool(jnp.asarray(images, float), jnp.asarray(np.stack(members)), jnp.asarray(sizes))
+
+
+def balanced_sample(
+    rng: np.random.Generator, labels: np.ndarray, per_class: int, num_classes: int, select: Selection = uniform
+) -> np.ndarray:
+    """Positions of `per_class` examples of each class, sorted by class: [num_classes * per_class].
+
+    Args:
+      rng: for selections at random.
+      labels: [n].
+      per_class: examples per class.
+      num_classes: number of classes.
+      select: a `coresets.Selection`.
+
+    Raises:
+      UserError: a class has fewer examples.
+    """
+    sizes = np.bincount(labels, minlength=num_classes)
+    if sizes.min() < per_class:
+        raise UserError(
+            f"condense.images_per_class = {per_class}, but class {sizes.argmin()} has {sizes.min()} images; "
+            "lower it to at most the smallest class"
+        )
+    return np.concatenate([select(rng, np.flatnonzero(labels == c), per_class) for c in range(num_classes)])
+
+
+def draw_per_class(key: Array, pool: ClassPool, size: int) -> Batch:
+    """Real images without replacement, `size` of each class: inputs [num_classes, size, h, w, c].
+
+    A class with fewer images gives all of them, and the rest of its rows has weight 0.
+    """
+    num_classes, largest = pool.members.shape
+    size = min(size, largest)
+    # The images with the largest of independent uniform numbers are a uniform sample without replacement.
+    numbers = jax.random.uniform(key, pool.members.shape)
+    exists = jnp.arange(largest)[None] < pool.sizes[:, None]
+    numbers, places = jax.lax.top_k(jnp.where(exists, numbers, -1.0), size)
+    chosen = jnp.take_along_axis(pool.members, places, axis=1)
+    labels = jnp.broadcast_to(jnp.arange(num_classes, dtype=jnp.int32)[:, None], (num_classes, size))
+    return Batch(pool.images[chosen], labels, (numbers >= 0).astype(pool.images.dtype))
+
+
+def split_by_class(batch: PyTree, num_classes: int) -> PyTree:
+    """Leaves [num_classes * k, ...], sorted by class, as [num_classes, k, ...].
+
+    Raises:
+      UserError: a length that is no multiple of the number of classes.
+    """
+
+    def split(leaf):
+        if leaf.shape[0] % num_classes:
+            raise UserError(
+                f"{leaf.shape[0]} synthetic examples do not divide into {num_classes} classes; this condenser wants "
+                "equally many of each class, sorted by class"
+            )
+        return leaf.reshape(num_classes, -1, *leaf.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def siamese(
+    loss: Callable[[Batch, Batch], Array], augmentation: Augmentation | None
+) -> Callable[[Array, Batch, Batch], Array]:
+    """`loss(key, real, synthetic)` under one draw of the augmentation for both; without one, `loss` as it is."""
+    if augmentation is None:
+        return lambda key, real, synthetic: loss(real, synthetic)
+
+    def augmented(key, real, synthetic):
+        _, height, width, _ = synthetic.inputs.shape
+        parameters = draw(key, augmentation, (height, width))
+        real, synthetic = (b._replace(inputs=apply(parameters, b.inputs)) for b in (real, synthetic))
+        return loss(real, synthetic)
+
+    return augmented
+
+
+def sum_over_classes(
+    loss: Callable[[Array, Batch, Batch], Array],
+    key: Array,
+    real: Batch,
+    container: Container,
+    variables: Variables,
+    *,
+    at_once: int | None = None,
+) -> tuple[Array, dict[str, Any]]:
+    """The sum of `loss(key, real, synthetic)` over classes, and its gradient in what the container learns.
+
+    Each class is differentiated down to its own synthetic inputs before the next one is touched, so that memory grows
+    with `at_once` and not with the number of classes.
+
+    Args:
+      loss: of one class.
+      key: split over classes.
+      real: batch with leading axis [num_classes].
+      container: of the synthetic examples.
+      variables: its variables.
+      at_once: classes that are worked on side by side; all by default.
+
+    Returns:
+      The sum, and the gradient with respect to `learned_fields(variables)`.
+    """
+    num_classes = real.labels.shape[0]
+
+    def decode(fields):
+        decoded = container.decode(variables._replace(**fields))
+        return decoded.inputs, decoded
+
+    inputs, pull_back, decoded = jax.vjp(decode, learned_fields(variables), has_aux=True)
+    synthetic = split_by_class(decoded, num_classes)
+
+    def one(arguments):
+        key, real, synthetic = arguments
+
+        def of_inputs(inputs):
+            return loss(key, real, synthetic._replace(inputs=inputs))
+
+        return jax.value_and_grad(of_inputs)(synthetic.inputs)
+
+    keys = jax.random.split(key, num_classes)
+    values, slopes = jax.lax.map(one, (keys, real, synthetic), batch_size=min(at_once or num_classes, num_classes))
+    (gradient,) = pull_back(slopes.reshape(inputs.shape))
+    return values.sum(), gradient

@@ -1,0 +1,152 @@
+"""Gradient matching on images: DC (arXiv 2006.05929) and DSA (arXiv 2102.08259).
+
+Networks are trained on the synthetic images; along the way the synthetic images of every class are moved so that the
+gradient they give points where the gradient of real images of the class points. DSA is DC with every pair of batches
+seen through one draw of an augmentation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hcdc_jax.augment import Augmentation
+from hcdc_jax.condense.base import Condenser, ImageRates, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
+from hcdc_jax.condense.gradient_matching import gradient_distance
+from hcdc_jax.condense.inner import augmented, even_batches, train_from
+from hcdc_jax.containers import Container
+from hcdc_jax.problem import Problem
+from hcdc_jax.train import Training
+from hcdc_jax.types import Array, Batch, HParams, Params, Variables
+
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""(outer_steps, inner_epochs) that DC uses, by images per class."""
+
+
+class DCData(NamedTuple):
+    """What the steps read.
+
+    Attributes:
+      pool: the real images.
+      rates: of the synthetic images; DC has 0.1.
+      relay_rate: step size of gradient descent of the networks.
+    """
+
+    pool: ClassPool
+    rates: ImageRates
+    relay_rate: float | Array = 0.01
+
+
+class DCState(NamedTuple):
+    """Carried from step to step.
+
+    Attributes:
+      variables: of the container.
+      opt_state: of what the container learns; it lives through changes of the network.
+      relay: parameters of the network under which gradients are compared.
+      hparams: of the relay.
+      step: number of steps done.
+    """
+
+    variables: Variables
+    opt_state: optax.OptState
+    relay: Params
+    hparams: HParams
+    step: Array
+
+
+class DCInfo(NamedTuple):
+    """One step.
+
+    Attributes:
+      distance: sum over classes of `gradient_distance`, before the step.
+    """
+
+    distance: Array
+
+
+@functools.cache
+def dc(
+    problem: Problem,
+    container: Container,
+    draw_hparams: Callable[[Array], HParams],
+    *,
+    outer_steps: int = 10,
+    inner_epochs: int = 50,
+    batch_size: int = 256,
+    augmentation: Augmentation | None = None,
+    classes_at_once: int | None = None,
+) -> Condenser:
+    """Gradient matching of images as a condenser; one step moves the images once (one `ol` of Algorithm 1 of DC).
+
+    Args:
+      problem: the network. `val_loss`, which has no regularisers, is what is matched; `train_loss` trains the relay.
+      container: stores the synthetic images, sorted by class, equally many of each.
+      draw_hparams: `draw_hparams(key) -> hparams` of a fresh relay; `gradient_matching.constant` or `drawn_from`.
+      outer_steps: steps before a fresh relay is drawn; see `LOOPS`.
+      inner_epochs: epochs that the relay trains on the synthetic images between two steps.
+      batch_size: real images per class and step, and the most synthetic images in a batch of the relay.
+      augmentation: siamese, one draw per class and step; the relay trains with one draw per image.
+      classes_at_once: classes worked on side by side; all by default. Less needs less memory.
+    """
+
+    def fresh_relay(key):
+        key_hparams, key_init = jax.random.split(key)
+        hparams = draw_hparams(key_hparams)
+        return problem.init(key_init, hparams), hparams
+
+    def init(key, variables, data):
+        relay, hparams = fresh_relay(key)
+        opt_state = image_optimizer(data.rates).init(learned_fields(variables))
+        return DCState(variables, opt_state, relay, hparams, jnp.zeros((), jnp.int32))
+
+    def train_relay(key, relay, hparams, batch, data):
+        per_epoch, size = even_batches(batch.labels.shape[0], batch_size)
+        training = Training(data.relay_rate, "sgd", inner_epochs * per_epoch, batch_size=size)
+        return train_from(key, augmented(problem, augmentation), relay, hparams, batch, training)
+
+    def step(key, state, data):
+        key_relay, key_real, key_augment, key_train = jax.random.split(key, 4)
+        relay, hparams = jax.lax.cond(
+            state.step % outer_steps == 0, lambda: fresh_relay(key_relay), lambda: (state.relay, state.hparams)
+        )
+
+        def distance(real: Batch, synthetic: Batch) -> Array:
+            gradient = functools.partial(jax.grad(problem.val_loss), relay, hparams)
+            return gradient_distance(gradient(real), gradient(synthetic))
+
+        value, gradient = sum_over_classes(
+            siamese(distance, augmentation),
+            key_augment,
+            draw_per_class(key_real, data.pool, batch_size),
+            container,
+            state.variables,
+            at_once=classes_at_once,
+        )
+        variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
+        relay = jax.lax.cond(
+            (state.step + 1) % outer_steps == 0,  # the next step draws a fresh one
+            lambda: relay,
+            lambda: train_relay(key_train, relay, hparams, container.decode(variables), data),
+        )
+        return DCState(variables, opt_state, relay, hparams, state.step + 1), DCInfo(value)
+
+    return Condenser(init, step)
+
+
+def dsa(
+    problem: Problem,
+    container: Container,
+    draw_hparams: Callable[[Array], HParams],
+    *,
+    augmentation: Augmentation = Augmentation(),
+    **options,
+) -> Condenser:
+    """`dc` with an augmentation."""
+    return dc(problem, container, draw_hparams, augmentation=augmentation, **options)
