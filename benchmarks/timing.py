@@ -28,7 +28,9 @@ def seconds(function: Callable[..., Any], *args: Any, repeats: int = 7) -> tuple
 
 def graph() -> hc.GraphData:
     """Cora where `HCDC_DATA_DIR` has it, else the digits graph."""
-    return hc.load_dataset("cora" if os.environ.get("HCDC_DATA_DIR") else "digits_graph")
+    data = hc.load_dataset("cora" if os.environ.get("HCDC_DATA_DIR") else "digits_graph")
+    assert isinstance(data, hc.GraphData)
+    return data
 
 
 def device() -> str:

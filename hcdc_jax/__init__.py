@@ -7,7 +7,7 @@ then search on it in seconds. The command is `hcdc`; everything it does is a fun
 from hcdc_jax import condense, containers, distances, models, search, spaces
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate
-from hcdc_jax.data import GraphData, datasets, load_dataset
+from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import (
     Pool,
@@ -19,6 +19,7 @@ from hcdc_jax.frozen import (
 )
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.hypergradient import hypergradient, hypergradient_matching, matching_distance, response
+from hcdc_jax.images import image_batch
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.metrics import rank_report
 from hcdc_jax.pipeline.recipes import methods
@@ -32,6 +33,7 @@ __all__ = [
     "Batch",
     "Condensed",
     "GraphData",
+    "ImageData",
     "LinearSolver",
     "Pool",
     "Problem",
@@ -52,6 +54,7 @@ __all__ = [
     "hypergradient",
     "hypergradient_matching",
     "identity",
+    "image_batch",
     "load_condensed",
     "load_dataset",
     "matching_distance",

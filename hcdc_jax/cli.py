@@ -21,6 +21,7 @@ from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
+from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
@@ -237,6 +238,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
     for title, entries in (
         ("Data sets", data.datasets()),
         ("Methods", methods()),
+        ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
         ("Searches", dict.fromkeys(search.SEARCHES, "")),

@@ -28,6 +28,7 @@ NonNegative: TypeAlias = Annotated[float, Range(low=0)]
 Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
+Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels"]
 Distance: TypeAlias = Literal["weighted_cosine", "cosine", "value_gradient", "value", "shared_l2"]
 
 
@@ -39,6 +40,11 @@ class DataConfig:
     path: str | None = None  # own .npz file; wins over name
     split: NonNegativeInt = 0  # which of several splits
     seed: Seed = 0  # draws splits that the data does not bring along
+    train: Count | None = None  # images of the training part at most, classes in proportion; all by default
+    val: Count | None = None  # of the validation part
+    test: Count | None = None  # of the test part
+    shrink: Count = 1  # images: means of so many by so many pixels take their place
+    preprocessing: Literal["standard", "zca", "none"] = "standard"  # of images, by statistics of the training part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,10 @@ class ModelConfig:
     """The network that every candidate trains."""
 
     name: str = "spectral_gnn"  # model, see `hcdc list`
-    hidden: Count = 32  # width of the hidden layer
+    hidden: Count = 32  # width of the hidden layer of a graph network
+    width: Count | None = None  # of an image network; its own default if left out
+    depth: Count | None = None  # of an image network; its own default if left out
+    norm: Literal["instance", "group", "layer", "batch", "none"] | None = None  # likewise
     activation: Literal["relu", "tanh", "gelu", "elu"] = "relu"  # between the layers
 
 
@@ -69,7 +78,10 @@ class TrainingConfig:
     optimizer: Optimizer = "adam"  # of the inner training
     learning_rate: Positive = 0.01  # of the inner training
     weight_decay: NonNegative = 2.5e-4  # factor of the squared norm of the weights in the training loss
-    steps: Count = 200  # full-batch steps
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate
+    batch_size: Count | None = None  # images per step; all by default, and where there are no more than that
+    steps: Count = 200  # of a training on the full data
+    proxy_steps: Count | None = None  # of a training on condensed data; as many by default
     proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
 
 
@@ -78,10 +90,11 @@ class CondenseConfig:
     """The condensed data: its size, form and start."""
 
     ratio: Share = 0.018  # nodes of S_train as a share of all nodes
-    val_factor: Positive = 2.0  # nodes of S_val per node of S_train
-    container: Literal["graph", "pairwise", "identity"] = "graph"  # adjacency: free, by GCond's network, or none
+    images_per_class: Count = 10  # of S_train
+    val_factor: Positive = 2.0  # examples of S_val per example of S_train
+    container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: pixels
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
-    init: Literal["real", "noise"] = "real"  # features to start from
+    init: Literal["real", "noise"] = "real"  # features or pixels to start from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +106,7 @@ class GCondConfig:
     inner_steps: NonNegativeInt = 15  # training steps of the relay after each matching step
     feature_step: Positive = 0.01  # Adam step of X' in units of the root mean square of X
     structure_learning_rate: Positive = 0.01  # Adam step of the adjacency
+    threshold: NonNegative = 0.05  # lighter edges are cut when gcond is done, as its code does for other networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +117,7 @@ class HCDCConfig:
     full_trainings: Count = 8  # m, candidates that are trained on the full data
     draws: Count = 8  # candidates drawn per matched one; losses on S_train spread the matched ones from good to bad
     steps: Count = 40  # steps of S_val; more fit the matched candidates and lose the others
-    feature_step: Positive = 0.035  # Adam step of X' in units of the root mean square of X
+    feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
     solver: Solver = "neumann"  # of the inverse Hessian

@@ -138,7 +138,9 @@ def value_gradient(
 ) -> Array:
     """Centred log values and gradients of the log values as one long vector, under one shared scale.
 
-    Each of the two parts is in units of its target's norm, so that neither drowns the other, whatever m and h.
+    Each of the two parts is in units of its target's norm, so that neither drowns the other, whatever m and h. A part
+    whose target is shorter than `eps` says nothing and drops out: the values of one candidate, however often it stands
+    there.
 
     Args:
       value_s: [m] losses on the synthetic set.
@@ -155,7 +157,10 @@ def value_gradient(
         (_centred_log(value_s, floor), _centred_log(value_t, floor), 1.0),
         (_log_slope(value_s, gradient_s, floor), _log_slope(value_t, gradient_t, floor), gradient_weight),
     ]
-    scales = [weight / safe_norm(target, eps) for _, target, weight in parts]
+    scales = [
+        jnp.where(jnp.sum(target * target) > eps**2, weight / safe_norm(target, eps), 0.0)
+        for _, target, weight in parts
+    ]
     s = jnp.concatenate([scale * part for scale, (part, _, _) in zip(scales, parts, strict=True)])
     t = jnp.concatenate([scale * target for scale, (_, target, _) in zip(scales, parts, strict=True)])
     return _shared_scale_residual(s, t, eps, min_cosine)

@@ -55,9 +55,13 @@ def predict(
     prior = prior or Prior()
     points, queries, values = (np.asarray(x, np.float64) for x in (points, queries, values))
     centre, spread = values.mean(), max(values.std(), 1e-12)  # equal values: any scale will do
+    if gradients is not None:
+        gradients = np.asarray(gradients, np.float64)
+        # Of one point, or of equal values, the slopes alone tell how far the process moves.
+        spread = max(spread, 0.1 * float(np.sqrt(np.mean(gradients**2))))
     observed = (values - centre) / spread
     if gradients is not None:
-        observed = np.concatenate([observed, np.asarray(gradients, np.float64).ravel() / spread])
+        observed = np.concatenate([observed, gradients.ravel() / spread])
     log_params = _fit(points, observed, prior, with_gradients=gradients is not None)
     covariance = _covariance(points, log_params, with_gradients=gradients is not None)
     weights = cho_solve(cho_factor(covariance, lower=True), observed)

@@ -157,6 +157,16 @@ def test_value_gradient_weighs_its_parts_alike_in_any_unit():
     assert one > distances.value_gradient(value_t[:1], gradient_t[:1], value_t[:1], gradient_t[:1]) + 0.1
 
 
+def test_one_candidate_from_several_initialisations_is_matched_by_its_gradient():
+    (value_s, gradient_s), (value_t, gradient_t) = sample(0), sample(1)
+    for count in (1, 2, 3):
+        target = jnp.repeat(value_t[:1], count), jnp.repeat(gradient_t[:1], count, 0)
+        aligned = jnp.repeat(gradient_t[:1] / value_t[0], count, 0) * value_s[:count, None]
+        np.testing.assert_allclose(distances.value_gradient(value_s[:count], aligned, *target), 0, atol=1e-5)
+        _, (_, u) = slopes("value_gradient", value_s[:count], gradient_s[:count], *target)
+        assert jnp.linalg.norm(u) > 0.01
+
+
 def test_joint_distances_do_not_depend_on_the_order_of_candidates():
     (value_s, gradient_s), (value_t, gradient_t) = sample(0), sample(1)
     order = jnp.asarray([3, 1, 4, 0, 2])

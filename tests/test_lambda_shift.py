@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax import distances
+from hcdc_jax import distances, spaces
 from hcdc_jax.condense import run
 from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
 from hcdc_jax.problem import Problem
@@ -24,6 +24,7 @@ TOY = Problem(
 CANDIDATES = jax.random.uniform(jax.random.key(0), (6, 2), minval=-1.0, maxval=1.0)
 TRAINING = Training(learning_rate=0.05, steps=150)
 BEST = jnp.array([0.3, -0.5])
+SPACE = spaces.box("toy", {"a": (-5, 5), "b": (-5, 5)})
 
 
 def data(rate: float = 0.05) -> ShiftData:
@@ -32,7 +33,7 @@ def data(rate: float = 0.05) -> ShiftData:
 
 
 def test_a_known_shift_is_found():
-    condenser, key = lambda_shift(TOY), jax.random.key(1)
+    condenser, key = lambda_shift(TOY, SPACE, steps=120), jax.random.key(1)
     distances_seen = []
     state = run(
         key, condenser, condenser.init(key, jnp.zeros(2), data()), data(), steps=120, every=40,
@@ -43,7 +44,7 @@ def test_a_known_shift_is_found():
 
 
 def test_the_step_follows_the_exact_gradient():
-    condenser, key, read = lambda_shift(TOY), jax.random.key(1), data(rate=1.0)
+    condenser, key, read = lambda_shift(TOY, SPACE, steps=120), jax.random.key(1), data(rate=1.0)
     start = jnp.array([0.1, 0.1])
 
     def objective(shift):
@@ -61,3 +62,34 @@ def test_the_step_follows_the_exact_gradient():
     np.testing.assert_allclose(state.variables, start + updates, rtol=1e-4)
     np.testing.assert_allclose(state.opt_state[0].mu, 0.1 * gradient, rtol=1e-3)
     np.testing.assert_allclose(info.distance, objective(start), rtol=1e-4)
+
+
+def test_a_candidate_that_diverges_has_no_say():
+    condenser, key, read = lambda_shift(TOY, SPACE, steps=120), jax.random.key(1), data()
+    lost = read._replace(hparams=read.hparams.at[2].set(jnp.nan))
+    left = jnp.array([0, 1, 3, 4, 5])
+    without = read._replace(hparams=read.hparams[left], value=read.value[left])
+    states = [
+        run(key, condenser, condenser.init(key, jnp.zeros(2), given), given, steps=5, every=5)
+        for given in (lost, without)
+    ]
+    np.testing.assert_allclose(states[0].variables, states[1].variables, rtol=1e-4)
+    assert (states[0].variables != 0).all()
+
+
+def test_what_is_shifted_stays_in_the_space():
+    """Beyond the bounds nothing may be gained: candidates are trained at the nearest point of the space."""
+    narrow = spaces.box("narrow", {"a": (-1, 1), "b": (-1, 1)})
+    seen = []
+    watched = TOY._replace(
+        val_loss=lambda params, hparams, best: (seen.append(hparams), TOY.val_loss(params, hparams, best))[1]
+    )
+    far = jnp.array([9.0, 9.0])
+    condenser, read = lambda_shift(watched, narrow, steps=5), data()
+    with jax.disable_jit():
+        condenser.step(
+            jax.random.key(1), condenser.init(jax.random.key(1), far, read), read._replace(training=Training(steps=1))
+        )
+    assert seen
+    for hparams in seen:
+        np.testing.assert_allclose(jax.lax.stop_gradient(hparams), 1.0)

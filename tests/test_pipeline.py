@@ -19,6 +19,7 @@ from hcdc_jax.pipeline import checks, clock, recipes
 from hcdc_jax.pipeline.draws import stratified
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes import graphs
+from hcdc_jax.pipeline.recipes import hcdc as recipe_of_hcdc
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
 
@@ -132,6 +133,22 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
         pytest.raises(UserError, match=r"all 2 hypergradients on the real data diverged; lower"),
     ):
         pipeline.condense(run)
+
+
+def test_a_network_that_diverges_on_the_condensed_data_is_left_out(in_process, tmp_path, monkeypatch):
+    made = recipe_of_hcdc.condensed_pool
+
+    def one_diverged(*args, **kwargs):
+        made_pool = made(*args, **kwargs)
+        return made_pool._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), made_pool.params))
+
+    monkeypatch.setattr(recipe_of_hcdc, "condensed_pool", one_diverged)
+    config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 2})
+    with pipeline.opened(config, tmp_path / "run") as run:
+        pipeline.condense(run)
+    val = hc.load_condensed(tmp_path / "run").val
+    assert np.isfinite(val.inputs.nodes).all()
+    assert np.isfinite(val.inputs.edges).all()
 
 
 VARIANTS = {

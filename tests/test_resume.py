@@ -97,7 +97,8 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    for module in (halves, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc):
+    stages = (halves, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc)
+    for module in stages:
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
     expected = pipeline.run(config, tmp_path / "whole")

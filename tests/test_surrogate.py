@@ -90,6 +90,13 @@ def test_few_points_and_equal_values_give_finite_predictions(count, with_gradien
     np.testing.assert_allclose(predicted, 2.0, atol=1e-6)
 
 
+def test_one_point_with_its_slope_ranks_along_it():
+    slope = np.array([[1.0, -2.0, 0.5]])
+    predicted = predict(np.zeros((1, 3)), np.array([2.0]), 0.5 * QUERIES, gradients=slope)
+    along = QUERIES @ slope[0]
+    assert np.corrcoef(predicted, along)[0, 1] > 0.9
+
+
 def test_predictions_follow_the_unit_of_the_values():
     once = predict(POINTS, smooth(POINTS), QUERIES, gradients=slopes(POINTS))
     scaled = predict(POINTS, 10 * smooth(POINTS) - 3, QUERIES, gradients=10 * slopes(POINTS))

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from hcdc_jax import spaces
 from hcdc_jax.config import Config, check_methods, validate
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.graph import ACTIVATIONS
 from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.building import MODELS
 from hcdc_jax.pipeline.recipes.base import Recipe
-from hcdc_jax.pipeline.setup import MODELS, Setup
+from hcdc_jax.pipeline.setup import Setup
 
 
 def check_config(config: Config) -> None:
@@ -24,7 +24,6 @@ def check_config(config: Config) -> None:
     check_methods(config, recipes.METHODS)
     _check_name("space.name", config.space.name, spaces.names())
     _check_name("model.name", config.model.name, MODELS)
-    _check_name("model.activation", config.model.activation, ACTIVATIONS)
     if config.truth.table is not None:
         raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
@@ -40,11 +39,14 @@ def check_sizes(setup: Setup) -> None:
       UserError: more synthetic nodes than real ones, fewer than classes, or a method that the space does not suit.
     """
     config = setup.config
+    halves: dict[tuple[str, str], Recipe] = {}  # methods share them, and on a large graph a draw takes a second
     for method in config.methods:
-        val = recipes.get(config, method).val
-        _check_half(setup, recipes.train_recipe(config, method), "train")
+        train, val = recipes.train_recipe(config, method), recipes.get(config, method).val
+        halves[train.name, "train"] = train
         if isinstance(val, Recipe):
-            _check_half(setup, val, "val")
+            halves[val.name, "val"] = val
+    for (_, part), recipe in halves.items():
+        _check_half(setup, recipe, part)
 
 
 def _check_half(setup: Setup, recipe: Recipe, part: str) -> None:

@@ -43,7 +43,6 @@ def _is_saved(folder: Path, method: str, seed: int) -> bool:
 
 def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
     config, data = run.setup.config, run.setup.data
-    space = config.space
     save_condensed(
         run.folder,
         method=method,
@@ -53,5 +52,6 @@ def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
         variables={"train": train.variables, "val": val.variables},
         config_hash=config_hash(config),
         source={"name": data.name, "checksum": data.checksum},
-        preprocessing=f"edges [i, j, k] hold P_k of the {space.basis} basis, k = 0 ... {space.order}; nodes hold X",
+        preprocessing=run.setup.kind.words(run.setup),
+        statistics=run.setup.preprocessing,
     )

@@ -10,13 +10,14 @@ from typing import Any
 
 from hcdc_jax.config import Config
 from hcdc_jax.data import load_dataset
+from hcdc_jax.pipeline.building import build
 from hcdc_jax.pipeline.checks import check_config, check_sizes
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
-from hcdc_jax.pipeline.setup import Run, Setup, build, num_nodes
+from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.true_scores import truth
 
 
@@ -94,9 +95,10 @@ def resolved(config: Config) -> Config:
 
 
 def _about(setup: Setup) -> str:
-    data, config = setup.data, setup.config
-    return (
-        f"{data.name}: {data.num_nodes:,} nodes, {data.edges.shape[1]:,} edges, {data.num_features:,} features, "
-        f"{data.num_classes} classes; condensed to {num_nodes(config, data, 'train')} + "
-        f"{num_nodes(config, data, 'val')} nodes"
-    )
+    counts = [setup.kind.count(setup.config, setup.data, part) for part in ("train", "val")]
+    whole = {name: value for name, value in setup.kind.summary(setup.data).items() if name in _TOLD}
+    told = ", ".join(f"{value:,} {name}" for name, value in whole.items())
+    return f"{setup.data.name}: {told}; condensed to {counts[0]} + {counts[1]} {setup.kind.unit}"
+
+
+_TOLD = ("nodes", "edges", "features", "images", "height", "width", "channels", "classes")

@@ -16,7 +16,6 @@ from hcdc_jax import config as configs
 from hcdc_jax import files
 from hcdc_jax.artefact import versions
 from hcdc_jax.config import Config
-from hcdc_jax.data import summary
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup
 
@@ -90,7 +89,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "candidates": len(setup.candidates),
             "hparam_names": list(space.hparam_names),
         },
-        "data": {"name": setup.data.name, "checksum": setup.data.checksum, **summary(setup.data)},
+        "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
     }
 
 

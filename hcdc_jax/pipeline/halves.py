@@ -11,7 +11,7 @@ import numpy as np
 from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import Container, GraphVariables
+from hcdc_jax.containers import Container, GraphVariables, ImageVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
@@ -97,7 +97,8 @@ def make_half(
             variables, cost, matched = _learn(request, place, recipe.learner, container, variables, method)
         if matched is None:
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
-        half = Half(variables, jax.jit(container.decode)(variables), cost, matched)
+        decode = (recipe.finished or recipe.container)(setup, part).decode
+        half = Half(variables, jax.jit(decode)(variables), cost, matched)
         files.write_npz(place.finished, to_arrays(half))
         checkpoint.clear(place.checkpoints)
     return read_half(place)
@@ -184,6 +185,8 @@ def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
         files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(variables))
 
 
-def _variables(tree: dict[str, Any]) -> GraphVariables:
-    """`GraphVariables` from their codec, which stores nothing for an empty structure."""
+def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables:
+    """Variables of either container from their codec, which stores nothing for an empty structure."""
+    if "pixels" in tree:
+        return ImageVariables(**tree)
     return GraphVariables(tree["features"], tree.get("structure", ()), tree["labels"], tree["weights"])

@@ -69,7 +69,8 @@ def _on_condensed(setup: Setup, folder: Path, recipe: Recipe, name: str, seed: i
     condensed = load_condensed(folder, name, seed, config_hash=config_hash(setup.config))
     place = Place(folder, recipe.name, "val", seed)
     half = read_half(place)
-    _write_adjacency(folder / "results" / f"{name}_seed{seed}_adjacency.npz", condensed)
+    write = _write_images if setup.kind.unit == "images" else _write_adjacency
+    write(folder / "results", f"{name}_seed{seed}", condensed)
     scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, condensed.train, condensed.val)
     stored = condensed.card["stored_scalars"]
     trace = _trace(setup, recipe, place, condensed.train)
@@ -86,8 +87,9 @@ def _trace(setup: Setup, recipe: Recipe, place: Place, train_batch: Batch) -> di
     budget = memory_budget(jax.local_devices()[0].platform)
     fitting = memory_chunk_size(setup.problem, setup.candidates[0], train_batch, budget=budget)
     chunk_size = min(fitting, len(setup.candidates))
+    training = setup.proxy_training
     losses = [
-        _losses_on(key, setup.problem, setup.candidates, train_batch, batches, setup.training, chunk_size=chunk_size)
+        _losses_on(key, setup.problem, setup.candidates, train_batch, batches, training, chunk_size=chunk_size)
         for key in rank_keys(setup, place.seed)
     ]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}
@@ -104,7 +106,16 @@ def _losses_on(key, problem, candidates, train_batch, batches, training, *, chun
     return jax.lax.map(one, candidates, batch_size=chunk_size)
 
 
-def _write_adjacency(path: Path, condensed: Condensed) -> None:
+def _write_images(folder: Path, name: str, condensed: Condensed) -> None:
+    """The pixels of both halves as one sees them, in [0, 1] as far as they are images, for the figure."""
+    arrays = {}
+    for part, batch in (("train", condensed.train), ("val", condensed.val)):
+        pixels = batch.inputs if condensed.preprocessing is None else condensed.preprocessing.invert(batch.inputs)
+        arrays[part], arrays[f"{part}_labels"] = np.asarray(pixels), np.asarray(batch.labels)
+    files.write_npz(folder / f"{name}_images.npz", arrays)
+
+
+def _write_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
     """The weights of the propagation P_1 of both halves, for the figure of the learned graph."""
     arrays = {}
     for part, batch in (("train", condensed.train), ("val", condensed.val)):
@@ -113,4 +124,4 @@ def _write_adjacency(path: Path, condensed: Condensed) -> None:
             return  # filters of order 0 do not propagate
         arrays[part] = np.abs(terms[..., 1])
         arrays[f"{part}_labels"] = np.where(np.asarray(batch.weights) > 0, np.asarray(batch.labels), -1)
-    files.write_npz(path, arrays)
+    files.write_npz(folder / f"{name}_adjacency.npz", arrays)

@@ -24,8 +24,7 @@ def mean_scores(
     A candidate that fails from one initialisation has failed.
     """
     with measured() as elapsed:
-        runs = [
-            evaluate(key, setup.problem, candidates, train_batch, val_batch, training=setup.training) for key in keys
-        ]
+        training = setup.proxy_training
+        runs = [evaluate(key, setup.problem, candidates, train_batch, val_batch, training=training) for key in keys]
         means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
     return means._replace(status=means.status == 1), elapsed

@@ -120,7 +120,7 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
     extra: dict[str, Any] = {}
     if plan.method == "hypergradient":
         extra = {
-            "objective": Objective(setup.problem, condensed.train, condensed.val, setup.training),
+            "objective": Objective(setup.problem, condensed.train, condensed.val, setup.proxy_training),
             "solver": solver_of(setup.config),
             "direct": options.direct,
             "sensitivity": options.sensitivity,

@@ -1,27 +1,91 @@
-"""From a configuration to the objects of a run."""
+"""What the stages of a run share, and what they ask of graphs and images alike."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from hcdc_jax import spaces
+from hcdc_jax.condense.coresets import Selection
 from hcdc_jax.config import Config
-from hcdc_jax.data import GraphData
+from hcdc_jax.containers import Container
+from hcdc_jax.data import GraphData, ImageData
 from hcdc_jax.errors import UserError
-from hcdc_jax.graphs import real_batch
+from hcdc_jax.images import Preprocessing
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
-from hcdc_jax.models.graph import spectral_gnn
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
 
-MODELS = {"spectral_gnn": spectral_gnn}
+Data: TypeAlias = GraphData | ImageData
+Start: TypeAlias = Any
+"""What a container starts from: a `GraphStart` or an `ImageStart`."""
+
+
+class RealParts(NamedTuple):
+    """The real data as a problem reads it.
+
+    Attributes:
+      data: with the options of the configuration applied.
+      problem: what is trained.
+      train: the real training examples.
+      val: the real validation examples.
+      test: the real test examples.
+      preprocessing: what was done to images, in numbers.
+    """
+
+    data: Data
+    problem: Problem
+    train: Batch
+    val: Batch
+    test: Batch
+    preprocessing: Preprocessing | None = None
+
+
+class Kind(NamedTuple):
+    """What the stages ask of a kind of data.
+
+    Attributes:
+      unit: what an example is called, in the plural.
+      models: names of its networks.
+      containers: names of what can store it.
+      methods: names of the methods that are for this kind alone.
+      summary: `summary(data)`, its counts.
+      build: `build(config, data, space)`, the real data and the problem.
+      count: `count(config, data, part)`, examples of S_train ("train") or of S_val ("val").
+      sampled: `sampled(setup, part, seed, selection)`, real examples to start from; raises `UserError` for impossible
+        sizes.
+      embeddings: `embeddings(setup, part)`, [n, d] of all examples: where coresets measure distances.
+      noise: `noise(rng, start)`, the start with noise in place of its inputs, of their mean and standard deviation.
+      fixed: `fixed(setup, part)`, the container of real examples that stay as they are.
+      learned: `learned(setup, part)`, the container of examples that are learned.
+      rates: `rates(setup, start)`, Adam step sizes of S_val.
+      batch: `batch(setup, index)`, real examples by their numbers.
+      real_scalars: `real_scalars(setup)`, numbers that the real data holds.
+      words: `words(setup)`, what was done to the data, for the card.
+    """
+
+    unit: str
+    models: tuple[str, ...]
+    containers: tuple[str, ...]
+    methods: tuple[str, ...]
+    summary: Callable[[Any], dict[str, Any]]
+    build: Callable[[Config, Any, spaces.Space], RealParts]
+    count: Callable[[Config, Any, str], int]
+    sampled: Callable[[Setup, str, int, Selection], Start]
+    embeddings: Callable[[Setup, str], np.ndarray]
+    noise: Callable[[np.random.Generator, Start], Start]
+    fixed: Callable[[Setup, str], Container]
+    learned: Callable[[Setup, str], Container]
+    rates: Callable[[Setup, Start], Any]
+    batch: Callable[[Setup, np.ndarray], Batch]
+    real_scalars: Callable[[Setup], int]
+    words: Callable[[Setup], str]
 
 
 class Setup(NamedTuple):
@@ -29,25 +93,31 @@ class Setup(NamedTuple):
 
     Attributes:
       config: as read.
-      data: the real graph.
+      kind: of the data.
+      data: the real data.
       space: what is searched.
       problem: what is trained.
-      training: how.
+      training: how, on the real data.
+      proxy_training: how, on condensed data.
       candidates: [n, h], the ranked ones.
-      train: the real training nodes.
-      val: the real validation nodes.
-      test: the real test nodes.
+      train: the real training examples.
+      val: the real validation examples.
+      test: the real test examples.
+      preprocessing: what was done to images, in numbers.
     """
 
     config: Config
-    data: GraphData
+    kind: Kind
+    data: Any
     space: spaces.Space
     problem: Problem
     training: Training
+    proxy_training: Training
     candidates: Array
     train: Batch
     val: Batch
     test: Batch
+    preprocessing: Preprocessing | None
 
 
 class Run(NamedTuple):
@@ -73,41 +143,6 @@ def key_for(purpose: int, seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def build(config: Config, data: GraphData) -> Setup:
-    """Builds everything that a run needs; `checks` has the messages for what cannot be built.
-
-    Args:
-      config: of the run.
-      data: the real graph.
-
-    Raises:
-      UserError: settings that the space does not go with.
-    """
-    space, training = config.space, config.training
-    built = space_of(config)
-    problem = MODELS[config.model.name](
-        data.num_features,
-        data.num_classes,
-        hidden=config.model.hidden,
-        activation=config.model.activation,
-        basis=space.basis,
-        weight_decay=training.weight_decay,
-        read=built.read,
-    )
-    batch = functools.partial(real_batch, data, order=space.order, basis=space.basis)
-    return Setup(
-        config=config,
-        data=data,
-        space=built,
-        problem=problem,
-        training=Training(training.learning_rate, training.optimizer, training.steps),
-        candidates=built.sample(key_for(CANDIDATES, space.seed), space.candidates),
-        train=batch(data.train_idx),
-        val=batch(data.val_idx),
-        test=batch(data.test_idx),
-    )
-
-
 def space_of(config: Config) -> spaces.Space:
     """The space that `[space]` names.
 
@@ -117,7 +152,7 @@ def space_of(config: Config) -> spaces.Space:
     options, taken = config.space, spaces.options(config.space.name)
     given = {"order": options.order, "basis": options.basis, "prior": options.prior}
     space = spaces.get(options.name, **{key: value for key, value in given.items() if key in taken})
-    if space.basis != options.basis:
+    if space.basis not in (None, options.basis):
         raise UserError(f"the space {space.name!r} has a basis of its own: set space.basis = {space.basis!r}")
     if options.prior != "box" and "prior" not in taken:
         raise UserError(f"the space {space.name!r} has a prior of its own: leave out space.prior")
@@ -127,25 +162,20 @@ def space_of(config: Config) -> spaces.Space:
             raise UserError(f"{where}: set hcdc.distance = 'value_gradient'")
         if "hcdc_shared" in config.methods:
             raise UserError(f"{where}: leave out the method hcdc_shared")
-    if spaces.searches_learning_rate(space):
-        where = f"the space {space.name!r} searches the learning rate"
-        if config.training.optimizer != "adam":
-            raise UserError(f"{where} of Adam: set training.optimizer = 'adam'")
+    if "log_learning_rate_factor" in space.hparam_names and config.training.optimizer != "adam":
+        raise UserError(f"the space {space.name!r} searches the learning rate of Adam: set training.optimizer = 'adam'")
+    unseen = spaces.without_implicit_hypergradient(space)
+    if unseen:
+        where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
         if config.hcdc.sensitivity == "implicit":
-            raise UserError(f"{where}, whose implicit hypergradient is 0: set hcdc.sensitivity = 'unroll'")
+            raise UserError(f"{where}: set hcdc.sensitivity = 'unroll'")
         if "hcdc_shared" in config.methods:
-            raise UserError(f"{where}, whose implicit hypergradient is 0: leave out the method hcdc_shared")
+            raise UserError(f"{where}: leave out the method hcdc_shared")
     return space
 
 
-def num_nodes(config: Config, data: GraphData, part: str) -> int:
-    """Nodes of S_train ("train") or of S_val ("val")."""
-    nodes = round(config.condense.ratio * data.num_nodes)
-    return nodes if part == "train" else round(config.condense.val_factor * nodes)
-
-
-def pool(data: GraphData, part: str) -> np.ndarray:
-    """The real labelled nodes that S_train or S_val stands for."""
+def pool(data: Data, part: str) -> np.ndarray:
+    """Numbers of the real examples that S_train or S_val stands for."""
     return data.train_idx if part == "train" else data.val_idx
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hcdc_jax import files, metrics
-from hcdc_jax.report import figures, html, tables
+from hcdc_jax.report import figures, html, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, read
 
 
@@ -41,7 +41,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         run.truth.loss if tables.has_truth(report) else None,
         {method: _losses(results) for method, results in run.results.items()},
         run.curves,
-        next(iter(run.graphs.get(tables.lead(report) or "", ())), None),
+        next(iter(run.condensed.get(tables.lead(report) or "", ())), None),
     )
     pictures = [_save(folder / "figures", plate) for plate in plates]
     page = html.render(report, run.config, pictures, best_candidates(report, run))
@@ -69,7 +69,7 @@ def summarise(run: Run) -> dict[str, Any]:
         },
         "methods": methods,
         "break_even_candidates": {
-            method: None if full_seconds is None else _break_even(entry, full_seconds, n)
+            method: None if full_seconds is None else _break_even(method, entry, full_seconds, n)
             for method, entry in methods.items()
         },
     }
@@ -125,7 +125,9 @@ def _summarise_method(results: Sequence[Result], truth: Truth) -> dict[str, Any]
     }
 
 
-def _break_even(entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:
+def _break_even(method: str, entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:
+    if method == "successive_halving":  # what it costs grows with the candidates: there is nothing to pay back
+        return None
     condense = entry["full_trainings_used"] * full_seconds + entry["seconds"]["condense"]
     return metrics.break_even(condense, entry["seconds"]["rank"] / n, full_seconds)
 
@@ -173,6 +175,6 @@ def _save(folder: Path, plate: figures.Plate) -> html.Picture:
     if not isinstance(plate.drawing, Figure):
         path.unlink(missing_ok=True)  # a figure of an earlier report that knew more
         return html.Picture(plate.title, plate.drawing, None)
-    png = figures.to_png(plate.drawing)
+    png = style.to_png(plate.drawing)
     files.write_bytes(path, png)
     return html.Picture(plate.title, plate.caption, png)

@@ -6,11 +6,8 @@ no display and leaves no global state behind.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -19,35 +16,22 @@ from matplotlib.ticker import MaxNLocator
 
 from hcdc_jax import metrics
 from hcdc_jax.report import tables
-from hcdc_jax.report.results import Adjacency, Curve
+from hcdc_jax.report.condensed import adjacency, image_grids
+from hcdc_jax.report.results import Adjacency, Curve, Images
+from hcdc_jax.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    Drawing,
+    house_style,
+)
 from hcdc_jax.report.tables import seconds
-
-Drawing: TypeAlias = Figure | str
-P = ParamSpec("P")
-
-# Okabe and Ito's palette, told apart by every common kind of colour vision.
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-GREY, PALE = "#6b7280", "#d1d5db"
-
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-}
-_WIDTH = 8.0  # inches: 1,200 pixels, and text of 14 pixels where a page shows the figure 800 pixels wide
 
 
 class Plate(NamedTuple):
@@ -66,34 +50,6 @@ class Plate(NamedTuple):
     drawing: Drawing
 
 
-@contextlib.contextmanager
-def _styled() -> Iterator[None]:
-    """The report's style, whatever the user's matplotlibrc says; the user's settings come back afterwards."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
-
-
-def house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
-    """Makes `draw` work under the report's style."""
-
-    @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawing:
-        with _styled():
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with _styled():
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
 @house_style
 def rank_scatter(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) -> Drawing:
     """Rank by the full data against rank by each method, one panel a method, one dot a candidate and seed.
@@ -106,7 +62,7 @@ def rank_scatter(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) ->
         return "No truth was computed, so ranks cannot be compared with it."
     columns = min(4, len(proxies))
     rows = -(-len(proxies) // columns)
-    figure = Figure(figsize=(_WIDTH, 0.3 + rows * min(_WIDTH / columns + 0.3, 3.4)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.3 + rows * min(WIDTH / columns + 0.3, 3.4)), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     n = truth.size
     for axes, (method, losses) in zip(grid.flat, proxies.items(), strict=False):
@@ -143,7 +99,7 @@ def rank_strips(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) -> 
         return "No truth was computed, so candidates have no true order to be drawn in."
     order = np.argsort(truth, kind="stable")[: np.isfinite(truth).sum()]  # NaN sorts last
     strips = {"the full data": truth[None], **proxies}
-    figure = Figure(figsize=(_WIDTH, 0.9 + 0.38 * len(strips)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.38 * len(strips)), layout="constrained")
     stack = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     colours = matplotlib.colormaps["cividis_r"].with_extremes(bad=PALE)
     for place, (axes, (method, losses)) in enumerate(zip(stack, strips.items(), strict=True)):
@@ -169,7 +125,7 @@ def matching(curves: Mapping[str, Sequence[Curve]]) -> Drawing:
     if not curves:
         return "No method of this run logged a matching loss."
     checked = any(line.held_out.size for lines in curves.values() for line in lines)
-    figure = Figure(figsize=(_WIDTH, 0.4 + 2.3 * len(curves)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.3 * len(curves)), layout="constrained")
     grid = figure.subplots(len(curves), 2 if checked else 1, sharex="row", squeeze=False)
     for row, (method, lines) in zip(grid, curves.items(), strict=True):
         for line, colour in zip(lines, _cycle(len(lines)), strict=True):
@@ -212,7 +168,7 @@ def time_bars(
     longest = max(totals.max(), 1e-9)
     cut = full_search > 12 * longest  # at that scale the parts of the methods could not be seen
     right = 2 * longest if cut else 1.45 * max(full_search, longest)
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.3 * (len(parts) + 1)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.3 * (len(parts) + 1)), layout="constrained")
     axes = figure.subplots()
     places, starts = np.arange(len(parts)), np.cumsum(spent, axis=1) - spent
     for name, width, left, colour in zip(names, spent.T, starts.T, _cycle(len(names)), strict=True):
@@ -237,48 +193,12 @@ def time_bars(
     return figure
 
 
-@house_style
-def adjacency(graph: Adjacency | None) -> Drawing:
-    """Learned edge weights of S_train and S_val as heat maps, nodes sorted by class."""
-    if graph is None:
-        return "No learned graph was stored."
-    figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained")
-    panels = figure.subplots(1, 2)
-    highest = max(float(graph.train.max(initial=0)), float(graph.val.max(initial=0)), 1e-12)
-    image = None
-    for axes, name, weights, labels in (
-        (panels[0], "S_train", graph.train, graph.train_labels),
-        (panels[1], "S_val", graph.val, graph.val_labels),
-    ):
-        group = np.where(labels < 0, np.iinfo(labels.dtype).max, labels)  # nodes without a class come last
-        order = np.argsort(group, kind="stable")
-        image = axes.imshow(weights[np.ix_(order, order)], cmap="Blues", vmin=0, vmax=highest)
-        classes, counts = np.unique(group, return_counts=True)
-        ends = np.cumsum(counts)
-        for end in ends[:-1] - 0.5:
-            axes.axhline(end, color=GREY, linewidth=0.5)
-            axes.axvline(end, color=GREY, linewidth=0.5)
-        names = np.array([tables.MISSING if c == np.iinfo(np.int64).max else str(c) for c in classes])
-        every = slice(None, None, -(-len(classes) // 12))  # so that the names of many classes do not collide
-        middles = ends - counts / 2 - 0.5
-        axes.set_xticks(middles[every], names[every])
-        axes.set_yticks(middles[every], names[every])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(True)
-        axes.set_title(f"{graph.method}, seed {graph.seed}: {name}, {len(labels)} nodes")
-        axes.set_xlabel("class")
-    panels[0].set_ylabel("class")
-    if image is not None:
-        figure.colorbar(image, ax=panels, fraction=0.03, shrink=0.8, label="edge weight").outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    return figure
-
-
 def draw_all(
     report: tables.Report,
     truth: np.ndarray | None,
     proxies: Mapping[str, np.ndarray],
     curves: Mapping[str, Sequence[Curve]],
-    graph: Adjacency | None,
+    condensed: Adjacency | Images | None,
 ) -> list[Plate]:
     """Every figure of a report, in reading order.
 
@@ -287,7 +207,7 @@ def draw_all(
       truth: [n] losses on the full data, or None.
       proxies: [seeds, n] losses by method.
       curves: what the condensation of each method logged.
-      graph: the learned graph of the main method, or None.
+      condensed: the graphs or images of the main method, or None.
     """
     ordered = {method: proxies[method] for method in tables.best_first(report)}
     parts = {
@@ -329,14 +249,28 @@ def draw_all(
             "training included.",
             time_bars(parts, None if each is None else n * each, report["break_even_candidates"]),
         ),
-        Plate(
-            "adjacency",
-            "Learned graphs",
-            "Edge weights between the nodes of the condensed graphs, sorted by class; lines are class boundaries, so "
-            f"blocks on the diagonal are edges within a class ({tables.MISSING} stands for nodes without one).",
-            adjacency(graph),
-        ),
+        _images(condensed) if isinstance(condensed, Images) else _graphs(condensed),
     ]
+
+
+def _graphs(graph: Adjacency | None) -> Plate:
+    return Plate(
+        "adjacency",
+        "Learned graphs",
+        "Edge weights between the nodes of the condensed graphs, sorted by class; lines are class boundaries, so "
+        f"blocks on the diagonal are edges within a class ({tables.MISSING} stands for nodes without one).",
+        adjacency(graph),
+    )
+
+
+def _images(images: Images) -> Plate:
+    return Plate(
+        "condensed_images",
+        "Condensed images",
+        "One column a class. Colours beyond black and white are cut off, so learned images may look flatter than they "
+        "are.",
+        image_grids(images),
+    )
 
 
 def _nan_if_none(value: float | None) -> float:

@@ -98,6 +98,17 @@ class Adjacency(NamedTuple):
     val_labels: np.ndarray
 
 
+class Images(NamedTuple):
+    """Condensed images `train` [n1, h, w, c] and `val` [n2, h, w, c] as one sees them, with their labels."""
+
+    method: str
+    seed: int
+    train: np.ndarray
+    val: np.ndarray
+    train_labels: np.ndarray
+    val_labels: np.ndarray
+
+
 class Run(NamedTuple):
     """Everything a report is made of.
 
@@ -108,7 +119,7 @@ class Run(NamedTuple):
       truth: their scores on the full data.
       results: rankings by method, in the order of the config, each by seed.
       curves: logs of condensation by method.
-      graphs: learned graphs by method, each by seed.
+      condensed: what the condensed data looks like, by method, each by seed.
     """
 
     config: str
@@ -117,7 +128,7 @@ class Run(NamedTuple):
     truth: Truth
     results: dict[str, list[Result]]
     curves: dict[str, list[Curve]]
-    graphs: dict[str, list[Adjacency]]
+    condensed: dict[str, list[Adjacency | Images]]
 
 
 def read(folder: Path) -> Run:
@@ -149,7 +160,7 @@ def read(folder: Path) -> Run:
         truth=truth,
         results=results,
         curves=_curves(_read_log(folder / "metrics.jsonl"), results, truth),
-        graphs=_read_graphs(folder / "results"),
+        condensed=_read_condensed(folder / "results"),
     )
 
 
@@ -284,12 +295,12 @@ def _held_out(result: Result | None, truth: Truth) -> tuple[np.ndarray, np.ndarr
     return result.trace_steps, np.array(correlations)
 
 
-def _read_graphs(folder: Path) -> dict[str, list[Adjacency]]:
-    graphs: dict[str, list[Adjacency]] = {}
-    for path in sorted(folder.glob("*_adjacency.npz")):
-        match = _parse(path.with_name(path.name.replace("_adjacency.npz", ".npz")))
-        if match:
-            arrays = _arrays(path, "train", "val", "train_labels", "val_labels")
-            parts = (arrays[name] for name in ("train", "val", "train_labels", "val_labels"))
-            graphs.setdefault(match["method"], []).append(Adjacency(match["method"], int(match["seed"]), *parts))
-    return graphs
+def _read_condensed(folder: Path) -> dict[str, list[Adjacency | Images]]:
+    found: dict[str, list[Adjacency | Images]] = {}
+    for ending, kind in (("_adjacency.npz", Adjacency), ("_images.npz", Images)):
+        for path in sorted(folder.glob(f"*{ending}")):
+            match = _parse(path.with_name(path.name.replace(ending, ".npz")))
+            if match:
+                parts = _arrays(path, "train", "val", "train_labels", "val_labels")
+                found.setdefault(match["method"], []).append(kind(match["method"], int(match["seed"]), **parts))
+    return found

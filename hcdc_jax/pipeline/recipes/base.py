@@ -10,9 +10,9 @@ import numpy as np
 
 from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import Condenser
-from hcdc_jax.containers import Container, GraphStart
+from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, key_for
+from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, Start, key_for
 from hcdc_jax.types import Array, Batch
 
 
@@ -43,14 +43,14 @@ class Request(NamedTuple):
       run: the run it belongs to.
       part: "train" or "val".
       seed: of the method.
-      start: the small graph it starts from.
+      start: what it starts from.
       condensed_train: S_train, where S_val is to be learned.
     """
 
     run: Run
     part: str
     seed: int
-    start: GraphStart
+    start: Start
     condensed_train: Batch | None
 
 
@@ -87,15 +87,17 @@ class Recipe(NamedTuple):
 
     Attributes:
       name: part of the names of its files; halves of one name, part and seed are the same half.
-      start: `start(setup, part, seed)`, the small graph it starts from; raises `UserError` for impossible sizes.
+      start: `start(setup, part, seed)`, the real examples it starts from; raises `UserError` for impossible sizes.
       container: `container(setup, part)`, what stores it.
       learner: learns it; None leaves it as it starts.
+      finished: `finished(setup, part)`, what decodes it once it is learned, where that is not `container`.
     """
 
     name: str
-    start: Callable[[Setup, str, int], GraphStart]
+    start: Callable[[Setup, str, int], Start]
     container: Callable[[Setup, str], Container]
     learner: Learner | None = None
+    finished: Callable[[Setup, str], Container] | None = None
 
 
 class Trial(NamedTuple):

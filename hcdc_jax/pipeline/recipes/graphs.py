@@ -1,4 +1,4 @@
-"""What the recipes of graphs share: the real nodes they start from, containers, step sizes."""
+"""Graphs as the pipeline sees them: the real nodes that condensed ones start from, containers, step sizes."""
 
 from __future__ import annotations
 
@@ -11,51 +11,58 @@ import numpy as np
 
 from hcdc_jax.condense import coresets
 from hcdc_jax.condense.base import GraphRates
+from hcdc_jax.config import Config
 from hcdc_jax.containers import Container, GraphStart, graph_container
-from hcdc_jax.containers.graph import Adjacency, free, identity, pairwise
+from hcdc_jax.containers.graph import Adjacency, fixed, free, identity, pairwise
+from hcdc_jax.data import GraphData
+from hcdc_jax.data.graphs import seen_from, summary
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.setup import Setup, num_nodes, pool
+from hcdc_jax.graphs import batch_of, normalised_adjacency, real_batch, real_graph
+from hcdc_jax.models.graph import spectral_gnn
+from hcdc_jax.pipeline.recipes.starts import sampling_rng
+from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
+from hcdc_jax.spaces import Space
+from hcdc_jax.types import Batch
+
+MODELS = {"spectral_gnn": spectral_gnn}
+
+
+def num_nodes(config: Config, data: GraphData, part: str) -> int:
+    """Nodes of S_train ("train") or of S_val ("val")."""
+    nodes = round(config.condense.ratio * data.num_nodes)
+    return nodes if part == "train" else round(config.condense.val_factor * nodes)
 
 
 def sampled(setup: Setup, part: str, seed: int, select: coresets.Selection = coresets.uniform) -> GraphStart:
     """Real nodes with the edges between them; as `condense.sampling` says, with neighbours that bring edges."""
     if not _uses_egos(setup, part):
         return all_labelled(setup, part, seed, select)
-    count = _checked_count(setup, part)
-    labelled = max(count // 2, setup.data.num_classes)
+    count, data = _checked_count(setup, part), seen_from(setup.data, part)
+    labelled = max(count // 2, data.num_classes)
     _check_available(setup, part, labelled)
-    nodes, num_labelled = coresets.ego_sample(_rng(part, seed), setup.data, pool(setup.data, part), count, select)
-    return coresets.induced_subgraph(setup.data, nodes, num_labelled)
+    nodes, num_labelled = coresets.ego_sample(sampling_rng(part, seed), data, pool(data, part), count, select)
+    return coresets.induced_subgraph(data, nodes, num_labelled)
 
 
 def all_labelled(setup: Setup, part: str, seed: int, select: coresets.Selection = coresets.uniform) -> GraphStart:
     """Real nodes that all carry their label, with the edges between them."""
     count = _checked_count(setup, part)
     _check_available(setup, part, count)
-    nodes = coresets.plain_sample(_rng(part, seed), setup.data, pool(setup.data, part), count, select)
-    return coresets.induced_subgraph(setup.data, nodes, len(nodes))
+    nodes = coresets.plain_sample(sampling_rng(part, seed), setup.data, pool(setup.data, part), count, select)
+    return coresets.induced_subgraph(seen_from(setup.data, part), nodes, len(nodes))
 
 
 def all_labelled_repeated(setup: Setup, part: str, seed: int) -> GraphStart:
     """As `all_labelled` at random, but where labelled nodes are fewer than asked for, some stand more than once."""
     count = _checked_count(setup, part)
-    nodes = coresets.repeated_sample(_rng(part, seed), setup.data, pool(setup.data, part), count)
-    return coresets.induced_subgraph(setup.data, nodes, len(nodes))
+    nodes = coresets.repeated_sample(sampling_rng(part, seed), setup.data, pool(setup.data, part), count)
+    return coresets.induced_subgraph(seen_from(setup.data, part), nodes, len(nodes))
 
 
-def to_learn(start: Callable[[Setup, str, int], GraphStart]) -> Callable[[Setup, str, int], GraphStart]:
-    """`start`, with features of noise where `condense.init` asks for them."""
-
-    def learnable(setup: Setup, part: str, seed: int) -> GraphStart:
-        real = start(setup, part, seed)
-        if setup.config.condense.init == "real":
-            return real
-        # Not the stream of the sampling: the noise must not know which nodes were drawn.
-        rng = np.random.default_rng([seed, 2 if part == "train" else 3])
-        noise = rng.normal(real.features.mean(), real.features.std(), real.features.shape)
-        return real._replace(features=noise.astype(np.float32))
-
-    return learnable
+def with_noise(rng: np.random.Generator, start: GraphStart) -> GraphStart:
+    """The graph with noise for features."""
+    noise = rng.normal(start.features.mean(), start.features.std(), start.features.shape)
+    return start._replace(features=noise.astype(np.float32))
 
 
 def container_of(adjacency: Adjacency) -> Callable[[Setup, str], Container]:
@@ -66,18 +73,50 @@ def container_of(adjacency: Adjacency) -> Callable[[Setup, str], Container]:
 # Containers are cached by their adjacency, so equal ones must be one object.
 PAIRWISE, IDENTITY = container_of(pairwise()), container_of(identity())
 _free = functools.cache(free)
+_GIVEN = {"pairwise": PAIRWISE, "identity": IDENTITY}
 
 
 def learned(setup: Setup, part: str) -> Container:
     """The container that `condense.container` names."""
-    kind = setup.config.condense.container
-    if kind != "graph":
-        return {"pairwise": PAIRWISE, "identity": IDENTITY}[kind](setup, part)
+    name = setup.config.condense.container
+    if name in _GIVEN:
+        return _GIVEN[name](setup, part)
     logit = setup.config.hcdc.edge_logit
     if not isinstance(logit, float):  # "auto"
         # All absent edges of a node together start with the weight of one hundredth of an edge.
         logit = math.log(100 * num_nodes(setup.config, setup.data, part))
     return graph_container(_free(logit), setup.config.space.order, setup.config.space.basis)
+
+
+def embeddings(setup: Setup, part: str) -> np.ndarray:
+    """[n, d] features after two propagations, S^2 X: what SGC sees, so that no network has to be trained first."""
+    data = seen_from(setup.data, part)
+    operator = normalised_adjacency(data.edges, data.num_nodes)
+    smooth = operator @ (operator @ data.features)
+    return np.asarray(smooth if isinstance(smooth, np.ndarray) else smooth.toarray())
+
+
+def build(config: Config, data: GraphData, space: Space) -> RealParts:
+    """The filter network and the real graph, its features propagated once for all networks."""
+    problem = MODELS[config.model.name](
+        data.num_features,
+        data.num_classes,
+        hidden=config.model.hidden,
+        activation=config.model.activation,
+        basis=config.space.basis,
+        weight_decay=config.training.weight_decay,
+        read=space.read,
+    )
+    propagated = functools.partial(real_graph, order=config.space.order, basis=config.space.basis)
+    whole = propagated(data)
+    seen_in_training = whole if data.train_edges is None else propagated(seen_from(data, "train"))
+    return RealParts(
+        data,
+        problem,
+        train=batch_of(seen_in_training, data.train_idx),
+        val=batch_of(whole, data.val_idx),
+        test=batch_of(whole, data.test_idx),
+    )
 
 
 def rates(start: GraphStart, feature_step: float, structure_learning_rate: float) -> GraphRates:
@@ -89,17 +128,13 @@ def rates(start: GraphStart, feature_step: float, structure_learning_rate: float
     return GraphRates(jnp.float32(feature_step * size), jnp.float32(structure_learning_rate))
 
 
-def _rng(part: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, 0 if part == "train" else 1])
-
-
 def _uses_egos(setup: Setup, part: str) -> bool:
     """Whether labelled nodes bring neighbours along.
 
     With "auto" they do where a plain sample would leave the average node less than one neighbour: without edges all
     filters of one coefficient sum are the same.
     """
-    sampling, data = setup.config.condense.sampling, setup.data
+    sampling, data = setup.config.condense.sampling, seen_from(setup.data, part)
     if sampling != "auto":
         return sampling == "ego"
     mean_degree = 2 * data.edges.shape[1] / data.num_nodes
@@ -135,3 +170,41 @@ def _size_setting(setup: Setup, part: str) -> tuple[str, float]:
     if part == "train":
         return "condense.ratio", setup.data.num_nodes
     return "condense.val_factor", num_nodes(setup.config, setup.data, "train")
+
+
+def _batch(setup: Setup, index: np.ndarray) -> Batch:
+    return real_batch(setup.data, index, order=setup.config.space.order, basis=setup.config.space.basis)
+
+
+def _hcdc_rates(setup: Setup, start: GraphStart) -> GraphRates:
+    return rates(start, setup.config.hcdc.feature_step, setup.config.hcdc.structure_learning_rate)
+
+
+def _real_scalars(setup: Setup) -> int:
+    """All features and edges, since training and validation may reach any node."""
+    return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size
+
+
+def _words(setup: Setup) -> str:
+    space = setup.config.space
+    return f"edges [i, j, k] hold P_k of the {space.basis} basis, k = 0 ... {space.order}; nodes hold X"
+
+
+KIND = Kind(
+    unit="nodes",
+    models=tuple(MODELS),
+    containers=("auto", "graph", *_GIVEN),
+    methods=("gcond", "gcond_x", "gradient_matching"),
+    summary=summary,
+    build=build,
+    count=num_nodes,
+    sampled=sampled,
+    embeddings=embeddings,
+    noise=with_noise,
+    fixed=container_of(fixed()),
+    learned=learned,
+    rates=_hcdc_rates,
+    batch=_batch,
+    real_scalars=_real_scalars,
+    words=_words,
+)

@@ -9,10 +9,13 @@ import numpy as np
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
 from hcdc_jax.containers import Container
+from hcdc_jax.errors import UserError
+from hcdc_jax.frozen import Pool, Target
+from hcdc_jax.krylov import norm
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
+from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
 from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
 from hcdc_jax.pipeline.targets import matched_targets
 
@@ -38,13 +41,30 @@ def _work(request: Request) -> Work:
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(
-                key_for(POOL, request.seed), setup.problem, hparams, request.condensed_train, setup.training,
+                key_for(POOL, request.seed), setup.problem, hparams, request.condensed_train, setup.proxy_training,
                 solver=solver_of(setup.config), sensitivity=options.sensitivity,
             )
         )  # fmt: skip
-    rates = graphs.rates(request.start, options.feature_step, options.structure_learning_rate)
+    pool, target = _trained(request, pool, target)
+    rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
     return Work(data, matched.cost.plus(Cost(training.run, training.compile)), np.asarray(matched.hparams))
+
+
+def _trained(request: Request, pool: Pool, target: Target) -> tuple[Pool, Target]:
+    """Without the networks whose weights or response have no finite norm: one of them would undo all of S_val."""
+    good = np.asarray(jax.vmap(lambda *network: jnp.isfinite(norm(network)))(pool.params, pool.response))
+    if good.all():
+        return pool, target
+    if not good.any():
+        raise UserError(
+            f"all {len(good)} networks trained on S_train diverged; lower training.learning_rate and run in a new "
+            "folder"
+        )
+    request.run.progress.say(
+        f"seed {request.seed}: {(~good).sum()} of {len(good)} networks trained on S_train diverged and are left out"
+    )
+    return jax.tree.map(lambda leaf: leaf[good], (pool, target))
 
 
 def steps(setup: Setup) -> int:
@@ -52,15 +72,15 @@ def steps(setup: Setup) -> int:
     return setup.config.hcdc.steps
 
 
-_START = graphs.to_learn(graphs.sampled)
+_START = to_learn(sampled)
 
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",
     train=None,
-    val=Recipe("hcdc", _START, graphs.learned, Learner(_condenser, _work, steps)),
+    val=Recipe("hcdc", _START, learned, Learner(_condenser, _work, steps)),
 )
 VALUE_ONLY = Method(
     "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
     train=None,
-    val=Recipe("value_only", _START, graphs.learned, Learner(_values_alone, _work, steps)),
+    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work, steps)),
 )

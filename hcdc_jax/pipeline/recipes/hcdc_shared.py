@@ -8,9 +8,9 @@ from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc_shared import SharedData, hcdc_shared
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.hcdc import steps
+from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
 from hcdc_jax.pipeline.setup import Setup, solver_of
 
 
@@ -23,16 +23,16 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
 
 
 def _work(request: Request) -> Work:
-    setup, options = request.run.setup, request.run.setup.config.hcdc
+    setup = request.run.setup
     assert request.condensed_train is not None
     draws = drawn(request.run, request.seed, request.condensed_train)
-    rates = graphs.rates(request.start, options.feature_step, options.structure_learning_rate)
-    data = SharedData(draws.hparams, request.condensed_train, setup.train, setup.val, setup.training, rates)
+    rates = setup.kind.rates(setup, request.start)
+    data = SharedData(draws.hparams, request.condensed_train, setup.train, setup.val, setup.proxy_training, rates)
     return Work(data, draws.cost, np.asarray(draws.hparams))
 
 
 METHOD = Method(
     "HCDC's Algorithm 1 as printed: theta shared, trained on S_train",
     train=None,
-    val=Recipe("hcdc_shared", graphs.to_learn(graphs.sampled), graphs.learned, Learner(_condenser, _work, steps)),
+    val=Recipe("hcdc_shared", to_learn(sampled), learned, Learner(_condenser, _work, steps)),
 )

@@ -12,12 +12,11 @@ import numpy as np
 from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
-from hcdc_jax.graphs import real_batch
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict, half_key
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
-from hcdc_jax.pipeline.setup import RANK, Setup, key_for, num_nodes
+from hcdc_jax.pipeline.setup import RANK, Setup, key_for
 from hcdc_jax.pipeline.targets import Matched, matched_targets
 from hcdc_jax.search import successive_halving
 from hcdc_jax.surrogate import predict
@@ -30,11 +29,11 @@ def _whole(setup: Setup, seed: int) -> Batch:
 
 
 def _some(setup: Setup, seed: int) -> Batch:
-    """Random validation nodes, as many as S_val has, on the whole real graph."""
-    data, space = setup.data, setup.config.space
-    count = min(num_nodes(setup.config, data, "val"), len(data.val_idx))
+    """Random validation examples, as many as S_val has; of a graph with all that surrounds them."""
+    data = setup.data
+    count = min(setup.kind.count(setup.config, data, "val"), len(data.val_idx))
     index = np.random.default_rng([seed, 1]).choice(data.val_idx, count, replace=False)
-    return real_batch(data, index, order=space.order, basis=space.basis)
+    return setup.kind.batch(setup, index)
 
 
 def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Verdict]:
@@ -44,14 +43,9 @@ def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Ver
         setup, seed = trial.run.setup, trial.seed
         val = validation(setup, seed)
         scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
-        return Verdict(scores, elapsed, trial.train_scalars + _real_scalars(setup))
+        return Verdict(scores, elapsed, trial.train_scalars + setup.kind.real_scalars(setup))
 
     return judge
-
-
-def _real_scalars(setup: Setup) -> int:
-    """All real features and edges, since training and validation may reach any node."""
-    return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size
 
 
 def _paid(trial: Trial) -> Matched:
@@ -96,7 +90,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     return Verdict(
         scores._replace(loss=scores.loss * np.exp(correction)),
         elapsed,
-        trial.train_scalars + _real_scalars(setup) + matched.hparams.size + residual.size,
+        trial.train_scalars + setup.kind.real_scalars(setup) + matched.hparams.size + residual.size,
         matched.cost.plus(Cost(fitting.run, fitting.compile)),
         np.asarray(matched.hparams),
     )
@@ -111,20 +105,19 @@ def _lambda_shift(trial: Trial) -> Verdict:
     setup, matched = trial.run.setup, _paid(trial)
     scale = jnp.asarray(setup.space.prior_std)
     data = ShiftData(
-        matched.hparams, matched.target.value, scale, trial.condensed_train, setup.val, setup.training,
+        matched.hparams, matched.target.value, scale, trial.condensed_train, setup.val, setup.proxy_training,
         jnp.float32(SHIFT_RATE),
     )  # fmt: skip
-    condenser, key = lambda_shift(setup.problem), half_key("val", trial.seed)
+    condenser, key = lambda_shift(setup.problem, setup.space, steps=SHIFT_STEPS), half_key("val", trial.seed)
     with measured() as learning:
         state = condenser.init(key, jnp.zeros_like(scale), data)
         state = run_condenser(key, condenser, state, data, steps=SHIFT_STEPS, every=SHIFT_STEPS)
         shift = jax.block_until_ready(state.variables)
-    shifted = setup.candidates + scale * shift
+    shifted = jax.vmap(setup.space.project)(setup.candidates + scale[None] * shift[None])
     scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), shifted, trial.condensed_train, setup.val)
     cost = matched.cost.plus(Cost(learning.run, learning.compile))
-    return Verdict(
-        scores, elapsed, trial.train_scalars + _real_scalars(setup) + shift.size, cost, np.asarray(matched.hparams)
-    )
+    stored = trial.train_scalars + setup.kind.real_scalars(setup) + shift.size
+    return Verdict(scores, elapsed, stored, cost, np.asarray(matched.hparams))
 
 
 def _chance(trial: Trial) -> Verdict:
@@ -147,11 +140,11 @@ def _halving(trial: Trial) -> Verdict:
     places = np.where(found.history.status[rows], np.argsort(order), np.inf)
     # All of its time is training on the full data, which the full trainings already count.
     cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
-    return Verdict(_scores(places, found.history.accuracy[rows]), Elapsed(), _real_scalars(setup), cost)
+    return Verdict(_scores(places, found.history.accuracy[rows]), Elapsed(), setup.kind.real_scalars(setup), cost)
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
-RANDOM_VAL = Method("S_train with random real validation nodes, as many as S_val has", None, _on_real(_some))
+RANDOM_VAL = Method("S_train with random real validation examples, as many as S_val has", None, _on_real(_some))
 SURROGATE = Method(
     "Gaussian process on the losses of hcdc's full trainings",
     None,

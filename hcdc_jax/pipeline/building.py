@@ -1,0 +1,68 @@
+"""From a configuration to the objects of a run."""
+
+from __future__ import annotations
+
+from hcdc_jax.config import Config
+from hcdc_jax.data import GraphData, ImageData
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.recipes import graphs, images
+from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
+from hcdc_jax.spaces import Space
+from hcdc_jax.train import Training
+
+KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND}
+MODELS = (*graphs.KIND.models, *images.KIND.models)
+
+
+def build(config: Config, data: Data) -> Setup:
+    """Builds everything that a run needs; `checks` has the messages for what cannot be built.
+
+    Args:
+      config: of the run.
+      data: the real data.
+
+    Raises:
+      UserError: settings that the space or the data do not go with.
+    """
+    options, kind, space = config.training, KINDS[type(data)], space_of(config)
+    _check_goes_with(config, kind, space, data.name)
+    real = kind.build(config, data, space)
+
+    def training(steps: int) -> Training:
+        return Training(
+            options.learning_rate, options.optimizer, steps, batch_size=options.batch_size, schedule=options.schedule
+        )
+
+    return Setup(
+        config=config,
+        kind=kind,
+        data=real.data,
+        space=space,
+        problem=real.problem,
+        training=training(options.steps),
+        proxy_training=training(options.proxy_steps or options.steps),
+        candidates=space.sample(key_for(CANDIDATES, config.space.seed), config.space.candidates),
+        train=real.train,
+        val=real.val,
+        test=real.test,
+        preprocessing=real.preprocessing,
+    )
+
+
+def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+    where = f"{name} holds {kind.unit}"
+    of_graphs = space.basis is not None
+    if of_graphs != (kind is graphs.KIND):
+        raise UserError(f"{where}, and the space {space.name!r} is for {'graphs' if of_graphs else 'images'}")
+    if config.model.name not in kind.models:
+        raise UserError(f"{where}; choose model.name among {', '.join(kind.models)}, not {config.model.name!r}")
+    if config.condense.container not in kind.containers:
+        stores = next(other.unit for other in KINDS.values() if config.condense.container in other.containers)
+        raise UserError(
+            f"{where}, and condense.container = {config.condense.container!r} stores {stores}; choose one of "
+            f"{', '.join(kind.containers)}"
+        )
+    foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
+    for method in (*config.methods, config.hcdc.train_method):
+        if method in foreign:
+            raise UserError(f"{where}, and the method {method!r} is for other data; leave it out")

@@ -1,0 +1,139 @@
+"""A whole run on images, and what does not go with them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from hcdc_jax import cli, pipeline
+from hcdc_jax import config as configs
+from hcdc_jax.artefact import load_condensed
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError
+from tests.runs import assert_same_arrays
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+METHODS = (
+    "random",
+    "herding",
+    "kcenter",
+    "hcdc",
+    "value_only",
+    "real_val",
+    "random_val",
+    "lambda_shift",
+    "surrogate_grad",
+)
+BASE: dict[str, dict] = {
+    "data": {"name": "digits_images", "train": 120, "val": 60, "test": 100, "shrink": 2},
+    "space": {"name": "regularisation", "candidates": 6},
+    "model": {"name": "mlp", "width": 8},
+    "training": {"steps": 12, "proxy_steps": 8, "batch_size": 30, "schedule": "cosine", "proxy_inits": 1},
+    "condense": {"images_per_class": 2, "val_factor": 1.5},
+    "hcdc": {"full_trainings": 3, "draws": 2, "steps": 4, "sensitivity": "unroll", "inits": 1},
+}
+
+
+def config_with(methods: tuple[str, ...] = ("hcdc",), **changes: dict) -> Config:
+    config = Config(methods=methods)
+    sections = {name: {**BASE.get(name, {}), **changes.get(name, {})} for name in {*BASE, *changes}}
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images") / "run"
+    with jax.numpy_rank_promotion("allow"):
+        return folder, pipeline.run(config_with(METHODS), folder)
+
+
+def test_every_method_is_reported(finished):
+    folder, report = finished
+    assert set(report["methods"]) == set(METHODS)
+    for entry in report["methods"].values():
+        assert np.isfinite(entry["spearman_loss"]["mean"])
+    assert report["data"]["images"] == 280
+    assert (folder / "figures" / "condensed_images.png").stat().st_size > 1000
+    assert "Condensed images" in (folder / "report.html").read_text()
+
+
+def test_the_artefact_stands_alone(finished):
+    folder, _ = finished
+    condensed = load_condensed(folder)
+    assert condensed.card["method"] == "hcdc"
+    assert condensed.train.inputs.shape == (20, 4, 4, 1)
+    assert condensed.val.inputs.shape == (30, 4, 4, 1)
+    np.testing.assert_array_equal(np.bincount(condensed.val.labels), np.full(10, 3))
+    shown = condensed.preprocessing.invert(condensed.train.inputs)  # S_train is real: its pixels are those of digits
+    assert shown.min() > -1e-5
+    assert shown.max() < 1 + 1e-5
+    np.testing.assert_allclose(condensed.preprocessing.apply(shown), condensed.train.inputs, atol=1e-5)
+    inputs, labels, split = condensed.as_sklearn()
+    assert inputs.shape == (50, 16)
+    assert labels.shape == (50,)
+    assert split.get_n_splits() == 1
+
+
+def test_images_are_exported_as_one_sees_them(finished, tmp_path):
+    folder, _ = finished
+    options = ["--format", "png", "--method", "random", "--out", str(tmp_path / "png")]
+    assert cli.main(["export", str(folder), *options]) == 0
+    names = sorted(path.name for path in (tmp_path / "png").iterdir())
+    assert len(names) == 50
+    assert names[0] == "train_000_class0.png"
+    condensed = load_condensed(folder, "random")
+    shown = np.asarray(condensed.preprocessing.invert(condensed.val.inputs))
+    with Image.open(tmp_path / "png" / "val_029_class9.png") as image:
+        np.testing.assert_allclose(np.asarray(image) / 255, shown[29, ..., 0], atol=0.5 / 255 + 1e-6)
+
+
+def test_s_val_is_learned_and_s_train_shared(finished):
+    folder, _ = finished
+    hcdc, random, values = (load_condensed(folder, name, 0) for name in ("hcdc", "random", "value_only"))
+    np.testing.assert_array_equal(hcdc.train.inputs, random.train.inputs)
+    np.testing.assert_array_equal(hcdc.val.labels, random.val.labels)
+    moved = np.abs(hcdc.val.inputs - random.val.inputs)
+    assert 0 < moved.max() < 1
+    assert np.abs(hcdc.val.inputs - values.val.inputs).max() > 0
+
+
+def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
+    folder, _ = finished
+    config = config_with(METHODS)
+    with jax.numpy_rank_promotion("allow"):
+        with pipeline.opened(config, tmp_path / "run") as run:
+            pipeline.condense(run)
+        pipeline.run(configs.load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+    assert_same_arrays(tmp_path / "run", folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "spectral_gnn"}}, "digits_images holds images; choose model.name among convnet, mlp"),
+        ({"space": {"name": "graph_filter"}}, "digits_images holds images, and the space 'graph_filter' is for graphs"),
+        ({"data": {"name": "digits_graph"}}, "digits_graph holds nodes, and the space 'regularisation' is for images"),
+        ({"methods": ("gcond",)}, "digits_images holds images, and the method 'gcond' is for other data; leave it out"),
+        ({"data": {"shrink": 3}}, "data.shrink = 3 does not divide the 8 x 8 pixels of digits_images"),
+        ({"data": {"train": 5}}, "5 images of train are too few for 10 classes"),
+        ({"condense": {"images_per_class": 50}}, "condense.images_per_class = 50, but class 0 has 12 images"),
+        (
+            {"hcdc": {"sensitivity": "implicit"}},
+            "searches log_input_noise, whose implicit hypergradient is 0: set hcdc.sens",
+        ),
+        ({"methods": ("hcdc_shared",)}, "whose implicit hypergradient is 0: leave out the method hcdc_shared"),
+        ({"model": {"name": "convnet", "depth": 5}}, "the images are too small"),
+        ({"condense": {"container": "pairwise"}}, "condense.container = 'pairwise' stores nodes"),
+    ],
+)
+def test_what_does_not_go_with_images(changes, message):
+    with pytest.raises(UserError) as caught:
+        pipeline.prepare(config_with(**changes))
+    assert message in str(caught.value)
