@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -13,6 +15,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A background job may start with interrupts ignored; the processes that tests interrupt must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps() -> Iterator[None]:
+    """Forgets what was compiled before the system's limit on memory maps (65,530 on Linux) ends the process.
+
+    Each program that XLA compiles for a CPU holds several maps for as long as JAX remembers it, and the whole suite
+    compiles too many for one process.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
