@@ -83,7 +83,10 @@ class TestRoundTrip:
 
     def test_every_default_is_written_out(self):
         text = configs.dumps(Config())
-        optional = {"data.path", "truth.table"}
+        optional = {
+            "data.path", "data.train", "data.val", "data.test", "model.width", "model.depth", "model.norm",
+            "training.batch_size", "training.proxy_steps", "truth.table",
+        }  # fmt: skip
         assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
 
     def test_hash_follows_the_values(self):
@@ -107,7 +110,7 @@ class TestFile:
             ("[hcdc]\nnum_hvp = 3", "unknown key 'hcdc.num_hvp'; did you mean 'num_hvps'?"),
             ("[trainig]\nsteps = 3", "unknown key 'trainig'; did you mean 'training'?"),
             ("candidates = 3", "unknown key 'candidates'; did you mean 'space.candidates'?"),
-            ("[model]\nzzz = 3", "unknown key 'model.zzz'; known are name, hidden, activation"),
+            ("[model]\nzzz = 3", "unknown key 'model.zzz'; known are name, hidden, width, depth, norm, activation"),
             ("training = 3", "'training' is a section, not a value; name a field of it"),
             ("[training.steps]\na = 3", "'training.steps' must be an integer, got {'a': 3}"),
             ("[training]\nsteps = 'abc'", "'training.steps' must be an integer, got 'abc'"),

@@ -69,7 +69,7 @@ OWN_PLACES = {
         "models/vit.py",
         "containers/graph.py",
     },
-    "PIL": {"data/image_files.py"},
+    "PIL": {"artefact.py", "data/image_files.py"},
     "tensorflow_datasets": {"data/prepared.py"},
     "matplotlib": {"report/assemble.py", "report/figures.py", "report/condensed.py", "report/style.py"},
     "tyro": {"config.py"},
