@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hcdc_jax.containers import ADJACENCIES, graph_container
-from hcdc_jax.containers.graph import PairwiseNetwork, free, identity, pairwise
+from hcdc_jax.containers.graph import PairwiseNetwork, cut, free, identity, pairwise
 from hcdc_jax.frozen import float_gradient
 from hcdc_jax.models import spectral_gnn
 from tests.small_graphs import normalised, polynomials, small_start
@@ -46,6 +46,12 @@ def test_free_logits_start_at_the_given_graph():
     blurred = adjacency_of(free(2.0))
     np.testing.assert_allclose(blurred[0, 1], 1 / (1 + np.exp(-2.0)), rtol=1e-6)
     np.testing.assert_allclose(blurred[0, 2], 1 / (1 + np.exp(2.0)), rtol=1e-6)
+
+
+def test_light_edges_are_cut_and_heavy_ones_stay():
+    whole, lighter = adjacency_of(free(2.0)), adjacency_of(cut(free(2.0), 0.5))
+    np.testing.assert_array_equal(lighter, np.where(whole < 0.5, 0, whole))
+    assert (lighter > 0).sum() == START.adjacency.sum()
 
 
 def test_free_logits_are_symmetrised():

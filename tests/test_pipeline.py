@@ -179,6 +179,17 @@ def test_options_go_together(in_process, tmp_path, name):
         assert np.isfinite(leaf).all()
 
 
+def test_light_edges_of_gcond_are_cut_when_it_is_done(in_process, tmp_path):
+    edges = {}
+    for threshold in (0.0, 1.1):
+        config = small_config(tmp_path, methods=("gcond",), gcond={"threshold": threshold, "epochs": 1})
+        with pipeline.opened(config, tmp_path / f"run{threshold}") as run:
+            pipeline.condense(run)
+        edges[threshold] = np.asarray(hc.load_condensed(tmp_path / f"run{threshold}").train.inputs.edges[..., 1])
+    assert (edges[0.0][~np.eye(20, dtype=bool)] != 0).all()  # a sigmoid is never 0
+    np.testing.assert_allclose(edges[1.1], 0, atol=1e-6)  # L = I - S of a graph of loops
+
+
 RIVALS = ("herding", "kcenter", "value_only", "real_val_residual", "lambda_shift", "surrogate", "surrogate_grad")
 
 
