@@ -61,6 +61,11 @@ def test_a_configuration_builds_the_space_and_the_network_that_reads_it(tmp_path
             "leave out the method hcdc_shared",
         ),
         (
+            {"training": {"batch_size": 10}},
+            "training.batch_size is for images; a graph is trained on as a whole: leave it out",
+        ),
+        ({"data": {"shrink": 2}}, "data.shrink is for images; a graph is trained on as a whole: leave it out"),
+        (
             {"space": {"name": "filter_training"}},
             "the space 'filter_training' searches log_learning_rate_factor, whose implicit hypergradient is 0: "
             "set hcdc.sensitivity = 'unroll'",

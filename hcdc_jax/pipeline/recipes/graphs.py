@@ -97,7 +97,19 @@ def embeddings(setup: Setup, part: str) -> np.ndarray:
 
 
 def build(config: Config, data: GraphData, space: Space) -> RealParts:
-    """The filter network and the real graph, its features propagated once for all networks."""
+    """The filter network and the real graph, its features propagated once for all networks.
+
+    Raises:
+      UserError: settings that only images have.
+    """
+    options = config.data
+    of_images = {
+        "training.batch_size": config.training.batch_size, "data.train": options.train, "data.val": options.val,
+        "data.test": options.test, "data.shrink": None if options.shrink == 1 else options.shrink,
+    }  # fmt: skip
+    for key, value in of_images.items():
+        if value is not None:
+            raise UserError(f"{key} is for images; a graph is trained on as a whole: leave it out")
     problem = MODELS[config.model.name](
         data.num_features,
         data.num_classes,
