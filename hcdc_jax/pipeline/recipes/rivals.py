@@ -96,7 +96,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     )
 
 
-SHIFT_STEPS, SHIFT_RATE = 20, 0.1
+SHIFT_STEPS, SHIFT_RATE = 20, 0.2
 """Two prior standard deviations can be covered; more is no longer a shift of this space."""
 
 
