@@ -15,11 +15,12 @@ from pathlib import Path
 
 from benchmarks.hypergradients import hypergradients, solvers
 from benchmarks.ranking import devices, ranking
+from benchmarks.stages import stages
 from benchmarks.timing import device
 from hcdc_jax.artefact import versions
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {function.__name__: function for function in (hypergradients, solvers, ranking, devices)}
+BENCHMARKS = {function.__name__: function for function in (hypergradients, solvers, ranking, devices, stages)}
 
 
 def main(names: list[str]) -> None:
