@@ -12,8 +12,10 @@ from PIL import Image
 from hcdc_jax import cli, pipeline
 from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
+from hcdc_jax.candidates import evaluate
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.setup import RANK
 from tests.runs import assert_same_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,6 +25,7 @@ METHODS = (
     "herding",
     "kcenter",
     "hcdc",
+    "hcdc_shifted",
     "value_only",
     "real_val",
     "random_val",
@@ -79,6 +82,41 @@ def test_the_artefact_stands_alone(finished):
     assert inputs.shape == (50, 16)
     assert labels.shape == (50,)
     assert split.get_n_splits() == 1
+
+
+def test_what_is_shifted_says_by_how_much(finished):
+    folder, _ = finished
+    setup = pipeline.prepare(config_with(METHODS))
+    card = load_condensed(folder, "hcdc_shifted", 0).card
+    with np.load(folder / "checkpoints" / "shift_seed0.npz") as learned:
+        amount = learned["amount"]
+    assert np.abs(amount).max() > 0
+    np.testing.assert_allclose([card[f"shift_of_{name}"] for name in setup.space.hparam_names], amount, rtol=1e-6)
+    for method in ("hcdc_shifted", "lambda_shift"):
+        with np.load(folder / "results" / f"{method}_seed0.npz") as result:
+            np.testing.assert_allclose(result["shift"], amount / np.asarray(setup.space.prior_std), rtol=1e-5)
+    assert (folder / "figures" / "shifts.png").stat().st_size > 0
+
+
+def test_shifted_artefacts_are_ranked_and_searched_at_shifted_candidates(finished):
+    folder, _ = finished
+    setup = pipeline.prepare(config_with(METHODS))
+    condensed = load_condensed(folder, "hcdc_shifted", 0)
+    amount = np.array([condensed.card[f"shift_of_{name}"] for name in setup.space.hparam_names], np.float32)
+    moved = jax.vmap(setup.space.project)(setup.candidates + amount[None])
+    assert np.abs(moved - setup.candidates).max() > 0
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), RANK), 0)
+    scores = evaluate(key, setup.problem, moved, condensed.train, condensed.val, training=setup.proxy_training)
+    with np.load(folder / "results" / "hcdc_shifted_seed0.npz") as result:
+        np.testing.assert_allclose(result["loss"], scores.loss, rtol=1e-6)
+        np.testing.assert_array_equal(result["hparams"], setup.candidates)
+    plan = pipeline.SearchPlan(num=3, top=0, artefact="hcdc_shifted")
+    history = pipeline.search(setup, folder, plan)["history"]
+    drawn = jax.vmap(setup.space.project)(np.asarray(history["hparams"], np.float32) + amount[None])
+    expected = evaluate(key, setup.problem, drawn, condensed.train, condensed.val, training=setup.proxy_training)
+    np.testing.assert_allclose(history["loss"], expected.loss, rtol=1e-6)
+    with pytest.raises(UserError, match="shift of hcdc_shifted"):
+        pipeline.search(setup, folder, dataclasses.replace(plan, method="hypergradient"))
 
 
 def test_images_are_exported_as_one_sees_them(finished, tmp_path):

@@ -62,5 +62,5 @@ def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
         source={"name": data.name, "checksum": data.checksum},
         preprocessing=run.setup.kind.words(run.setup),
         statistics=run.setup.preprocessing,
-        facts=train.facts,
+        facts=train.facts | val.facts,
     )

@@ -202,9 +202,8 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
         )
     if _equal(saved.state.variables, variables):
         progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
-    return _Learned(
-        _single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, learner.facts(saved.state)
-    )
+    facts = {**work.facts, **learner.facts(saved.state)}
+    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts)
 
 
 def _advanced(

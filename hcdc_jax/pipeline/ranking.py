@@ -19,8 +19,9 @@ from hcdc_jax.pipeline.halves import Place, read_half, snapshots, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
+from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.train import train
-from hcdc_jax.types import Batch
+from hcdc_jax.types import Array, Batch
 
 
 def rank(run: Run) -> None:
@@ -51,6 +52,8 @@ def _rank_one(run: Run, name: str, seed: int) -> dict[str, Any]:
         verdict, extra = val(trial_of(run, seed, half)), {}
     cost = half.cost.plus(verdict.cost)
     matched = np.zeros((0, setup.candidates.shape[1]), np.float32) if verdict.matched is None else verdict.matched
+    if verdict.shift is not None:
+        extra = extra | {"shift": verdict.shift / np.asarray(setup.space.prior_std)}
     return {
         "hparams": np.asarray(setup.candidates),
         **{field: np.asarray(values) for field, values in verdict.scores._asdict().items()},
@@ -71,25 +74,26 @@ def _on_condensed(setup: Setup, folder: Path, recipe: Recipe, name: str, seed: i
     half = read_half(place)
     write = _write_images if setup.kind.unit == "images" else _write_adjacency
     write(folder / "results", f"{name}_seed{seed}", condensed)
-    scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, condensed.train, condensed.val)
+    candidates = on_condensed(setup, condensed, setup.candidates)
+    scores, elapsed = mean_scores(setup, rank_keys(setup, seed), candidates, condensed.train, condensed.val)
     stored = condensed.card["stored_scalars"]
-    trace = _trace(setup, recipe, place, condensed.train)
-    return Verdict(scores, elapsed, stored, half.cost, half.matched), trace
+    trace = _trace(setup, recipe, place, candidates, condensed.train)
+    return Verdict(scores, elapsed, stored, half.cost, half.matched, stated(setup, condensed)), trace
 
 
-def _trace(setup: Setup, recipe: Recipe, place: Place, train_batch: Batch) -> dict[str, np.ndarray]:
-    """Losses [t, n] of all candidates on the snapshots of S_val: what held-out rank correlations are made of."""
+def _trace(setup: Setup, recipe: Recipe, place: Place, candidates: Array, train_batch: Batch) -> dict[str, np.ndarray]:
+    """Losses [t, n] of the candidates on the snapshots of S_val: what held-out rank correlations are made of."""
     found = snapshots(place)
     if not found:
         return {}
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
     budget = memory_budget(jax.local_devices()[0].platform)
-    fitting = memory_chunk_size(setup.problem, setup.candidates[0], train_batch, budget=budget)
-    chunk_size = min(fitting, len(setup.candidates))
+    fitting = memory_chunk_size(setup.problem, candidates[0], train_batch, budget=budget)
+    chunk_size = min(fitting, len(candidates))
     training = setup.proxy_training
     losses = [
-        _losses_on(key, setup.problem, setup.candidates, train_batch, batches, training, chunk_size=chunk_size)
+        _losses_on(key, setup.problem, candidates, train_batch, batches, training, chunk_size=chunk_size)
         for key in rank_keys(setup, place.seed)
     ]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}

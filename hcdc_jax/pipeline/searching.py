@@ -22,6 +22,7 @@ from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for, solver_of
+from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.search import SEARCHES, History, Objective, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.types import Array
 
@@ -115,10 +116,15 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
     keys, key, options = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed), setup.config.hcdc
 
     def evaluate_fn(candidates: Array) -> Scores:
-        return mean_scores(setup, keys, candidates, condensed.train, condensed.val)[0]
+        return mean_scores(setup, keys, on_condensed(setup, condensed, candidates), condensed.train, condensed.val)[0]
 
     extra: dict[str, Any] = {}
     if plan.method == "hypergradient":
+        if stated(setup, condensed) is not None:
+            raise UserError(
+                f"hypergradient search does not know the shift of {condensed.card['method']}; choose another "
+                "--artefact, or --method random"
+            )
         extra = {
             "objective": Objective(setup.problem, condensed.train, condensed.val, setup.proxy_training),
             "solver": solver_of(setup.config),

@@ -42,6 +42,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         {method: _losses(results) for method, results in run.results.items()},
         run.curves,
         next(iter(run.condensed.get(tables.lead(report) or "", ())), None),
+        _shifts(run),
     )
     pictures = [_save(folder / "figures", plate) for plate in plates]
     page = html.render(report, run.config, pictures, best_candidates(report, run))
@@ -73,6 +74,12 @@ def summarise(run: Run) -> dict[str, Any]:
             for method, entry in methods.items()
         },
     }
+
+
+def _shifts(run: Run) -> dict[str, np.ndarray]:
+    """[seeds, h] by method; methods that move no candidate are not among them."""
+    found = {method: [r.shift for r in results if r.shift is not None] for method, results in run.results.items()}
+    return {method: np.stack(values) for method, values in found.items() if values}
 
 
 def ranking(run: Run) -> dict[str, np.ndarray]:

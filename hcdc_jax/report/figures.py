@@ -193,12 +193,36 @@ def time_bars(
     return figure
 
 
+@house_style
+def learned_shifts(shifts: Mapping[str, np.ndarray], names: Sequence[str]) -> Drawing:
+    """Shift of each hyperparameter, one row a hyperparameter, one dot a seed.
+
+    Args:
+      shifts: [seeds, h] by method, in prior standard deviations.
+      names: [h] of the hyperparameters.
+    """
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.35 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    rows, spread = np.arange(len(names)), 0.18
+    axes.axvline(0, color=PALE, linewidth=1, zorder=0)
+    for place, ((method, values), colour) in enumerate(zip(shifts.items(), _cycle(len(shifts)), strict=True)):
+        heights = np.broadcast_to(rows + spread * (2 * place - len(shifts) + 1), values.shape)
+        axes.plot(values.ravel(), heights.ravel(), "o", color=colour, markersize=4.5, label=method)
+    axes.set_yticks(rows, names)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("shift, in standard deviations of the prior")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
 def draw_all(
     report: tables.Report,
     truth: np.ndarray | None,
     proxies: Mapping[str, np.ndarray],
     curves: Mapping[str, Sequence[Curve]],
     condensed: Adjacency | Images | None,
+    shifts: Mapping[str, np.ndarray],
 ) -> list[Plate]:
     """Every figure of a report, in reading order.
 
@@ -208,6 +232,7 @@ def draw_all(
       proxies: [seeds, n] losses by method.
       curves: what the condensation of each method logged.
       condensed: the graphs or images of the main method, or None.
+      shifts: [seeds, h] of the methods that move candidates, in prior standard deviations.
     """
     ordered = {method: proxies[method] for method in tables.best_first(report)}
     parts = {
@@ -219,7 +244,7 @@ def draw_all(
         for method in ordered
     }
     each, n = report["full_training_seconds"], report["space"]["candidates"]
-    return [
+    plates = [
         Plate(
             "rank_scatter",
             "Rank by rank",
@@ -251,6 +276,7 @@ def draw_all(
         ),
         _images(condensed) if isinstance(condensed, Images) else _graphs(condensed),
     ]
+    return [*plates, _shifts(shifts, report["space"]["hparam_names"])] if shifts else plates
 
 
 def _graphs(graph: Adjacency | None) -> Plate:
@@ -270,6 +296,16 @@ def _images(images: Images) -> Plate:
         "One column a class. Colours beyond black and white are cut off, so learned images may look flatter than they "
         "are.",
         image_grids(images),
+    )
+
+
+def _shifts(shifts: Mapping[str, np.ndarray], names: Sequence[str]) -> Plate:
+    return Plate(
+        "shifts",
+        "Learned shifts",
+        "By how much candidates are moved before they are trained on the small S_train, so that it wants what the full "
+        "data wants; one dot a seed. To the right of zero a hyperparameter is raised.",
+        learned_shifts(shifts, names),
     )
 
 

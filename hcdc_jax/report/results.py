@@ -51,6 +51,8 @@ class Result(NamedTuple):
       matched: [n] whether condensation was matched on the candidate.
       trace_steps: [u] condensation steps of the snapshots of S_val.
       trace_loss: [u, n] losses of the candidates on them.
+      shift: [h] by which candidates were moved before they were trained on S_train, in prior standard deviations; None
+        where they were not.
     """
 
     seed: int
@@ -62,6 +64,7 @@ class Result(NamedTuple):
     matched: np.ndarray
     trace_steps: np.ndarray
     trace_loss: np.ndarray
+    shift: np.ndarray | None
 
     @property
     def matched_among_ranked(self) -> int:
@@ -242,6 +245,7 @@ def _read_result(path: Path, seed: int, hparams: np.ndarray) -> Result:
         matched=_shared(arrays.get("matched_hparams"), hparams),
         trace_steps=arrays.get("trace_steps", np.zeros(0, int)),
         trace_loss=np.asarray(arrays.get("trace_loss", np.zeros((0, len(hparams)))), np.float64),
+        shift=arrays.get("shift"),
     )
 
 

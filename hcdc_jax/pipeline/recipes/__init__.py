@@ -21,6 +21,7 @@ METHODS: dict[str, Method] = {
     "mtt": mtt.METHOD,
     "hcdc": hcdc.METHOD,
     "hcdc_shared": hcdc_shared.METHOD,
+    "hcdc_shifted": hcdc.SHIFTED,
     "value_only": hcdc.VALUE_ONLY,
     "real_val": rivals.REAL_VAL,
     "random_val": rivals.RANDOM_VAL,

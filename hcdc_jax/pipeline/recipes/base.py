@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -61,11 +62,13 @@ class Work(NamedTuple):
       data: argument of the condenser.
       cost: spent here, or earlier and read from disk.
       matched: [m, h] candidates that are matched, if there are any.
+      facts: numbers by name, for the card.
     """
 
     data: Any
     cost: Cost = Cost()
     matched: np.ndarray | None = None
+    facts: Mapping[str, float] = MappingProxyType({})
 
 
 class Learner(NamedTuple):
@@ -131,6 +134,7 @@ class Verdict(NamedTuple):
       stored_scalars: numbers that must be kept to rank.
       cost: what is paid once, however many candidates are ranked.
       matched: [m, h] candidates that it was fitted to, if there are any.
+      shift: [h] by which candidates were moved before they were trained on S_train, if they were.
     """
 
     scores: Scores
@@ -138,6 +142,7 @@ class Verdict(NamedTuple):
     stored_scalars: int
     cost: Cost = Cost()
     matched: np.ndarray | None = None
+    shift: np.ndarray | None = None
 
 
 class Method(NamedTuple):

@@ -17,7 +17,9 @@ from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
 from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
-from hcdc_jax.pipeline.targets import matched_targets
+from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
+from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.types import Array
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
@@ -29,15 +31,31 @@ def _values_alone(setup: Setup, container: Container) -> Condenser:
     return hcdc(setup.problem, container, distance="value", direct=setup.config.hcdc.direct)
 
 
-def _work(request: Request) -> Work:
-    setup, options = request.run.setup, request.run.setup.config.hcdc
+def _matched(request: Request) -> Matched:
     assert request.condensed_train is not None
     draws = drawn(request.run, request.seed, request.condensed_train)
-    matched = matched_targets(request.run, request.seed, draws)
+    return matched_targets(request.run, request.seed, draws)
+
+
+def _work(request: Request) -> Work:
+    matched = _matched(request)
+    return _work_at(request, matched, matched.hparams)
+
+
+def _shifted_work(request: Request) -> Work:
+    """The networks on S_train stand where candidates will: at the shifted hyperparameters."""
+    setup, matched = request.run.setup, _matched(request)
+    assert request.condensed_train is not None
+    shift = learned_shift(request.run, request.seed, matched, request.condensed_train)
+    work = _work_at(request, matched, shifted(setup, matched.hparams, shift.amount))
+    return work._replace(cost=work.cost.plus(shift.cost), facts=facts(setup, shift.amount))
+
+
+def _work_at(request: Request, matched: Matched, hparams: Array) -> Work:
+    setup, options = request.run.setup, request.run.setup.config.hcdc
+    assert request.condensed_train is not None
     # Each matched candidate is trained on S_train from `inits` initialisations, all with the same target.
-    hparams, target = jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf] * options.inits), (matched.hparams, matched.target)
-    )
+    hparams, target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), (hparams, matched.target))
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(
@@ -83,4 +101,9 @@ VALUE_ONLY = Method(
     "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
     train=None,
     val=Recipe("value_only", _START, learned, Learner(_values_alone, _work, steps, rate="hcdc.feature_step")),
+)
+SHIFTED = Method(
+    "hcdc at hyperparameters shifted as lambda_shift does, so that S_train wants what the full data wants",
+    train=None,
+    val=Recipe("hcdc_shifted", _START, learned, Learner(_condenser, _shifted_work, steps, rate="hcdc.feature_step")),
 )

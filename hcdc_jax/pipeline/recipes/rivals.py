@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.candidates import Scores
-from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
+from hcdc_jax.pipeline.shifts import learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
 from hcdc_jax.search import successive_halving
 from hcdc_jax.surrogate import predict
@@ -96,28 +95,15 @@ def _real_val_residual(trial: Trial) -> Verdict:
     )
 
 
-SHIFT_STEPS, SHIFT_RATE = 20, 0.2
-"""Two prior standard deviations can be covered; more is no longer a shift of this space."""
-
-
 def _lambda_shift(trial: Trial) -> Verdict:
     """real_val after a learned constant shift of the hyperparameters."""
     setup, matched = trial.run.setup, _paid(trial)
-    scale = jnp.asarray(setup.space.prior_std)
-    data = ShiftData(
-        matched.hparams, matched.target.value, scale, trial.condensed_train, setup.val, setup.proxy_training,
-        jnp.float32(SHIFT_RATE),
-    )  # fmt: skip
-    condenser, key = lambda_shift(setup.problem, setup.space, steps=SHIFT_STEPS), half_key("val", trial.seed)
-    with measured() as learning:
-        state = condenser.init(key, jnp.zeros_like(scale), data)
-        state = run_condenser(key, condenser, state, data, steps=SHIFT_STEPS, every=SHIFT_STEPS)
-        shift = jax.block_until_ready(state.variables)
-    shifted = jax.vmap(setup.space.project)(setup.candidates + scale[None] * shift[None])
-    scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), shifted, trial.condensed_train, setup.val)
-    cost = matched.cost.plus(Cost(learning.run, learning.compile))
-    stored = trial.train_scalars + setup.kind.real_scalars(setup) + shift.size
-    return Verdict(scores, elapsed, stored, cost, np.asarray(matched.hparams))
+    shift = learned_shift(trial.run, trial.seed, matched, trial.condensed_train)
+    candidates = shifted(setup, setup.candidates, shift.amount)
+    scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), candidates, trial.condensed_train, setup.val)
+    stored = trial.train_scalars + setup.kind.real_scalars(setup) + shift.amount.size
+    cost = matched.cost.plus(shift.cost)
+    return Verdict(scores, elapsed, stored, cost, np.asarray(matched.hparams), shift.amount)
 
 
 def _chance(trial: Trial) -> Verdict:
