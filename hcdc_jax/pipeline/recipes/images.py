@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.condense.base import PixelRates
 from hcdc_jax.condense.class_batches import balanced_sample
 from hcdc_jax.condense.coresets import Selection
-from hcdc_jax.config import Config
+from hcdc_jax.config import Config, ModelConfig
 from hcdc_jax.containers import Container, ImageStart, image_container
 from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.images import shrunk, summary
@@ -32,19 +34,24 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
     preprocessing = _preprocessing(config, data)
-    known = image_net_options(model.name)
-    given = {"width": model.width, "depth": model.depth, "norm": model.norm, "activation": model.activation}
     problem = image_problem(
         model.name,
         data.image_shape,
         data.num_classes,
         weight_decay=config.training.weight_decay,
         read=space.read,
-        **{key: value for key, value in given.items() if key in known and value is not None},
+        **network_options(model),
     )
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
     return RealParts(data, problem, train, val, test, preprocessing)
+
+
+def network_options(model: ModelConfig) -> dict[str, Any]:
+    """What `[model]` asks of its network, as far as that network knows it."""
+    known = image_net_options(model.name)
+    given = {"width": model.width, "depth": model.depth, "norm": model.norm, "activation": model.activation}
+    return {key: value for key, value in given.items() if key in known and value is not None}
 
 
 def _preprocessing(config: Config, data: ImageData) -> Preprocessing | None:
