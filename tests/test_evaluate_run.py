@@ -102,6 +102,7 @@ def test_what_was_printed(evaluated):
         assert text in out
     assert "real_val trains on the S_train of random." in out
     assert "2 networks for each of 2 seeds, at the last step; 301 epochs" in out
+    assert "convnet is as in the run: width 2, depth 1, norm none, activation relu." in out
     assert "models x S_train: 8/8" in err
 
 
@@ -193,7 +194,7 @@ def test_rows_are_pooled_over_seeds_and_failures_left_out():
     def entry(s_train, seed, values, methods=()):
         numbers = {"images": 10, "epochs": 5, "learning_rate": 0.01, "seconds": 1.0, "compile_seconds": 0.5}
         names = {"s_train": s_train, "seed": seed, "model": "mlp", "methods": list(methods or [s_train])}
-        return names | numbers | {"test_accuracy": {"values": values}}
+        return names | numbers | {"options": {}, "test_accuracy": {"values": values}}
 
     settings = {"augmentation": None, "cutmix": 0.0, "epochs": 5, "batch_size": 256, "learning_rate": 0.01}
     stored = {

@@ -105,6 +105,7 @@ def reading(stored: Mapping[str, Any]) -> list[str]:
         f"{', '.join(others)} train{'s' if len(others) == 1 else ''} on the S_train of {row}."
         for row, others in _sharing(stored).items()
     ]
+    sentences += [f"{model} is as in the run: {options}." for model, options in _options(stored)]
     sentences += [f"Learning rate {rate:.3g} on {row}, learned with its images." for row, rate in _learned(stored)]
     sentences += [f"The whole training part was trained on for {count(epochs)} epochs." for epochs in _whole(stored)]
     for row, cells in pooled(stored).items():
@@ -128,6 +129,11 @@ def _sharing(stored: Mapping[str, Any]) -> dict[str, list[str]]:
     methods = {_row(entry): entry["methods"] for entry in stored["entries"]}
     shared = {row: [name for name in names if name != row] for row, names in methods.items()}
     return {row: names for row, names in shared.items() if names}
+
+
+def _options(stored: Mapping[str, Any]) -> list[tuple[str, str]]:
+    given = {entry["model"]: entry["options"] for entry in stored["entries"] if entry["options"]}
+    return [(model, ", ".join(f"{k} {v}" for k, v in options.items())) for model, options in given.items()]
 
 
 def _learned(stored: Mapping[str, Any]) -> list[tuple[str, float]]:

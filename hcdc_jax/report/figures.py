@@ -197,6 +197,7 @@ def accuracy_bars(grid: evaluations.Grid) -> Drawing:
     axes = figure.subplots()
     width, colours = 0.8 / len(rows), _cycle(len(rows))
     for place, (row, cells) in enumerate(grid.items()):
+        condensed = row != evaluations.WHOLE_ROW
         means, spreads = (
             [100 * getattr(cells[model], name) if model in cells else np.nan for model in models]
             for name in ("mean", "std")
@@ -204,14 +205,14 @@ def accuracy_bars(grid: evaluations.Grid) -> Drawing:
         axes.bar(
             np.arange(len(models)) + (place - (len(rows) - 1) / 2) * width,
             means, 0.9 * width, yerr=spreads, capsize=2, error_kw={"elinewidth": 1},
-            color=GREY if row == evaluations.WHOLE_ROW else colours[place],
-            hatch="//" if place >= len(PALETTE) else None, edgecolor="white", linewidth=0, label=row,
+            color=colours[place] if condensed else GREY,
+            hatch="//" if condensed and place >= len(PALETTE) else None, edgecolor="white", linewidth=0, label=row,
         )  # fmt: skip
     margin = max(0.6, 1.2 / len(models))  # so that a single group does not fill the width
     axes.set_xticks(np.arange(len(models)), models)
     axes.tick_params(axis="x", length=0)
     axes.set(xlim=(-margin, len(models) - 1 + margin), ylim=(0, None), ylabel="test accuracy, %")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=5)
     return figure
 
 
