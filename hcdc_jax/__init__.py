@@ -9,6 +9,7 @@ from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate
 from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
 from hcdc_jax.errors import UserError
+from hcdc_jax.evaluation import Protocol, evaluate_networks
 from hcdc_jax.frozen import (
     Pool,
     Target,
@@ -37,6 +38,7 @@ __all__ = [
     "LinearSolver",
     "Pool",
     "Problem",
+    "Protocol",
     "Scores",
     "Target",
     "Training",
@@ -49,6 +51,7 @@ __all__ = [
     "dense",
     "distances",
     "evaluate",
+    "evaluate_networks",
     "frozen_hypergradient",
     "frozen_matching",
     "hypergradient",

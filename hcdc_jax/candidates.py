@@ -117,12 +117,13 @@ def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training):
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:
     """Scores one trained candidate on one batch."""
     loss = problem.val_loss(params, hparams, batch)
+    return scores_of(params, loss, accuracy(problem, params, hparams, batch))
+
+
+def scores_of(params: Params, loss: Array, accuracy: Array) -> Scores:
+    """The scores of a network with these parameters, loss and accuracy; masked if any of them is not finite."""
     status = jnp.isfinite(loss) & all_finite(params)
-    return Scores(
-        loss=jnp.where(status, loss, jnp.inf),
-        accuracy=jnp.where(status, accuracy(problem, params, hparams, batch), 0.0),
-        status=status,
-    )
+    return Scores(jnp.where(status, loss, jnp.inf), jnp.where(status, accuracy, 0.0), status)
 
 
 def memory_budget(platform: str) -> float:

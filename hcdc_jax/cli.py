@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hcdc_jax import __version__, data, distances, files, pipeline, search, spaces, terminal
+from hcdc_jax import __version__, data, distances, evaluation, files, pipeline, search, spaces, terminal
 from hcdc_jax import config as configs
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
@@ -25,7 +25,7 @@ from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.report import searches, tables
+from hcdc_jax.report import evaluations, searches, tables
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 
@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.complain(str(error))
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
-        how = "with --resume goes on from here" if hasattr(args, "resume") else "begins anew"
-        terminal.complain(f"interrupted; the same command {how}")
+        terminal.complain(f"interrupted; the same command {getattr(args, 'afterwards', 'begins anew')}")
         return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe has seen enough; without this Python complains when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,9 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("target", metavar="CONFIG|DIR", help="a .toml file, or a run folder to go on with")
         sub.add_argument("--out", metavar="DIR", help="run folder (that of the run, or runs/<name of the config>)")
         sub.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
+        sub.set_defaults(afterwards="with --resume goes on from here")
     sub = add("report", _report, "write report.json, report.html, ranking.csv and the figures of a run")
     sub.add_argument("target", metavar="CONFIG|DIR")
     _add_search(add)
+    _add_evaluate(add)
     add("list", _list, "data sets, methods, spaces, distances and searches")
     add("options", _options, "every setting with its type, meaning and default")
     sub = add("info", _info, "what a run folder or a condensed data set is, and whether it is intact")
@@ -144,6 +145,22 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     sub.add_argument("--storage", metavar="URL", help="keep Optuna's study, for instance in sqlite:///search.db")
     sub.add_argument("--study", default=plan.study, metavar="NAME", help=f"its name there ({plan.study})")
+
+
+def _add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
+    plan = pipeline.EvaluationPlan
+    sub = add("evaluate", _evaluate, "train new networks on the condensed images of a run and test them")
+    sub.add_argument("target", metavar="CONFIG|DIR")
+    sub.add_argument(
+        "--protocol", choices=tuple(evaluation.PROTOCOLS), default=plan.protocol, help=f"({plan.protocol})"
+    )
+    sub.add_argument("--models", nargs="+", default=plan.models, metavar="NAME", help="networks (that of the run)")
+    sub.add_argument("--methods", nargs="+", default=plan.methods, metavar="NAME", help="of the run (all)")
+    sub.add_argument("--networks", type=_positive, metavar="N", help="per S_train and model (as the protocol says)")
+    sub.add_argument("--augment", metavar="OPERATIONS", help="in place of the protocol's: crop_scale_rotate, ..., none")
+    sub.add_argument("--whole", action="store_true", help="also train on the whole training part, for reference")
+    sub.add_argument("--whole-epochs", type=_positive, metavar="N", help="how long there (as the protocol says)")
+    sub.set_defaults(afterwards="goes on from here")
 
 
 def _positive(text: str) -> int:
@@ -233,6 +250,25 @@ def _search(args: argparse.Namespace, overrides: list[str]) -> None:
     terminal.say_path(f"All of it: {folder / f'search_{plan.method}.json'}, {folder / 'search.csv'}")
 
 
+def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    folder = _folder(Path(args.target))
+    setup = pipeline.prepare(config_of(folder))
+    given: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(pipeline.EvaluationPlan)}
+    given |= {"models": tuple(args.models), "methods": tuple(args.methods)}
+    plan = pipeline.EvaluationPlan(**given)
+    with terminal.progress() as progress:
+        content = pipeline.evaluate_condensed(setup, folder, plan, progress)
+    stored = content["protocols"][plan.protocol]
+    terminal.say_table(evaluations.table(stored), evaluations.title(plan.protocol))
+    for sentence in evaluations.reading(stored):
+        terminal.say(sentence)
+    if (folder / "report.html").exists():  # of a run that is not ranked yet there is none to renew
+        pipeline.write_report(folder)
+        terminal.say_path(f"Report: {folder / 'report.html'}")
+    terminal.say_path(f"All of it: {folder / evaluations.FILE}")
+
+
 def _list(args: argparse.Namespace, overrides: list[str]) -> None:
     del args, overrides
     for title, entries in (
@@ -242,6 +278,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
         ("Searches", dict.fromkeys(search.SEARCHES, "")),
+        ("Evaluation protocols", {name: protocol.about for name, protocol in evaluation.PROTOCOLS.items()}),
     ):
         terminal.say(title)
         for name, about in entries.items():

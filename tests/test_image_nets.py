@@ -22,7 +22,7 @@ from hcdc_jax.models import (
     image_problem,
     num_parameters,
 )
-from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, bordered, pool
+from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, as_product, bordered, pool
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -456,3 +456,21 @@ def test_registry_describes_every_network():
         "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "average",
         "precision": "highest",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "padding", "stride"), [(1, 0, 2), (3, 1, 1), (3, 1, 2), (5, 0, 1)])
+def test_a_convolution_as_a_product_is_a_convolution(size, padding, stride):
+    keys = jax.random.split(jax.random.key(0), 2)
+    operands = jax.random.normal(keys[0], (2, 7, 6, 3)), jax.random.normal(keys[1], (size, size, 3, 4))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": "highest"}
+
+    def of(convolve):
+        def outputs(*operands):
+            return convolve(*operands, (stride, stride), [(padding, padding)] * 2, **options)
+
+        value, pull_back = jax.vjp(outputs, *operands)
+        _, tangent = jax.jvp(outputs, operands, operands)
+        return value, pull_back(jnp.sin(value)), tangent
+
+    ours, theirs = (jax.jit(of, static_argnums=0)(f) for f in (as_product, jax.lax.conv_general_dilated))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)

@@ -7,9 +7,10 @@ which moves gradients at initialisation and with them whatever matches gradients
 from __future__ import annotations
 
 import difflib
+import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -58,16 +59,43 @@ def linear(features: int, inputs: Array, precision: str) -> Array:
 def conv(
     features: int, size: int, inputs: Array, precision: str, *, padding: int, stride: int = 1, bias: bool = True
 ) -> Array:
-    """A convolution with square kernels of side `size` of images [n, h, w, c].
-
-    Mapped over candidates it becomes a grouped convolution, which XLA runs slowly on CPUs.
-    """
+    """A convolution with square kernels of side `size` of images [n, h, w, c]."""
     fan_in = size * size * inputs.shape[-1]
     layer = nn.Conv(
         features, (size, size), (stride, stride), [(padding, padding)] * 2, use_bias=bias,
         kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision,
+        conv_general_dilated=as_product if jax.default_backend() == "cpu" else None,
     )  # fmt: skip
     return layer(inputs)
+
+
+# Recomputed in the backward pass: patches are `size` squared times as large as the images that they are cut from.
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4))
+def _patches_times_kernel(
+    images: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...], precision: str
+) -> Array:
+    size, _, channels, features = kernel.shape
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    height, width = ((side - size) // stride + 1 for side in images.shape[1:3])
+    patches = [
+        images[:, i : i + stride * height : stride, j : j + stride * width : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    flat_kernel = kernel.reshape(size * size * channels, features)
+    return jnp.matmul(jnp.concatenate(patches, axis=-1), flat_kernel, precision=precision)
+
+
+def as_product(
+    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
+) -> Array:
+    """`jax.lax.conv_general_dilated` of images [n, h, w, c] for square kernels, as a matrix product of patches.
+
+    XLA's CPU compiler knows fast routines for the gradients of a convolution outside of loops only, and for grouped
+    convolutions, which `vmap` over candidates makes of them, not at all. Training is a loop: a step of a ConvNet takes
+    ten times as long in it. Products are fast everywhere.
+    """
+    return _patches_times_kernel(images, kernel, strides[0], tuple(padding), options["precision"])
 
 
 def pool(images: Array, kind: str) -> Array:

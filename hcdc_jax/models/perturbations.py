@@ -47,6 +47,38 @@ def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Bat
     return Batch(mix(batch.inputs), mix(probabilities(batch.labels, num_classes)), mix(batch.weights))
 
 
+def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batch:
+    """With some probability a box of every image from another one, labels in proportion: CutMix (arXiv 1905.04899).
+
+    One box for the whole batch, as the authors' code has it. Its area is uniform in [0, 1] before the border cuts it
+    off, which is their Beta distribution at its default.
+
+    Args:
+      key: draws whether, where, and partners.
+      batch: images [n, h, w, c].
+      chance: probability that anything happens.
+      num_classes: of the labels.
+    """
+    chance_key, size_key, place_key, partner_key = jax.random.split(key, 4)
+    shape = jnp.array(batch.inputs.shape[1:3])
+    side = jnp.floor(shape * jnp.sqrt(jax.random.uniform(size_key)))
+    centre = jnp.floor(shape * jax.random.uniform(place_key, (2,)))
+    first, end = centre - side // 2, centre + side // 2
+    rows, columns = (
+        (jnp.arange(n) >= low) & (jnp.arange(n) < high)
+        for n, low, high in zip(batch.inputs.shape[1:3], first, end, strict=True)
+    )
+    box = rows[:, None] & columns[None] & (jax.random.uniform(chance_key) < chance)
+    partner = jax.random.permutation(partner_key, batch.labels.shape[0])
+    kept = 1 - box.mean()
+
+    def mix(values: Array) -> Array:
+        return kept * values + (1 - kept) * values[partner]
+
+    inputs = jnp.where(box[None, :, :, None], batch.inputs[partner], batch.inputs)
+    return Batch(inputs, mix(probabilities(batch.labels, num_classes)), mix(batch.weights))
+
+
 def relu_tanh(share: Array, x: Array) -> Array:
     """A mixture of two activations, `share` of it the rectifier's."""
     return share * jax.nn.relu(x) + (1 - share) * jnp.tanh(x)

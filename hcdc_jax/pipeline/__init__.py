@@ -2,6 +2,7 @@
 
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.driver import opened, prepare, resolved, run
+from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
@@ -9,9 +10,11 @@ from hcdc_jax.pipeline.searching import SearchPlan, search
 from hcdc_jax.pipeline.true_scores import truth
 
 __all__ = [
+    "EvaluationPlan",
     "Progress",
     "SearchPlan",
     "condense",
+    "evaluate_condensed",
     "opened",
     "prepare",
     "rank",

@@ -56,9 +56,9 @@ def claimed(folder: Path, setup: Setup) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out folder") from error
-    with _locked(folder):
+    with locked(folder):
         info = describe(setup)
-        _check_same_data(folder, info)
+        check_same_data(folder, info)
         if not (folder / CONFIG).exists():
             files.write_text(folder / CONFIG, configs.dumps(setup.config))
         files.write_json(folder / "results" / "info.json", info)
@@ -102,7 +102,12 @@ def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     raise ValueError("both are the same")
 
 
-def _check_same_data(folder: Path, info: dict[str, Any]) -> None:
+def check_same_data(folder: Path, info: dict[str, Any]) -> None:
+    """Checks that the data is what the folder was begun with, if it was; `info` is that of `describe`.
+
+    Raises:
+      UserError: it has changed, or the file that says so is damaged.
+    """
     path = folder / "results" / "info.json"
     if not path.exists():
         return
@@ -117,8 +122,12 @@ def _check_same_data(folder: Path, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder itself locked: the system takes the lock back from a process that is killed."""
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder itself locked: the system takes the lock back from a process that is killed.
+
+    Raises:
+      UserError: another process works in it.
+    """
     try:
         import fcntl
     except ImportError:  # Windows cannot lock a folder

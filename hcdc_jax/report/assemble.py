@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hcdc_jax import files, metrics
-from hcdc_jax.report import figures, html, style, tables
+from hcdc_jax.report import evaluations, figures, html, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, read
 
 
@@ -45,7 +45,8 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         _shifts(run),
     )
     pictures = [_save(folder / "figures", plate) for plate in plates]
-    page = html.render(report, run.config, pictures, best_candidates(report, run))
+    chapters = [_chapter(folder, name, stored) for name, stored in run.evaluation.items()]
+    page = html.render(report, run.config, pictures, best_candidates(report, run), chapters)
     files.write_text(folder / "report.html", page)
     return report
 
@@ -175,6 +176,11 @@ def _csv(columns: Mapping[str, np.ndarray]) -> str:
     for row in zip(*columns.values(), strict=True):
         writer.writerow([format(x, ".8g") if math.isfinite(x) else "" for x in row])
     return out.getvalue()
+
+
+def _chapter(folder: Path, name: str, stored: Mapping[str, Any]) -> html.Chapter:
+    picture = _save(folder / "figures", figures.evaluation(name, stored))
+    return html.Chapter(evaluations.title(name), evaluations.table(stored), evaluations.reading(stored), picture)
 
 
 def _save(folder: Path, plate: figures.Plate) -> html.Picture:

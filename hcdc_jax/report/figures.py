@@ -15,18 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hcdc_jax import metrics
-from hcdc_jax.report import tables
+from hcdc_jax.report import evaluations, tables
 from hcdc_jax.report.condensed import adjacency, image_grids
 from hcdc_jax.report.results import Adjacency, Curve, Images
 from hcdc_jax.report.style import (
     BLUE,
-    GREEN,
     GREY,
-    ORANGE,
     PALE,
-    PURPLE,
-    SKY,
-    VERMILION,
+    PALETTE,
     WIDTH,
     Drawing,
     house_style,
@@ -216,6 +212,33 @@ def learned_shifts(shifts: Mapping[str, np.ndarray], names: Sequence[str]) -> Dr
     return figure
 
 
+@house_style
+def accuracy_bars(grid: evaluations.Grid) -> Drawing:
+    """Test accuracies of networks trained on condensed sets: a group for each network, a bar for each set."""
+    models, rows = evaluations.models_of(grid), list(grid)
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    width, colours = 0.8 / len(rows), _cycle(len(rows))
+    for place, (row, cells) in enumerate(grid.items()):
+        condensed = row != evaluations.WHOLE_ROW
+        means, spreads = (
+            [100 * getattr(cells[model], name) if model in cells else np.nan for model in models]
+            for name in ("mean", "std")
+        )
+        axes.bar(
+            np.arange(len(models)) + (place - (len(rows) - 1) / 2) * width,
+            means, 0.9 * width, yerr=spreads, capsize=2, error_kw={"elinewidth": 1},
+            color=colours[place] if condensed else GREY,
+            hatch="//" if condensed and place >= len(PALETTE) else None, edgecolor="white", linewidth=0, label=row,
+        )  # fmt: skip
+    margin = max(0.6, 1.2 / len(models))  # so that a single group does not fill the width
+    axes.set_xticks(np.arange(len(models)), models)
+    axes.tick_params(axis="x", length=0)
+    axes.set(xlim=(-margin, len(models) - 1 + margin), ylim=(0, None), ylabel="test accuracy, %")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    return figure
+
+
 def draw_all(
     report: tables.Report,
     truth: np.ndarray | None,
@@ -279,6 +302,17 @@ def draw_all(
     return [*plates, _shifts(shifts, report["space"]["hparam_names"])] if shifts else plates
 
 
+def evaluation(name: str, stored: Mapping[str, Any]) -> Plate:
+    """The figure of one protocol of `evaluation.json`."""
+    return Plate(
+        f"evaluation_{name}",
+        f"Networks trained on condensed images, protocol {name}",
+        "Bars are means over networks and seeds, lines their standard deviations; a set that carries over to other "
+        "networks than the one it was made with has high bars everywhere.",
+        accuracy_bars(evaluations.pooled(stored)),
+    )
+
+
 def _graphs(graph: Adjacency | None) -> Plate:
     return Plate(
         "adjacency",
@@ -330,8 +364,7 @@ def _colour(method: str) -> str:
 
 
 def _cycle(n: int) -> list[str]:
-    palette = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
-    return [palette[i % len(palette)] for i in range(n)]
+    return [PALETTE[i % len(PALETTE)] for i in range(n)]
 
 
 def _ranks_of_valid(truth: np.ndarray, proxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

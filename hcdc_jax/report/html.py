@@ -57,7 +57,18 @@ class Picture(NamedTuple):
     png: bytes | None
 
 
-def render(report: Report, config: str, pictures: Sequence[Picture], best: Table) -> str:
+class Chapter(NamedTuple):
+    """A part of the page that some runs have: a table, sentences about it, and a figure."""
+
+    title: str
+    table: Table
+    sentences: Sequence[str]
+    picture: Picture
+
+
+def render(
+    report: Report, config: str, pictures: Sequence[Picture], best: Table, chapters: Sequence[Chapter] = ()
+) -> str:
     """The page as text.
 
     Args:
@@ -65,6 +76,7 @@ def render(report: Report, config: str, pictures: Sequence[Picture], best: Table
       config: text of the resolved `config.toml`.
       pictures: the figures in reading order.
       best: the best candidates by the main method.
+      chapters: what follows the figures.
     """
     title = f"Ranking candidates of {report['space'].get('name', 'the space')} on {_data_name(report)}"
     main = tables.lead(report)
@@ -79,6 +91,7 @@ def render(report: Report, config: str, pictures: Sequence[Picture], best: Table
         _table(best, None),
         _element("h2", "Figures"),
         *map(_figure, pictures),
+        *map(_chapter, chapters),
         _element("h2", "Seconds and size"),
         _table(tables.costs(report), main),
         _element("p", _cost_note(report), "note"),
@@ -193,6 +206,11 @@ def _pairs(pairs: Mapping[str, str]) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in pairs.items()
     )
     return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
+
+
+def _chapter(chapter: Chapter) -> str:
+    heading, table = _element("h2", chapter.title), _table(chapter.table, None)
+    return "\n".join([heading, table, _list(chapter.sentences), _figure(chapter.picture)])
 
 
 def _figure(picture: Picture) -> str:

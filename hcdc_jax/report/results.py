@@ -14,6 +14,7 @@ import numpy as np
 from hcdc_jax import metrics
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
+from hcdc_jax.report import evaluations
 
 _RESULT_FILE = re.compile(r"(?P<method>.+)_seed(?P<seed>\d+)\.npz")
 
@@ -123,6 +124,7 @@ class Run(NamedTuple):
       results: rankings by method, in the order of the config, each by seed.
       curves: logs of condensation by method.
       condensed: what the condensed data looks like, by method, each by seed.
+      evaluation: how new networks do that were trained on condensed images, by protocol; empty if none were.
     """
 
     config: str
@@ -132,6 +134,7 @@ class Run(NamedTuple):
     results: dict[str, list[Result]]
     curves: dict[str, list[Curve]]
     condensed: dict[str, list[Adjacency | Images]]
+    evaluation: dict[str, Any]
 
 
 def read(folder: Path) -> Run:
@@ -164,6 +167,7 @@ def read(folder: Path) -> Run:
         results=results,
         curves=_curves(_read_log(folder / "metrics.jsonl"), results, truth),
         condensed=_read_condensed(folder / "results"),
+        evaluation=evaluations.read(folder)["protocols"],
     )
 
 

@@ -16,6 +16,7 @@ P = ParamSpec("P")
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+PALETTE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 GREY, PALE = "#6b7280", "#d1d5db"
 
 _STYLE: Any = {

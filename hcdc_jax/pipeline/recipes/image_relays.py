@@ -40,7 +40,7 @@ def relay(setup: Setup) -> Relay:
     middle of the space.
     """
     config, data, space = setup.config, setup.data, setup.space
-    name, options = config.model.name, network_options(config)
+    name, options = config.model.name, network_options(config.model)
     if config.condense.relay == "plain":
         problem = image_problem(name, data.image_shape, data.num_classes, weight_decay=0.0, **options)
         return Relay(problem, image_embedding(name, data.num_classes, **options), ())

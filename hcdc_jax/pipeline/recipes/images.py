@@ -10,7 +10,7 @@ import numpy as np
 from hcdc_jax.condense.base import PixelRates
 from hcdc_jax.condense.class_batches import balanced_sample
 from hcdc_jax.condense.coresets import Selection
-from hcdc_jax.config import Config
+from hcdc_jax.config import Config, ModelConfig
 from hcdc_jax.containers import Container, ImageStart, image_container
 from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.images import shrunk, summary
@@ -40,16 +40,15 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
         data.num_classes,
         weight_decay=config.training.weight_decay,
         read=space.read,
-        **network_options(config),
+        **network_options(config.model),
     )
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
     return RealParts(data, problem, train, val, test, preprocessing)
 
 
-def network_options(config: Config) -> dict[str, Any]:
-    """What `[model]` says about the network, as far as it has such options."""
-    model = config.model
+def network_options(model: ModelConfig) -> dict[str, Any]:
+    """What `[model]` asks of its network, as far as that network knows it."""
     known = image_net_options(model.name)
     given = {"width": model.width, "depth": model.depth, "norm": model.norm, "activation": model.activation}
     return {key: value for key, value in given.items() if key in known and value is not None}

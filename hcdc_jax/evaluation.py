@@ -1,0 +1,229 @@
+"""Condensed images as the field judges them: new networks, trained on S_train by a fixed protocol and tested once.
+
+A protocol is data, and it decides all of the training: regularisers and noise of the problem stay out of it. The score
+is that of the last step; some of the published numbers behind these protocols are the best of several looks at the test
+part, which flatters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hcdc_jax import metrics
+from hcdc_jax.augment import Augmentation
+from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
+from hcdc_jax.condense.inner import augmented, even_batches
+from hcdc_jax.models.perturbations import cut_mixed
+from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.sharding import Device, local_devices, over_candidates
+from hcdc_jax.train import Training, advance, begin, optimizer_of
+from hcdc_jax.types import Array, Batch, HParams, Params
+
+TEST_BATCH = 256
+"""Test images at a time, as in the field's code: as much memory as a step of training takes, however many there are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How a network is trained on a condensed set before it is tested.
+
+    Attributes:
+      about: one line.
+      epochs: passes over the set; sets that fit into one batch take as many steps.
+      drops: after how many epochs the learning rate falls.
+      factor: by which it is multiplied then.
+      forgets: whether the optimiser starts anew at each drop, without its momentum.
+      augmentation: with parameters for each image, one operation per step; None for none.
+      cutmix: probability of `perturbations.cut_mixed` per step.
+      learning_rate: until the first drop.
+      learned_rate: whether a learning rate that was condensed together with the set takes the place of that.
+      optimizer: a name in `train.OPTIMIZERS`; "momentum" is SGD with momentum 0.9.
+      weight_decay: added to each gradient per unit of its parameter, as PyTorch counts it; half of it is the factor of
+        the squared norm in the loss.
+      batch_size: images per step at most; batches of an epoch are equally large.
+      networks: from how many initialisations.
+    """
+
+    about: str
+    epochs: int
+    drops: tuple[int, ...]
+    factor: float = 0.1
+    forgets: bool = False
+    augmentation: Augmentation | None = None
+    cutmix: float = 0.0
+    learning_rate: float = 0.01
+    learned_rate: bool = False
+    optimizer: str = "momentum"
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    networks: int = 20
+
+
+# DC's code, from which DSA's and MTT's came, counts E from 0 to E inclusively, and lowers the rate at the end of epoch
+# E / 2 + 1 by making a new optimiser.
+PROTOCOLS: Mapping[str, Protocol] = {
+    "dc": Protocol(
+        "DC (arXiv 2006.05929): 301 epochs, no augmentation", epochs=301, drops=(152,), forgets=True
+    ),
+    "dsa": Protocol(
+        "DSA and DM (arXiv 2102.08259, 2110.04181): 1,001 epochs under DSA's augmentation",
+        epochs=1001, drops=(502,), forgets=True, augmentation=Augmentation(),
+    ),
+    "mtt": Protocol(
+        "MTT (arXiv 2203.11932): as dsa, at the learning rate that was learned with the images",
+        epochs=1001, drops=(502,), forgets=True, augmentation=Augmentation(), learned_rate=True, networks=5,
+    ),
+    "idc": Protocol(
+        "IDC (arXiv 2205.14959): 1,000 epochs in batches of 64, DSA's augmentation without cutout, CutMix",
+        epochs=1000, drops=(666, 833), factor=0.2, cutmix=0.5, batch_size=64, networks=5,
+        augmentation=Augmentation(("color", "crop", "flip", "scale", "rotate")),
+    ),
+}  # fmt: skip
+"""Protocols by name. Numbers that were made under different ones do not belong into one table."""
+
+
+def with_epochs(protocol: Protocol, epochs: int) -> Protocol:
+    """The protocol over another number of epochs, its drops at the same shares of them."""
+    drops = tuple(round(drop * epochs / protocol.epochs) for drop in protocol.drops)
+    return dataclasses.replace(protocol, epochs=epochs, drops=drops)
+
+
+def evaluate_networks(
+    key: Array,
+    problem: Problem,
+    protocol: Protocol,
+    train: Batch,
+    test: Batch,
+    *,
+    networks: int | None = None,
+    learning_rate: float | Array | None = None,
+    hparams: HParams = (),
+    chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
+) -> Scores:
+    """Trains new networks on `train` by a protocol, each from its own initialisation, and tests them on `test`.
+
+    All of them are trained in one compiled call. Network i depends on `key` and i alone, so that a smaller number of
+    networks gives the first ones of a larger.
+
+    Args:
+      key: network i has `fold_in(key, i)`, for its initialisation, the order of its batches and their augmentation.
+      problem: whose `init`, `apply` and `val_loss`, a mean without regularisers, are used.
+      protocol: how they are trained.
+      train: S_train; images [n, h, w, c] with class numbers [n] or class probabilities [n, num_classes].
+      test: what they are tested on after the last step.
+      networks: how many; by default as many as the protocol says.
+      learning_rate: in place of the protocol's. It is traced, as are the numbers of steps.
+      hparams: where the problem has hyperparameters.
+      chunk_size: how many are trained side by side on each device; by default the most that fit into
+        `candidates.memory_budget`.
+      devices: where, or on how many; all devices of this process by default.
+
+    Returns:
+      `Scores` with leading axis [networks] and test losses; a network that diverged has status False.
+
+    Raises:
+      UserError: more devices than there are.
+    """
+    networks, devices = networks or protocol.networks, local_devices(devices)
+    per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
+    taught = _taught(
+        problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
+    )
+    slices = _sliced(test)
+    if chunk_size is None:
+        seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
+        chunk_size = _chunk_size(taught, hparams, seen, slices, devices[0].platform)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
+    chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), devices)
+    rate = protocol.learning_rate if learning_rate is None else learning_rate
+    rates = jnp.asarray(rate) * jnp.asarray(protocol.factor) ** jnp.arange(len(protocol.drops) + 1)
+    steps = per_epoch * jnp.asarray(np.diff((0, *protocol.drops, protocol.epochs)))
+    training = Training(rate, protocol.optimizer, batch_size=batch_size)
+    arguments = replicate((hparams, train, slices, training, rates, steps))
+    scores = _train_and_test(chunks, taught, *arguments, forgets=protocol.forgets)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:networks], scores)
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """Mean, sample standard deviation and values of the test accuracies, and how many networks `failed`.
+
+    Networks that diverged are NaN in `values` and left out of mean and deviation, which are NaN where none is left.
+    """
+    status, shares = np.asarray(scores.status), np.asarray(scores.accuracy, np.float64)
+    values = np.where(status, shares, np.nan)
+    return metrics.summarise(shares[status]) | {"values": values.tolist(), "failed": int((~status).sum())}
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "forgets"))
+def _train_and_test(chunks, problem, hparams, train, slices, training, rates, steps, *, forgets):
+    def one(key):
+        def stage(trainee, rate_and_steps):
+            rate, steps = rate_and_steps
+            part = dataclasses.replace(training, learning_rate=rate)
+            if forgets:
+                trainee = trainee._replace(opt_state=optimizer_of(part).init(trainee.params))
+            return advance(problem, hparams, trainee, train, part, steps), None
+
+        trainee, _ = jax.lax.scan(stage, begin(key, problem, hparams, training), (rates, steps))
+        return _tested(problem, trainee.params, hparams, slices)
+
+    return jax.lax.map(jax.vmap(one), chunks)
+
+
+def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -> Scores:
+    """The scores of one network on a test part in slices."""
+
+    def of_slice(batch):
+        return problem.val_loss(params, hparams, batch), accuracy(problem, params, hparams, batch)
+
+    losses, shares = jax.lax.map(of_slice, slices)
+    weights = slices.weights.sum(axis=1)
+    return scores_of(params, *(jnp.vdot(values, weights) / weights.sum() for values in (losses, shares)))
+
+
+def _sliced(batch: Batch) -> Batch:
+    """The batch as [slices, k, ...], equally many each; the last is filled up by examples of weight 0."""
+    count = batch.labels.shape[0]
+    num_slices = -(-count // TEST_BATCH)
+    place = jnp.arange(num_slices * -(-count // num_slices))
+    filled: Batch = jax.tree.map(lambda leaf: leaf[place % count], batch)
+    filled = filled._replace(weights=jnp.where(place < count, filled.weights, 0))
+    return jax.tree.map(lambda leaf: leaf.reshape(num_slices, -1, *leaf.shape[1:]), filled)
+
+
+@functools.cache
+def _taught(
+    problem: Problem, augmentation: Augmentation | None, cutmix: float, weight_decay: float, num_classes: int
+) -> Problem:
+    """The network of a problem under the training loss and the perturbations of a protocol."""
+
+    def train_loss(params, hparams, batch):
+        return problem.val_loss(params, hparams, batch) + weight_decay / 2 * optax.tree.norm(params, squared=True)
+
+    def perturb(key, hparams, batch):
+        del hparams
+        return cut_mixed(key, batch, cutmix, num_classes)
+
+    plain = problem._replace(train_loss=train_loss, perturb=perturb if cutmix else None)
+    return augmented(plain, augmentation)
+
+
+def _num_classes(problem: Problem, hparams: HParams, batch: Batch) -> int:
+    def logits(inputs):
+        return problem.apply(problem.init(jax.random.key(0), hparams), hparams, inputs)
+
+    return jax.eval_shape(logits, batch.inputs[:1]).shape[-1]
+
+
+def _chunk_size(problem: Problem, hparams: HParams, seen: Batch, slices: Batch, platform: str) -> int:
+    scored = () if platform == "cpu" else (jax.tree.map(lambda leaf: leaf[0], slices),)
+    return memory_chunk_size(problem, hparams, seen, scored, budget=memory_budget(platform))

@@ -1,0 +1,241 @@
+"""New networks trained on the S_train of every method of a run of images, tested, and kept in `evaluation.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from hcdc_jax import augment, files
+from hcdc_jax.artefact import read_card
+from hcdc_jax.errors import UserError
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
+from hcdc_jax.models import image_problem
+from hcdc_jax.models.image_layers import check
+from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.folder import check_same_data, describe, locked
+from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.recipes.images import network_options
+from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
+from hcdc_jax.problem import Problem
+from hcdc_jax.report import evaluations
+from hcdc_jax.report.evaluations import MADE_BY, WHOLE
+
+NO_MIRRORS = ("mnist", "svhn", "digits_images")
+"""Data sets whose images mean something else in a mirror: DSA does not flip them."""
+
+_IDENTITY = ("s_train", "seed", "model")
+_SETTINGS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name not in ("about", "networks"))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationPlan:
+    """What is trained on condensed images, and how.
+
+    Attributes:
+      protocol: a name in `evaluation.PROTOCOLS`.
+      models: names of image networks; by default that of the run. The run's own network has the run's options, all
+        others their defaults.
+      methods: of the run; all by default.
+      networks: per set and model; by default as many as the protocol says.
+      augment: operations in place of the protocol's, such as "crop_scale_rotate", or "none".
+      whole: also train on the whole real training part, for reference.
+      whole_epochs: how long there; as long as everywhere by default.
+    """
+
+    protocol: str = "dsa"
+    models: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    networks: int | None = None
+    augment: str | None = None
+    whole: bool = False
+    whole_epochs: int | None = None
+
+
+class Job(NamedTuple):
+    """Networks of one kind on one set.
+
+    Attributes:
+      model: their name.
+      s_train: name of the recipe that made the set, or `WHOLE`.
+      seed: of the recipe.
+      methods: of the run, that train on this set.
+      sha256: of the set.
+      learning_rate: that was learned with it, where there is one.
+    """
+
+    model: str
+    s_train: str
+    seed: int
+    methods: tuple[str, ...]
+    sha256: str
+    learning_rate: float | None = None
+
+
+def evaluate_condensed(
+    setup: Setup, folder: Path, plan: EvaluationPlan, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Trains new networks on every S_train of a run and tests them on the real test part.
+
+    Methods that share an S_train are evaluated once. What `evaluation.json` holds already is not made again, and every
+    finished entry is written at once, so that a killed evaluation goes on where it was.
+
+    Args:
+      setup: the run.
+      folder: of the run; gets `evaluation.json`.
+      plan: what is trained.
+      progress: told what is going on; nobody by default.
+
+    Returns:
+      The content of `evaluation.json`.
+
+    Raises:
+      UserError: a run of graphs; an unknown method, model, protocol or augmentation; images that are too small for a
+        network; S_train is missing; or the file holds the same protocol with other settings. Nothing is written then.
+    """
+    progress = progress or silent()
+    if setup.kind.unit != "images":
+        raise UserError(f"{folder} is a run on {setup.kind.unit}; only condensed images are evaluated by new networks")
+    info = describe(setup)
+    check_same_data(folder, info)
+    protocol, problems = _protocol(setup, plan), _problems(setup, plan)
+    jobs = list(_jobs(setup, folder, plan, tuple(problems)))
+    networks = plan.networks or protocol.networks
+    with locked(folder):
+        content = evaluations.read(folder)
+        ours = {"networks": networks, "settings": _settings(protocol)}
+        stored = content["protocols"].get(plan.protocol, ours | {"entries": []})
+        _check_same_settings(folder / evaluations.FILE, plan.protocol, stored, ours)
+        identities = [_identity(setup, plan, protocol, job) for job in jobs]
+        known = [{name: entry[name] for name in MADE_BY} for entry in stored["entries"]]
+        left = [(job, made) for job, made in zip(jobs, identities, strict=True) if made not in known]
+        what = f"{networks} networks each, protocol {plan.protocol}: models x S_train"
+        for job, made in progress.track(left, what, len(jobs) - len(left)):
+            entry = made | _evaluated(setup, folder, protocol, job, made, problems[job.model], networks)
+            others = [e for e in stored["entries"] if any(e[name] != made[name] for name in _IDENTITY)]
+            stored = ours | {"entries": [*others, entry]}
+            content = {
+                **{name: info[name] for name in ("config_hash", "versions", "data")},
+                "protocols": content["protocols"] | {plan.protocol: stored},
+            }
+            files.write_json(folder / evaluations.FILE, content)
+        return evaluations.read(folder)
+
+
+def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
+    check("protocol", plan.protocol, PROTOCOLS)
+    protocol = PROTOCOLS[plan.protocol]
+    if plan.augment is not None:
+        chosen = None if plan.augment == "none" else augment.parse(plan.augment)
+        return dataclasses.replace(protocol, augmentation=chosen)
+    if protocol.augmentation is None or setup.data.name not in NO_MIRRORS:
+        return protocol
+    kept = tuple(name for name in protocol.augmentation.operations if name != "flip")
+    return dataclasses.replace(protocol, augmentation=protocol.augmentation._replace(operations=kept))
+
+
+def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
+    problems = {}
+    for name in plan.models or (setup.config.model.name,):
+        check("model", name, setup.kind.models)
+        try:
+            problems[name] = image_problem(
+                name, setup.data.image_shape, setup.data.num_classes, **_options(setup, name)
+            )
+        except UserError as error:
+            height, width, _ = setup.data.image_shape
+            raise UserError(
+                f"model {name!r} does not go with the {height} x {width} pixels of {setup.data.name} ({error}); leave "
+                "it out of --models"
+            ) from error
+    return problems
+
+
+def _options(setup: Setup, model: str) -> dict[str, Any]:
+    return network_options(setup.config.model) if model == setup.config.model.name else {}
+
+
+def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, ...]) -> Iterator[Job]:
+    config, wanted = setup.config, set(plan.methods or setup.config.methods)
+    for method in plan.methods:
+        check("method of this run", method, config.methods)
+    sharing: dict[str, list[str]] = {}
+    for method in config.methods:
+        sharing.setdefault(recipes.train_recipe(config, method).name, []).append(method)
+    sets = []
+    for seed in config.seeds:
+        for s_train, methods in sharing.items():
+            if wanted.isdisjoint(methods):
+                continue
+            place = Place(folder, s_train, "train", seed)
+            read_half(place)  # that it is there and whole is found before anything is trained
+            rate = _learned_rate(folder, methods, seed)
+            sets.append((s_train, seed, tuple(methods), files.sha256(place.finished), rate))
+    if plan.whole:
+        sets.append((WHOLE, config.seeds[0], (), setup.data.checksum, None))
+    # A model's networks one after the other: they share what was compiled, and its column of the table is full first.
+    for model in models:
+        yield from (Job(model, *one) for one in sets)
+
+
+def _learned_rate(folder: Path, methods: list[str], seed: int) -> float | None:
+    """The learning rate on the card of one of the methods, which was learned together with its S_train."""
+    entries = read_card(folder)["artefacts"].values() if (folder / "card.json").exists() else ()
+    found = (e.get("learned_learning_rate") for e in entries if e["method"] in methods and e["seed"] == seed)
+    return next((rate for rate in found if rate is not None), None)
+
+
+def _identity(setup: Setup, plan: EvaluationPlan, protocol: Protocol, job: Job) -> dict[str, Any]:
+    """All that decides the numbers of an entry, besides the settings of its protocol."""
+    own_rate = protocol.learned_rate and job.learning_rate is not None
+    return {
+        **{name: getattr(job, name) for name in (*_IDENTITY, "sha256")},
+        "epochs": plan.whole_epochs or protocol.epochs if job.s_train == WHOLE else protocol.epochs,
+        "learning_rate": job.learning_rate if own_rate else protocol.learning_rate,
+        "options": _options(setup, job.model),
+    }
+
+
+def _evaluated(
+    setup: Setup, folder: Path, protocol: Protocol, job: Job, made: dict[str, Any], problem: Problem, networks: int
+) -> dict[str, Any]:
+    """The scores of one job, and what they took."""
+    train = setup.train if job.s_train == WHOLE else read_half(Place(folder, job.s_train, "train", job.seed)).batch
+    with measured() as elapsed:
+        scores = evaluate_networks(
+            key_for(EVALUATE, job.seed), problem, with_epochs(protocol, made["epochs"]), train, setup.test,
+            networks=networks, learning_rate=made["learning_rate"],
+        )  # fmt: skip
+        jax.block_until_ready(scores)
+    return {
+        "methods": job.methods,
+        "images": train.labels.shape[0],
+        "test_accuracy": summary(scores),
+        "test_loss": scores.loss,
+        "seconds": elapsed.run,
+        "compile_seconds": elapsed.compile,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _settings(protocol: Protocol) -> dict[str, Any]:
+    """The numbers of a protocol, as JSON gives them back."""
+    chosen = protocol.augmentation
+    fields = {name: getattr(protocol, name) for name in _SETTINGS}
+    return json.loads(json.dumps(fields | {"augmentation": None if chosen is None else chosen._asdict()}))
+
+
+def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:
+    theirs, asked = ({"networks": x["networks"], **x["settings"]} for x in (stored, ours))
+    for key, value in asked.items():
+        if theirs.get(key) != value:
+            raise UserError(
+                f"{path} holds protocol {name} with {key} = {theirs.get(key)}, not {value}; ask for the same, or move "
+                "the file away to evaluate anew"
+            )

@@ -1,0 +1,203 @@
+"""New networks on condensed images: protocols as published, a plain loop as oracle, failures that stay alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hcdc_jax.augment import Augmentation
+from hcdc_jax.candidates import Scores
+from hcdc_jax.evaluation import PROTOCOLS, TEST_BATCH, Protocol, evaluate_networks, summary, with_epochs
+from hcdc_jax.models.perturbations import cut_mixed
+from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.types import Batch
+from tests.small_images import blobs
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(3)
+OF_DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
+WITHOUT_CUTOUT = ("color", "crop", "flip", "scale", "rotate")
+
+
+def batch_of(count, seed=0, *, shift=0, weights=None):
+    """Blobs of three classes; `shift` gives each the label of another one."""
+    images, labels = blobs(count, seed=seed)
+    weights = jnp.ones(count) if weights is None else jnp.asarray(weights, jnp.float32)
+    return Batch(jnp.asarray(images, jnp.float32), jnp.asarray((labels + shift) % 3), weights)
+
+
+def linear(init=None):
+    """Softmax regression on pixels, from small random weights if no `init(key)` is given."""
+
+    def apply(params, hparams, inputs):
+        return inputs.reshape(len(inputs), -1) @ params
+
+    def val_loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    def train_loss(params, hparams, batch):
+        raise AssertionError("regularisers of the problem do not belong to a protocol")
+
+    init = init or (lambda key: 0.1 * jax.random.normal(key, (36, 3)))
+    return Problem(lambda key, hparams: init(key), apply, train_loss, val_loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "drops", "factor", "forgets", "batch_size", "operations", "cutmix", "networks"),
+    [
+        ("dc", 300 + 1, (300 // 2 + 2,), 0.1, True, 256, None, 0.0, 20),
+        ("dsa", 1000 + 1, (1000 // 2 + 2,), 0.1, True, 256, OF_DSA, 0.0, 20),
+        ("mtt", 1000 + 1, (1000 // 2 + 2,), 0.1, True, 256, OF_DSA, 0.0, 5),
+        ("idc", 1000, (1000 * 2 // 3, 1000 * 5 // 6), 0.2, False, 64, WITHOUT_CUTOUT, 0.5, 5),
+    ],
+)  # fmt: skip
+def test_protocols_are_those_of_the_field(
+    name, epochs, drops, factor, forgets, batch_size, operations, cutmix, networks
+):
+    protocol = PROTOCOLS[name]
+    assert (protocol.learning_rate, protocol.optimizer, protocol.weight_decay) == (0.01, "momentum", 5e-4)
+    assert (protocol.epochs, protocol.drops, protocol.factor, protocol.forgets) == (epochs, drops, factor, forgets)
+    assert (protocol.batch_size, protocol.cutmix, protocol.networks) == (batch_size, cutmix, networks)
+    assert protocol.learned_rate == (name == "mtt")
+    chosen = None if operations is None else Augmentation(operations)  # all ranges are those of DSA
+    assert protocol.augmentation == chosen
+
+
+def by_hand(protocol, train, test, weights):
+    """Full-batch SGD with momentum and weight decay as PyTorch does it, in NumPy: test loss and accuracy each epoch."""
+    x, y = np.asarray(train.inputs, float).reshape(len(train.inputs), -1), np.eye(3)[np.asarray(train.labels)]
+    rate, velocity, history = protocol.learning_rate, 0.0, []
+
+    def softmax(logits):
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True)
+
+    for epoch in range(protocol.epochs):
+        if epoch in protocol.drops:
+            rate *= protocol.factor
+            velocity = 0.0 if protocol.forgets else velocity
+        gradient = x.T @ (softmax(x @ weights) - y) / len(x) + protocol.weight_decay * weights
+        velocity = 0.9 * velocity + gradient
+        weights = weights - rate * velocity
+        seen = softmax(np.asarray(test.inputs, float).reshape(len(test.inputs), -1) @ weights)
+        losses = -np.log(seen[np.arange(len(seen)), test.labels])
+        right = seen.argmax(1) == np.asarray(test.labels)
+        history.append([np.average(values, weights=test.weights) for values in (losses, right)])
+    return np.array(history)
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_training_is_a_plain_loop_and_the_last_step_counts(forgets):
+    # Labels of S_train are wrong, so that training undoes what the good start knew.
+    protocol = Protocol("", epochs=9, drops=(4, 7), factor=0.3, forgets=forgets, learning_rate=0.2, weight_decay=0.1)
+    start, _ = blobs(3)
+    start = start.reshape(3, -1).T
+    train, count = batch_of(12, shift=1), TEST_BATCH + 5  # two slices, the last of them filled up
+    test = batch_of(count, seed=1, weights=np.random.default_rng(0).random(count))
+    history = by_hand(protocol, train, test, start)
+    scores = evaluate_networks(
+        KEY, linear(lambda key: jnp.asarray(start, jnp.float32)), protocol, train, test, networks=1
+    )
+    np.testing.assert_allclose(scores.loss, history[-1:, 0], rtol=1e-4)
+    np.testing.assert_allclose(scores.accuracy, history[-1:, 1], rtol=1e-5)
+    assert scores.accuracy[0] < history[:, 1].max() - 0.3
+    other = by_hand(dataclasses.replace(protocol, forgets=not forgets), train, test, start)
+    assert abs(other[-1, 0] - history[-1, 0]) > 1e-2 * history[-1, 0]  # the loop can tell
+
+
+ROUGH = Protocol(
+    "", epochs=3, drops=(2,), learning_rate=0.1, batch_size=5, cutmix=0.5, augmentation=Augmentation(("crop", "flip"))
+)
+
+
+def test_networks_side_by_side_are_those_one_by_one():
+    problem, train, test = linear(), batch_of(12), batch_of(9, seed=1)
+    together, alone = (
+        jax.tree.map(
+            np.asarray, evaluate_networks(KEY, problem, ROUGH, train, test, networks=networks, chunk_size=chunk_size)
+        )
+        for networks, chunk_size in ((3, 2), (2, 1))
+    )
+    assert together.loss.shape == (3,)
+    np.testing.assert_allclose(together.loss[:2], alone.loss, rtol=1e-5)
+    np.testing.assert_array_equal(together.accuracy[:2], alone.accuracy)
+    assert len(set(together.loss.tolist())) == 3, "each network has an initialisation of its own"
+
+
+def test_a_network_that_diverges_is_counted_and_spoils_no_mean():
+    def init(key):
+        return jax.random.normal(key, (36, 3))
+
+    def sometimes_bad(key):
+        return jnp.where(jax.random.key_data(key)[0] == bad, jnp.nan, init(key))
+
+    bad = jax.random.key_data(jax.random.fold_in(KEY, 2))[0]
+    train, test = batch_of(6), batch_of(9, seed=1)
+    protocol = Protocol("", epochs=2, drops=(1,))
+    good = evaluate_networks(KEY, linear(init), protocol, train, test, networks=4)
+    mixed = evaluate_networks(KEY, linear(sometimes_bad), protocol, train, test, networks=4)
+    np.testing.assert_array_equal(mixed.status, [True, True, False, True])
+    others = np.arange(4) != 2
+    np.testing.assert_array_equal(mixed.loss[others], good.loss[others])
+    found = summary(mixed)
+    assert found["failed"] == 1
+    assert found["mean"] == pytest.approx(np.asarray(good.accuracy, float)[others].mean())
+    assert np.isnan(found["values"]).tolist() == [False, False, True, False]
+    none = summary(Scores(jnp.full(2, jnp.inf), jnp.zeros(2), jnp.zeros(2, bool)))
+    assert np.isnan(none["mean"])
+    assert none["failed"] == 2
+
+
+def test_other_numbers_compile_nothing():
+    traces = []
+    plain = linear()
+
+    def val_loss(params, hparams, batch):
+        traces.append(None)
+        return plain.val_loss(params, hparams, batch)
+
+    problem = plain._replace(val_loss=val_loss)
+    train, test = batch_of(6), batch_of(9, seed=1)
+    protocol = Protocol("", epochs=6, drops=(3,))
+    first = evaluate_networks(KEY, problem, protocol, train, test, networks=2)
+    before = len(traces)
+    longer = evaluate_networks(KEY, problem, with_epochs(protocol, 40), train, test, networks=2)
+    faster = evaluate_networks(KEY, problem, protocol, train, test, networks=2, learning_rate=0.5)
+    assert len(traces) == before
+    assert (longer.loss < first.loss).all()
+    assert (faster.loss < first.loss).all()
+
+
+def test_fewer_epochs_keep_the_shape_of_the_schedule():
+    short = with_epochs(PROTOCOLS["idc"], 30)
+    assert (short.epochs, short.drops) == (30, (20, 25))
+    assert with_epochs(PROTOCOLS["dsa"], 1001) == PROTOCOLS["dsa"]
+
+
+class TestCutMix:
+    # Each pixel is the one-hot vector of its image's class, so the mean pixel is what the label should be.
+    LABELS = np.array([0, 1, 2, 2, 0])
+    BATCH = Batch(jnp.broadcast_to(jnp.eye(3)[LABELS][:, None, None], (5, 6, 8, 3)), jnp.asarray(LABELS), jnp.ones(5))
+
+    def test_labels_are_in_proportion_to_pixels(self):
+        shares = []
+        for seed in range(6):
+            mixed = cut_mixed(jax.random.key(seed), self.BATCH, 1.0, 3)
+            np.testing.assert_allclose(mixed.labels, mixed.inputs.mean((1, 2)), atol=1e-6)
+            np.testing.assert_allclose(mixed.weights, 1, atol=1e-6)
+            shares.append(float(jnp.abs(mixed.labels - jnp.eye(3)[self.LABELS]).max()))
+        assert len(set(shares)) > 3
+        assert 0 < max(shares) <= 1
+
+    def test_it_leaves_some_batches_alone(self):
+        mixed = cut_mixed(jax.random.key(0), self.BATCH, 0.0, 3)
+        np.testing.assert_array_equal(mixed.inputs, self.BATCH.inputs)
+        np.testing.assert_array_equal(mixed.labels, jnp.eye(3)[self.LABELS])
+        mixed = [cut_mixed(jax.random.key(seed), self.BATCH, 0.5, 3).inputs for seed in range(16)]
+        touched = sum(bool((inputs != self.BATCH.inputs).any()) for inputs in mixed)
+        assert 0 < touched < 16
