@@ -49,6 +49,7 @@ PIPELINE = [
     ["reporting"],
     ["halves"],
     ["recipes"],
+    ["shifts"],
     ["targets", "scoring"],
     ["draws"],
     ["recipes.base"],
