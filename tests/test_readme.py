@@ -46,7 +46,7 @@ def test_every_config_loads_and_names_its_own_command():
         space_of(config)
         if config.model.name in image_nets():
             augment.parse(config.condense.augmentation)
-            image_net(config.model.name, 10, **network_options(config))
+            image_net(config.model.name, 10, **network_options(config.model))
         assert f"hcdc run {path.relative_to(ROOT)}" in path.read_text(encoding="utf-8")
 
 
