@@ -4,7 +4,7 @@ Condense a data set into a tiny synthetic training and validation set on which t
 then search on it in seconds. The command is `hcdc`; everything it does is a function here.
 """
 
-from hcdc_jax import condense, containers, distances, models, search, spaces
+from hcdc_jax import condense, containers, distances, evaluation, models, search, spaces
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate
 from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
@@ -52,6 +52,7 @@ __all__ = [
     "distances",
     "evaluate",
     "evaluate_networks",
+    "evaluation",
     "frozen_hypergradient",
     "frozen_matching",
     "hypergradient",
