@@ -29,7 +29,7 @@ BETAS = tuple(i / 10 for i in range(11))
 """Shares of the hard end that are tried; the paper's grid is not known."""
 
 
-class Trial(NamedTuple):
+class Judge(NamedTuple):
     """What networks are trained on condensed images to judge them.
 
     Attributes:
@@ -70,7 +70,7 @@ def prune(
     drop_per_class: int,
     strategy: str = "double_end",
     *,
-    trial: Trial,
+    judge: Judge,
     validation: Batch | None = None,
     betas: tuple[float, ...] = BETAS,
 ) -> Pruned:
@@ -83,7 +83,7 @@ def prune(
       drop_per_class: how many go, of each class.
       strategy: "double_end", from both ends, shared as serves `validation` best; "easy_only", those of highest margin;
         "hard_only", those of lowest; "random".
-      trial: how networks are trained on the condensed images.
+      judge: how networks are trained on the condensed images.
       validation: real images, for "double_end". A validation part: chosen on the test part, accuracies there mean
         nothing any more.
       betas: shares of the hard end that "double_end" tries; ties go to the first.
@@ -103,18 +103,18 @@ def prune(
     classes = np.asarray(batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1))
     if strategy == "random":
         kept = kept_places(np.asarray(jax.random.uniform(key_choice, classes.shape)), classes, drop_per_class, 0.0)
-        return Pruned(container.take(variables, kept), kept, None, None, None)
+        return Pruned(container.take(variables, jnp.asarray(kept)), kept, None, None, None)
     # Before anything is trained: whether so many can go does not depend on margins.
     kept_places(np.zeros(len(classes)), classes, drop_per_class, 0.0)
-    margins = np.asarray(area_under_margin(key_margins, batch, trial))
+    margins = np.asarray(area_under_margin(key_margins, batch, judge))
     beta, accuracies = {"easy_only": 0.0, "hard_only": 1.0}.get(strategy), None
     if beta is None:
         assert validation is not None
         choices = np.stack([kept_places(margins, classes, drop_per_class, beta) for beta in betas])
-        accuracies = np.asarray(validation_accuracies(key_choice, batch, choices, validation, trial))
+        accuracies = np.asarray(validation_accuracies(key_choice, batch, choices, validation, judge))
         beta = betas[int(accuracies.argmax())]
     kept = kept_places(margins, classes, drop_per_class, beta)
-    return Pruned(container.take(variables, kept), kept, margins, beta, accuracies)
+    return Pruned(container.take(variables, jnp.asarray(kept)), kept, margins, beta, accuracies)
 
 
 def margin(logits: Array, labels: Array) -> Array:
@@ -143,7 +143,7 @@ def _mean_margins(key, batch, hparams, training, *, problem, inits):
     return jax.vmap(one)(jax.random.split(key, inits)).mean(0)
 
 
-def area_under_margin(key: Array, batch: Batch, trial: Trial) -> Array:
+def area_under_margin(key: Array, batch: Batch, judge: Judge) -> Array:
     """AUM [n]: the margin of each image, averaged over epochs and initialisations.
 
     Margins are those of the images as they are stored, after each epoch, with one state of the network for all; AUM's
@@ -152,9 +152,9 @@ def area_under_margin(key: Array, batch: Batch, trial: Trial) -> Array:
     Args:
       key: for initialisations and batches.
       batch: the condensed images, decoded.
-      trial: how networks are trained on them.
+      judge: how networks are trained on them.
     """
-    return _mean_margins(key, batch, trial.hparams, trial.training, problem=trial.problem, inits=trial.inits)
+    return _mean_margins(key, batch, judge.hparams, judge.training, problem=judge.problem, inits=judge.inits)
 
 
 def kept_places(scores: np.ndarray, classes: np.ndarray, drop_per_class: int, beta: float) -> np.ndarray:
@@ -186,7 +186,7 @@ def kept_places(scores: np.ndarray, classes: np.ndarray, drop_per_class: int, be
     return np.concatenate(kept)
 
 
-def validation_accuracies(key: Array, batch: Batch, choices: np.ndarray, validation: Batch, trial: Trial) -> Array:
+def validation_accuracies(key: Array, batch: Batch, choices: np.ndarray, validation: Batch, judge: Judge) -> Array:
     """Accuracies [num_choices] on real validation images of networks trained on each choice of condensed ones.
 
     All choices see the same initialisations.
@@ -196,11 +196,11 @@ def validation_accuracies(key: Array, batch: Batch, choices: np.ndarray, validat
       batch: the condensed images, decoded.
       choices: [num_choices, m] places.
       validation: real images.
-      trial: how networks are trained.
+      judge: how networks are trained.
     """
     return _accuracies(
-        key, batch, jnp.asarray(choices), validation, trial.hparams, trial.training,
-        problem=trial.problem, inits=trial.inits,
+        key, batch, jnp.asarray(choices), validation, judge.hparams, judge.training,
+        problem=judge.problem, inits=judge.inits,
     )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import keystr
+from jax.tree_util import tree_leaves_with_path as leaves_with_path
 
 from hcdc_jax.containers.base import Container
 from hcdc_jax.containers.images import as_they_are
@@ -156,52 +158,32 @@ def hmn_container(
     """
     if start not in STARTS:
         raise UserError(f"condense.init {start!r} is unknown; known for a memory network: {', '.join(STARTS)}")
-    sizes = decoder_sizes(image_shape, shapes.side)
-    extractor, decoder = Extractor(shapes.extracted), Decoder(sizes, shapes.width, image_shape[2])
-    memory_shape = (*sizes[0], shapes.extracted + shapes.per_class + shapes.instance)
+    network = Network(num_classes, shapes, decoder_sizes(image_shape, shapes.side), image_shape[2])
 
     def init(key, start_images):
-        per_class = _balanced(np.asarray(start_images.labels), num_classes)
-        keys = jax.random.split(key, 6)
-        memories = (
-            jax.random.normal(keys[0], (*sizes[0], shapes.dataset)),
-            jax.random.normal(keys[1], (num_classes, *sizes[0], shapes.per_class)),
-            jax.random.normal(keys[2], (num_classes, per_class, *sizes[0], shapes.instance)),
-        )
-        extractors = jax.vmap(lambda key: extractor.init(key, memories[0][None])["params"])(
-            jax.random.split(keys[3], num_classes)
-        )
-        variables = HMNVariables(*memories, extractors, decoder.init(keys[4], jnp.zeros((1, *memory_shape)))["params"])
-        # The initialisers of layers draw in single precision, whatever the rest is in.
-        variables = jax.tree.map(lambda leaf: leaf.astype(memories[0].dtype), variables)
+        key_fresh, key_fit = jax.random.split(key)
+        variables = _fresh(key_fresh, network, _balanced(np.asarray(start_images.labels), num_classes))
         if start == "noise":
             return variables
-        images = jnp.asarray(start_images.images, memories[0].dtype)
-        return _fitted(keys[5], variables, images, decode_at=decode_at, fit=fit)
+        images = jnp.asarray(start_images.images, variables.dataset_memory.dtype)
+        return _fitted(key_fit, variables, images, decode_at=decode_at, fit=fit)
 
-    def class_features(variables):
-        """[f_c(m_D); m_C_c] [num_classes, side, side', extracted + per_class]."""
-        _check(variables, sizes[0], shapes, num_classes)
-        memory = variables.dataset_memory[None]
-        extracted = jax.vmap(lambda params: extractor.apply({"params": params}, memory)[0])(variables.extractors)
-        return jnp.concatenate([extracted, variables.class_memories], axis=-1)
-
-    def rendered(variables, upper, instances, classes):
-        joined = jnp.concatenate([upper, instances], axis=-1)
-        pixels = jnp.asarray(decoder.apply({"params": variables.decoder}, joined))
-        return Batch(to_inputs(pixels), classes.astype(jnp.int32), jnp.ones(len(classes), pixels.dtype))
+    def images_of(variables, upper, instances, classes):
+        pixels = network.decoder.apply({"params": variables.decoder}, jnp.concatenate([upper, instances], axis=-1))
+        inputs = to_inputs(jnp.asarray(pixels))
+        return Batch(inputs, classes.astype(jnp.int32), jnp.ones(len(classes), inputs.dtype))
 
     def decode(variables):
-        upper, instances = class_features(variables), variables.instance_memories
+        upper, instances = _upper_tiers(network, variables), variables.instance_memories
         per_class = instances.shape[1]
         classes = jnp.repeat(jnp.arange(num_classes), per_class)
         flat = instances.reshape(-1, *instances.shape[2:])
-        return rendered(variables, jnp.repeat(upper, per_class, axis=0), flat, classes)
+        return images_of(variables, jnp.repeat(upper, per_class, axis=0), flat, classes)
 
     def decode_at(variables, places):
-        upper, instances = class_features(variables), variables.instance_memories
+        upper, instances = _upper_tiers(network, variables), variables.instance_memories
         classes, within = jnp.divmod(places, instances.shape[1])
-        return rendered(variables, upper[classes], instances[classes, within], classes)
+        return images_of(variables, upper[classes], instances[classes, within], classes)
 
     def take(variables, places):
         classes, within = np.divmod(np.asarray(places), variables.instance_memories.shape[1])
@@ -210,6 +192,69 @@ def hmn_container(
         return variables._replace(instance_memories=memories.reshape(num_classes, kept, *memories.shape[1:]))
 
     return Container(init, decode, decode_at, take)
+
+
+class Network(NamedTuple):
+    """What is static about a memory network.
+
+    Attributes:
+      num_classes: number of classes.
+      shapes: of memories and networks.
+      sizes: see `decoder_sizes`.
+      channels: of the images.
+    """
+
+    num_classes: int
+    shapes: MemoryShapes
+    sizes: tuple[tuple[int, int], ...]
+    channels: int
+
+    @property
+    def extractor(self) -> Extractor:
+        """f_c."""
+        return Extractor(self.shapes.extracted)
+
+    @property
+    def decoder(self) -> Decoder:
+        """D."""
+        return Decoder(self.sizes, self.shapes.width, self.channels)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "per_class"))
+def _fresh(key: Array, network: Network, per_class: int) -> HMNVariables:
+    """Memories of noise and networks as they are initialised."""
+    keys = jax.random.split(key, 5)
+    shapes, num_classes, size = network.shapes, network.num_classes, network.sizes[0]
+    memories = (
+        jax.random.normal(keys[0], (*size, shapes.dataset)),
+        jax.random.normal(keys[1], (num_classes, *size, shapes.per_class)),
+        jax.random.normal(keys[2], (num_classes, per_class, *size, shapes.instance)),
+    )
+    joined = jnp.zeros((1, *size, shapes.extracted + shapes.per_class + shapes.instance))
+    variables = HMNVariables(
+        *memories,
+        extractors=jax.vmap(lambda key: network.extractor.init(key, memories[0][None])["params"])(
+            jax.random.split(keys[3], num_classes)
+        ),
+        decoder=network.decoder.init(keys[4], joined)["params"],
+    )
+    # The initialisers of layers draw in single precision, whatever the rest is in.
+    return jax.tree.map(lambda leaf: leaf.astype(memories[0].dtype), variables)
+
+
+def _upper_tiers(network: Network, variables: HMNVariables) -> Array:
+    """[f_c(m_D); m_C_c] [num_classes, side, side', extracted + per_class]."""
+    # They may come from a file of another configuration.
+    _check_shapes(variables, _expected(network, variables.instance_memories.shape[1]))
+    memory = variables.dataset_memory[None]
+    extracted = jax.vmap(lambda params: network.extractor.apply({"params": params}, memory))(variables.extractors)
+    return jnp.concatenate([jnp.asarray(extracted)[:, 0], variables.class_memories], axis=-1)
+
+
+@functools.cache
+def _expected(network: Network, per_class: int) -> HMNVariables:
+    """The shapes of the variables of such a network."""
+    return jax.eval_shape(functools.partial(_fresh, network=network, per_class=per_class), jax.random.key(0))
 
 
 def decoder_sizes(image_shape: tuple[int, int, int], side: int | None) -> tuple[tuple[int, int], ...]:
@@ -254,20 +299,17 @@ def _balanced(labels: np.ndarray, num_classes: int) -> int:
     return per_class
 
 
-def _check(variables: HMNVariables, side: tuple[int, int], shapes: MemoryShapes, num_classes: int) -> None:
-    """That a network of these shapes can read the variables; they may come from a file of another configuration."""
-    expected = {
-        "dataset_memory": (*side, shapes.dataset),
-        "class_memories": (num_classes, *side, shapes.per_class),
-        "instance_memories": (num_classes, variables.instance_memories.shape[1], *side, shapes.instance),
-    }
-    for name, shape in expected.items():
-        found = getattr(variables, name).shape
-        if found != shape:
-            raise UserError(
-                f"{name} is {found}, and these settings of [hmn] read {shape}; use the configuration that it was "
-                "condensed with"
-            )
+def _check_shapes(variables: HMNVariables, expected: HMNVariables) -> None:
+    """That variables are those of the network that is to decode them."""
+    found, wanted = (
+        {keystr(path): leaf.shape for path, leaf in leaves_with_path(tree)} for tree in (variables, expected)
+    )
+    if found != wanted:
+        name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+        raise UserError(
+            f"the memory network{name} is {found.get(name)}, and the settings of [hmn] read {wanted.get(name)}; use "
+            "the configuration that it was condensed with"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("decode_at", "fit"))
