@@ -28,7 +28,7 @@ NonNegative: TypeAlias = Annotated[float, Range(low=0)]
 Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
-Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels"]
+Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
 Distance: TypeAlias = Literal["weighted_cosine", "cosine", "value_gradient", "value", "shared_l2"]
 
 
@@ -92,13 +92,34 @@ class CondenseConfig:
     ratio: Share = 0.018  # nodes of S_train as a share of all nodes
     images_per_class: Count = 10  # of S_train
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
-    container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: pixels
+    container: Container = (
+        "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: pixels, small
+    )
+    # images ("multi_formation") or a memory network ("hmn"), either with as many as fit the numbers of images_per_class
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
-    init: Literal["real", "noise"] = "real"  # features or pixels to start from
+    init: Literal["real", "noise", "fit_real"] = "real"  # features or pixels to start from; hmn is fitted to real ones
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
     relay: Literal["plain", "centre"] = "plain"  # dc, dsa, dm, mtt: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
     classes_at_once: Count | None = None  # dc, dsa, dm: side by side, fewer take less memory; by the device if left out
+    synthetic_per_class: Count | None = None  # dc, dsa, dm: condensed images of a class in a step; all if left out
+    formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter
+
+
+@dataclasses.dataclass(frozen=True)
+class HMNConfig:
+    """The hierarchical memory network (HMN), a container of images. Sizes left out are usual for the budget."""
+
+    side: Count | None = None  # height of all memories
+    dataset_channels: Count | None = None  # of the memory that all images share
+    extracted_channels: Count | None = None  # that each class extracts from it
+    class_channels: Count | None = None  # of the memory of each class
+    instance_channels: Count | None = None  # of the memory of each image: more make better images, and fewer
+    decoder_width: Count | None = None  # channels inside the decoder
+    memory_rate: Positive = 0.01  # Adam step of the memories
+    network_rate: Positive = 0.01  # Adam step of extractors and decoder
+    fit_steps: Count = 500  # of the fit to real images that a network starts with, unless condense.init = "noise"
+    fit_rate: Positive = 0.01  # Adam step of the fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +227,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     condense: CondenseConfig = CondenseConfig()
+    hmn: HMNConfig = HMNConfig()
     gcond: GCondConfig = GCondConfig()
     dc: DCConfig = DCConfig()
     dm: DMConfig = DMConfig()

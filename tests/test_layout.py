@@ -70,6 +70,7 @@ OWN_PLACES = {
         "models/image_nets.py",
         "models/vit.py",
         "containers/graph.py",
+        "containers/hmn.py",
     },
     "PIL": {"artefact.py", "data/image_files.py"},
     "tensorflow_datasets": {"data/prepared.py"},

@@ -52,7 +52,7 @@ def data_of(experts=None, *, step_size=0.3, rate=0.0, step_size_rate=0.0, moment
         keys = jax.random.split(KEY, 2)
         experts = jnp.stack([expert_trajectory(key, NET.problem, NONE, real_batch(), training) for key in keys])
     rates = ImageRates(*(jnp.asarray(x, experts.dtype) for x in (rate, momentum)))
-    numbers = (jnp.asarray(x, experts.dtype) for x in (step_size, step_size_rate, max_change))
+    numbers = (jnp.asarray(x, experts.dtype) for x in (step_size, step_size_rate, max_change, momentum))
     return MTTData(experts, NONE, rates, *numbers)
 
 

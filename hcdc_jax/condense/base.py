@@ -48,6 +48,24 @@ class PixelRates(NamedTuple):
     pixels: Array
 
 
+class MemoryRates(NamedTuple):
+    """Adam step sizes of a hierarchical memory network, part by part; traced.
+
+    Attributes:
+      dataset_memory: of m_D, in its units; memories start as standard normal numbers.
+      class_memories: of m_C.
+      instance_memories: of m_I.
+      extractors: of the parameters of f_c.
+      decoder: of those of D.
+    """
+
+    dataset_memory: Array
+    class_memories: Array
+    instance_memories: Array
+    extractors: Array
+    decoder: Array
+
+
 class ImageRates(NamedTuple):
     """Step size and momentum of what an image container learns; traced.
 
@@ -60,9 +78,12 @@ class ImageRates(NamedTuple):
     momentum: float | Array = 0.5
 
 
-def image_optimizer(rates: ImageRates) -> optax.GradientTransformation:
-    """Gradient descent with momentum, which DC, DSA, DM and MTT move images by."""
-    return optax.sgd(rates.learning_rate, rates.momentum)
+def image_optimizer(rates: ImageRates | MemoryRates) -> optax.GradientTransformation:
+    """What moves `learned_fields`: gradient descent with momentum, as DC, DSA, DM and MTT have it for pixels.
+
+    One step size cannot serve memories and networks, whose slopes differ by orders of magnitude: those have Adam.
+    """
+    return optax.sgd(rates.learning_rate, rates.momentum) if isinstance(rates, ImageRates) else adam(rates)
 
 
 def learned_fields(variables: Variables) -> dict[str, PyTree]:
@@ -86,11 +107,13 @@ def descend(
     return variables._replace(**moved), opt_state
 
 
-def adam(rates: GraphRates | PixelRates) -> optax.GradientTransformation:
-    """Adam for the fields of a container's variables that `rates` names; the others stay as they are."""
+def adam(rates: GraphRates | PixelRates | MemoryRates) -> optax.GradientTransformation:
+    """Adam for the fields that `rates` names, of a container's variables or of `learned_fields`; others stay."""
 
-    def label(variables: Variables) -> Variables:
-        return type(variables)(*(name if name in rates._fields else "given" for name in variables._fields))
+    def label(variables: Variables | dict[str, PyTree]) -> Variables | dict[str, str]:
+        fields = variables if isinstance(variables, dict) else variables._asdict()
+        labels = {name: name if name in rates._fields else "given" for name in fields}
+        return labels if isinstance(variables, dict) else type(variables)(**labels)
 
     transforms: dict[Hashable, optax.GradientTransformation] = {"given": optax.set_to_zero()}
     transforms |= {name: optax.adam(rate) for name, rate in rates._asdict().items()}

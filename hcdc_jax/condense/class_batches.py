@@ -132,6 +132,7 @@ def sum_over_classes(
     variables: Variables,
     *,
     at_once: int | None = None,
+    per_class: int | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """The sum of `loss(key, real, synthetic)` over classes, and its gradient in what the container learns.
 
@@ -145,14 +146,18 @@ def sum_over_classes(
       container: of the synthetic examples.
       variables: its variables.
       at_once: classes that are worked on side by side; all by default.
+      per_class: synthetic images of each class, drawn without replacement, of containers that decode single ones; all
+        by default. Time and memory then do not grow with how many there are.
 
     Returns:
       The sum, and the gradient with respect to `learned_fields(variables)`.
     """
     num_classes = real.labels.shape[0]
+    # `split` below gives the keys that `fold_in` gives for 0 ... num_classes - 1.
+    decode_some = _drawn(jax.random.fold_in(key, num_classes), container, variables, num_classes, per_class)
 
     def decode(fields):
-        decoded = container.decode(variables._replace(**fields))
+        decoded = decode_some(variables._replace(**fields))
         return decoded.inputs, decoded
 
     inputs, pull_back, decoded = jax.vjp(decode, learned_fields(variables), has_aux=True)
@@ -170,3 +175,19 @@ def sum_over_classes(
     values, slopes = jax.lax.map(one, (keys, real, synthetic), batch_size=min(at_once or num_classes, num_classes))
     (gradient,) = pull_back(slopes.reshape(inputs.shape))
     return values.sum(), gradient
+
+
+def _drawn(
+    key: Array, container: Container, variables: Variables, num_classes: int, per_class: int | None
+) -> Callable[[Variables], Batch]:
+    """`decode` of `per_class` examples of each class, drawn at random, sorted by class."""
+    count = jax.eval_shape(container.decode, variables).labels.shape[0] // num_classes
+    if per_class is None or per_class >= count:
+        return container.decode
+    decode_at = container.decode_at
+    if decode_at is None:
+        raise UserError("this container decodes all examples at once; leave out condense.synthetic_per_class")
+    keys = jax.random.split(key, num_classes)
+    within = jax.vmap(lambda key: jax.random.permutation(key, count)[:per_class])(keys)
+    places = (count * jnp.arange(num_classes)[:, None] + within).reshape(-1)
+    return lambda variables: decode_at(variables, places)

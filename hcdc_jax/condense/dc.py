@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.condense.gradient_matching import gradient_distance
 from hcdc_jax.condense.inner import augmented, even_batches, train_from
@@ -45,7 +45,7 @@ class DCData(NamedTuple):
     """
 
     pool: ClassPool
-    rates: ImageRates
+    rates: ImageRates | MemoryRates
     relay_rate: float | Array = 0.01
 
 
@@ -88,6 +88,7 @@ def dc(
     batch_size: int = 256,
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
+    synthetic_per_class: int | None = None,
 ) -> Condenser:
     """Gradient matching of images as a condenser; one step moves the images once (one `ol` of Algorithm 1 of DC).
 
@@ -100,6 +101,7 @@ def dc(
       batch_size: real images per class and step, and the most synthetic images in a batch of the relay.
       augmentation: siamese, one draw per class and step; the relay trains with one draw per image.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
+      synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
     """
 
     def fresh_relay(key):
@@ -134,6 +136,7 @@ def dc(
             container,
             state.variables,
             at_once=classes_at_once,
+            per_class=synthetic_per_class,
         )
         variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
         relay = jax.lax.cond(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.containers import Container
 from hcdc_jax.problem import Problem
@@ -33,7 +33,7 @@ class DMData(NamedTuple):
     """
 
     pool: ClassPool
-    rates: ImageRates
+    rates: ImageRates | MemoryRates
 
 
 class DMState(NamedTuple):
@@ -59,6 +59,7 @@ def dm(
     batch_size: int = 256,
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
+    synthetic_per_class: int | None = None,
 ) -> Condenser:
     """Distribution matching as a condenser.
 
@@ -70,6 +71,7 @@ def dm(
       batch_size: real images per class and step.
       augmentation: siamese, one draw per class and step; DM uses that of DSA.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
+      synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
     """
 
     def init(key, variables, data):
@@ -94,6 +96,7 @@ def dm(
             container,
             state.variables,
             at_once=classes_at_once,
+            per_class=synthetic_per_class,
         )
         variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
         return DMState(variables, opt_state), DMInfo(value)

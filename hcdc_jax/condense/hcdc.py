@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
-from hcdc_jax.condense.base import Condenser, GraphRates, PixelRates, adam
+from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
 from hcdc_jax.hypergradient import hypergradient, response
@@ -40,7 +40,7 @@ class HCDCData(NamedTuple):
     pool: Pool
     target: Target
     scale: Array
-    rates: GraphRates | PixelRates
+    rates: GraphRates | PixelRates | MemoryRates
 
 
 class HCDCState(NamedTuple):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.condense.base import Condenser, GraphRates, PixelRates, adam
+from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.hypergradient import hypergradient, hypergradient_matching
 from hcdc_jax.linear_solve import LinearSolver
@@ -43,7 +43,7 @@ class SharedData(NamedTuple):
     real_train: Batch
     real_val: Batch
     training: Training
-    rates: GraphRates | PixelRates
+    rates: GraphRates | PixelRates | MemoryRates
     hparam_rate: float | Array = 0.1
 
 

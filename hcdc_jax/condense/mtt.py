@@ -16,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from hcdc_jax.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.inner import augmented, even_batches, train_from
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
@@ -36,14 +36,16 @@ class MTTData(NamedTuple):
       step_size_rate: of gradient descent on its logarithm. A published rate r for the step size itself, from a start
         a, is the rate r / a^2 here.
       max_change: of the logarithm in one step, so that a single steep slope cannot run away with the step size.
+      step_size_momentum: of the same gradient descent; MTT has 0.5.
     """
 
     experts: Array
     hparams: HParams
-    rates: ImageRates
+    rates: ImageRates | MemoryRates
     step_size: float | Array
     step_size_rate: float | Array
     max_change: float | Array = 0.1
+    step_size_momentum: float | Array = 0.5
 
 
 class MTTState(NamedTuple):
@@ -148,7 +150,7 @@ def mtt(
 
 
 def _step_size_optimizer(data: MTTData) -> optax.GradientTransformation:
-    return optax.chain(optax.sgd(data.step_size_rate, data.rates.momentum), optax.clip(data.max_change))
+    return optax.chain(optax.sgd(data.step_size_rate, data.step_size_momentum), optax.clip(data.max_change))
 
 
 def _unflatten(problem: Problem, hparams: HParams, flat: Array) -> Params:

@@ -64,7 +64,19 @@ def image_container(start: str = "real") -> Container:
         pixels = jax.random.normal(key, images.shape, images.dtype) if start == "noise" else images
         return ImageVariables(pixels, labels, jnp.ones(len(images), images.dtype))
 
-    def decode(variables):
-        return Batch(variables.pixels, variables.labels, jax.lax.stop_gradient(variables.weights))
+    return Container(init, given, lambda variables, places: given(taken(variables, places)), taken)
 
-    return Container(init, decode)
+
+def given(variables: ImageVariables) -> Batch:
+    """The pixels as they are, with their labels."""
+    return Batch(variables.pixels, variables.labels, jax.lax.stop_gradient(variables.weights))
+
+
+def taken(variables: ImageVariables, places: Array) -> ImageVariables:
+    """The variables of the images at `places` [k] alone."""
+    return jax.tree.map(lambda leaf: leaf[jnp.asarray(places)], variables)
+
+
+def as_they_are(images: Array) -> Array:
+    """The images."""
+    return images

@@ -62,6 +62,11 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
             f"{where}, and condense.container = {config.condense.container!r} stores {stores}; choose one of "
             f"{', '.join(kind.containers)}"
         )
+    if config.condense.init == "fit_real" and config.condense.container != "hmn":
+        raise UserError(
+            "condense.init = 'fit_real' is how a memory network starts: set condense.container = 'hmn', or "
+            "condense.init = 'real'"
+        )
     foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
     for method in (*config.methods, config.hcdc.train_method):
         if method in foreign:

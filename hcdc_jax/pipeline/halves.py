@@ -12,7 +12,7 @@ from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import Condenser, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import GraphVariables, ImageVariables
+from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
@@ -254,10 +254,15 @@ def _has_diverged(variables: Variables, start: Variables) -> bool:
     """
 
     def size(variables: Variables) -> float:
-        inputs = learned_fields(variables)
-        return float(np.sqrt(np.mean(np.square(np.asarray(inputs.get("pixels", inputs.get("features")), np.float64)))))
+        fields = learned_fields(variables)
+        inputs = next(fields[name] for name in _OF_EXAMPLES if name in fields)
+        return float(np.sqrt(np.mean(np.square(np.asarray(inputs, np.float64)))))
 
     return not all_finite(variables) or 0 < MOST_GROWTH * size(start) < size(variables)
+
+
+_OF_EXAMPLES = ("pixels", "features", "instance_memories")
+"""The field of a container's variables that tells its examples apart; the first that there is."""
 
 
 def _nowhere(variables: Variables) -> Variables:
@@ -274,8 +279,10 @@ def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
         files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(_single(variables)))
 
 
-def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables:
-    """Variables of either container from their codec, which stores nothing for an empty structure."""
+def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables | HMNVariables:
+    """Variables of a container from their codec, which stores nothing for an empty structure."""
+    if "instance_memories" in tree:
+        return HMNVariables(**tree)
     if "pixels" in tree:
         return ImageVariables(**tree)
     return GraphVariables(tree["features"], tree.get("structure", ()), tree["labels"], tree["weights"])

@@ -58,8 +58,10 @@ class Kind(NamedTuple):
       summary: `summary(data)`, its counts.
       build: `build(config, data, space)`, the real data and the problem.
       count: `count(config, data, part)`, examples of S_train ("train") or of S_val ("val").
-      sampled: `sampled(setup, part, seed, selection)`, real examples to start from; raises `UserError` for impossible
-        sizes.
+      sampled: `sampled(setup, part, seed, selection)`, real examples, as many as are to be stored; raises `UserError`
+        for impossible sizes.
+      to_learn: `to_learn(setup, part, seed)`, real examples that the learned container starts from, as many as it
+        decodes; raises `UserError` likewise.
       embeddings: `embeddings(setup, part)`, [n, d] of all examples: where coresets measure distances.
       noise: `noise(rng, start)`, the start with noise in place of its inputs, of their mean and standard deviation.
       fixed: `fixed(setup, part)`, the container of real examples that stay as they are.
@@ -78,6 +80,7 @@ class Kind(NamedTuple):
     build: Callable[[Config, Any, spaces.Space], RealParts]
     count: Callable[[Config, Any, str], int]
     sampled: Callable[[Setup, str, int, Selection], Start]
+    to_learn: Callable[[Setup, str, int], Start]
     embeddings: Callable[[Setup, str], np.ndarray]
     noise: Callable[[np.random.Generator, Start], Start]
     fixed: Callable[[Setup, str], Container]

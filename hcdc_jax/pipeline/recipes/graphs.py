@@ -211,6 +211,7 @@ KIND = Kind(
     build=build,
     count=num_nodes,
     sampled=sampled,
+    to_learn=functools.partial(sampled, select=coresets.uniform),
     embeddings=embeddings,
     noise=with_noise,
     fixed=container_of(fixed()),

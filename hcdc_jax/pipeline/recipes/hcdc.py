@@ -15,7 +15,7 @@ from hcdc_jax.krylov import norm
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
-from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
@@ -90,7 +90,7 @@ def steps(setup: Setup) -> int:
     return setup.config.hcdc.steps
 
 
-_START = to_learn(sampled)
+_START = to_learn(stored)
 
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",

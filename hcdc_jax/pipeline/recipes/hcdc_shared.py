@@ -10,7 +10,7 @@ from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.hcdc import steps
-from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup, solver_of
 
 
@@ -34,5 +34,5 @@ def _work(request: Request) -> Work:
 METHOD = Method(
     "HCDC's Algorithm 1 as printed: theta shared, trained on S_train",
     train=None,
-    val=Recipe("hcdc_shared", to_learn(sampled), learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step")),
+    val=Recipe("hcdc_shared", to_learn(stored), learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step")),
 )

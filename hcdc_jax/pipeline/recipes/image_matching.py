@@ -5,15 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.condense.base import Condenser, ImageRates
+from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.dc import DCData, dc, dsa, published_loops
 from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
+from hcdc_jax.pipeline.recipes.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.image_relays import real_pool, relay, strategy
-from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup
 
 
@@ -52,15 +53,15 @@ def _gradients(setup: Setup, container: Container, method, **options) -> Condens
     network, (outer_steps, inner_epochs) = relay(setup), _loops(setup)
     return method(
         network.problem, container, constant(network.hparams), outer_steps=outer_steps, inner_epochs=inner_epochs,
-        batch_size=setup.config.dc.batch_size, classes_at_once=_side_by_side(setup), **options,
+        batch_size=setup.config.dc.batch_size, classes_at_once=_side_by_side(setup),
+        synthetic_per_class=setup.config.condense.synthetic_per_class, **options,
     )  # fmt: skip
 
 
 def _dc_work(request: Request) -> Work:
-    options = request.run.setup.config.dc
-    return Work(
-        DCData(real_pool(request), ImageRates(jnp.float32(options.image_rate)), jnp.float32(options.relay_rate))
-    )
+    setup, options = request.run.setup, request.run.setup.config.dc
+    rates = image_rates(setup, options.image_rate)
+    return Work(DCData(real_pool(request), rates, jnp.float32(options.relay_rate)))
 
 
 def _dc_steps(setup: Setup) -> int:
@@ -73,12 +74,13 @@ def _dm(setup: Setup, container: Container) -> Condenser:
     return dm(
         network.problem, network.embed, container, constant(network.hparams), batch_size=setup.config.dm.batch_size,
         augmentation=strategy(setup), classes_at_once=_side_by_side(setup),
+        synthetic_per_class=setup.config.condense.synthetic_per_class,
     )  # fmt: skip
 
 
 def _dm_work(request: Request) -> Work:
-    options = request.run.setup.config.dm
-    return Work(DMData(real_pool(request), ImageRates(jnp.float32(options.image_rate))))
+    setup = request.run.setup
+    return Work(DMData(real_pool(request), image_rates(setup, setup.config.dm.image_rate)))
 
 
 def _dm_steps(setup: Setup) -> int:
@@ -86,7 +88,7 @@ def _dm_steps(setup: Setup) -> int:
 
 
 def _method(about: str, name: str, learner: Learner) -> Method:
-    recipe = Recipe(name, to_learn(sampled), learned, learner)
+    recipe = Recipe(name, to_learn(stored), learned, learner)
     return Method(about, recipe, recipe)
 
 

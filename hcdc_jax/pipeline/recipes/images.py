@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.condense.base import PixelRates
 from hcdc_jax.condense.class_batches import balanced_sample
-from hcdc_jax.condense.coresets import Selection
+from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.config import Config, ModelConfig
-from hcdc_jax.containers import Container, ImageStart, image_container
+from hcdc_jax.containers import ImageStart
 from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.images import shrunk, summary
+from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, fit_standardisation, fit_whitening, image_batch
 from hcdc_jax.models import image_net_options, image_nets, image_problem
+from hcdc_jax.pipeline.recipes import image_containers
+from hcdc_jax.pipeline.recipes.image_containers import generated_per_class, per_class
 from hcdc_jax.pipeline.recipes.starts import sampling_rng
 from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
 from hcdc_jax.spaces import Space
 from hcdc_jax.types import Batch
-
-
-def per_class(config: Config, part: str) -> int:
-    """Images of each class in S_train ("train") or in S_val ("val")."""
-    images = config.condense.images_per_class
-    return images if part == "train" else max(round(config.condense.val_factor * images), 1)
 
 
 def build(config: Config, data: ImageData, space: Space) -> RealParts:
@@ -66,7 +61,26 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart
     data, numbers = setup.data, pool(setup.data, part)
     rng, labels = sampling_rng(part, seed), data.labels[numbers]
     places = balanced_sample(rng, labels, per_class(setup.config, part), data.num_classes, _among(select, numbers))
-    batch = _batch(setup, numbers[places])
+    return _start(setup, numbers[places])
+
+
+def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
+    """As `sampled` at random, as many as are decoded; where a class has fewer, some stand more than once."""
+    count = generated_per_class(setup, part)
+    if count == per_class(setup.config, part):
+        return sampled(setup, part, seed, uniform)
+    data, numbers = setup.data, pool(setup.data, part)
+    rng, labels = sampling_rng(part, seed), data.labels[numbers]
+    members = [numbers[labels == c] for c in range(data.num_classes)]
+    if min(map(len, members)) == 0:
+        raise UserError(
+            f"the {part} part has no image of class {min(range(len(members)), key=lambda c: len(members[c]))}"
+        )
+    return _start(setup, np.concatenate([np.resize(rng.permutation(own), count) for own in members]))
+
+
+def _start(setup: Setup, index: np.ndarray) -> ImageStart:
+    batch = _batch(setup, index)
     return ImageStart(np.asarray(batch.inputs), np.asarray(batch.labels))
 
 
@@ -94,16 +108,6 @@ def _with_noise(rng: np.random.Generator, start: ImageStart) -> ImageStart:
     return start._replace(images=noise.astype(np.float32))
 
 
-def _container(setup: Setup, part: str) -> Container:
-    del setup, part
-    return image_container()
-
-
-def _rates(setup: Setup, start: ImageStart) -> PixelRates:
-    size = np.sqrt(np.mean(start.images**2))
-    return PixelRates(jnp.float32(setup.config.hcdc.feature_step * size))
-
-
 def _batch(setup: Setup, index: np.ndarray) -> Batch:
     return image_batch(setup.data, index, setup.preprocessing)
 
@@ -121,17 +125,18 @@ def _words(setup: Setup) -> str:
 KIND = Kind(
     unit="images",
     models=tuple(image_nets()),
-    containers=("auto", "pixels"),
+    containers=image_containers.NAMES,
     methods=("dc", "dsa", "dm", "kip", "mtt"),
     summary=summary,
     build=build,
     count=_count,
     sampled=sampled,
+    to_learn=_to_learn,
     embeddings=_pixels,
     noise=_with_noise,
-    fixed=_container,
-    learned=_container,
-    rates=_rates,
+    fixed=image_containers.fixed,
+    learned=image_containers.learned,
+    rates=image_containers.adam_rates,
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,

@@ -10,7 +10,7 @@ from hcdc_jax.condense.kip import KIPData, kip
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.image_relays import real_pool
-from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup
 
 
@@ -32,7 +32,7 @@ def _steps(setup: Setup) -> int:
 
 # Labels stay class numbers, as networks that are trained on the images read them ("KIP to NN").
 _RECIPE = Recipe(
-    "kip", to_learn(sampled), learned, Learner(_condenser, _work, _steps, rate="kip.image_rate", dtype="float64")
+    "kip", to_learn(stored), learned, Learner(_condenser, _work, _steps, rate="kip.image_rate", dtype="float64")
 )
 
 METHOD = Method("KIP: images that kernel regression learns the real ones from (arXiv 2011.00050)", _RECIPE, _RECIPE)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hcdc_jax import files
-from hcdc_jax.condense.base import Condenser, ImageRates
+from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.experts import (
     ExpertTraining,
     expert_trajectory,
@@ -24,8 +24,9 @@ from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
+from hcdc_jax.pipeline.recipes.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.image_relays import real_images, relay, strategy
-from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import EXPERTS, Run, Setup, key_for
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import HParams
@@ -58,7 +59,7 @@ def _work(request: Request) -> Work:
     data = MTTData(
         experts=load_experts(folder, problem, hparams, range(options.experts)),
         hparams=hparams,
-        rates=ImageRates(jnp.float32(options.image_rate)),
+        rates=image_rates(setup, options.image_rate),
         step_size=jnp.float32(options.step_size),
         step_size_rate=jnp.float32(options.step_size_rate / options.step_size**2),  # of its logarithm
     )
@@ -131,7 +132,7 @@ def _steps(setup: Setup) -> int:
 
 _RECIPE = Recipe(
     "mtt",
-    to_learn(sampled),
+    to_learn(stored),
     learned,
     Learner(_condenser, _work, _steps, rate="mtt.image_rate or mtt.step_size", facts=_facts),
 )

@@ -16,12 +16,17 @@ def sampled(setup: Setup, part: str, seed: int, select: coresets.Selection = cor
     return setup.kind.sampled(setup, part, seed, select)
 
 
+def stored(setup: Setup, part: str, seed: int) -> Start:
+    """Real examples of every class, as many as the container of the configuration decodes from what it stores."""
+    return setup.kind.to_learn(setup, part, seed)
+
+
 def to_learn(start: Callable[[Setup, str, int], Start]) -> Callable[[Setup, str, int], Start]:
     """`start`, with noise for inputs where `condense.init` asks for it."""
 
     def learnable(setup: Setup, part: str, seed: int) -> Start:
         real = start(setup, part, seed)
-        if setup.config.condense.init == "real":
+        if setup.config.condense.init != "noise":
             return real
         # Not the stream of the sampling: the noise must not know which examples were drawn.
         return setup.kind.noise(np.random.default_rng([seed, 2 if part == "train" else 3]), real)

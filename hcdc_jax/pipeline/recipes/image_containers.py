@@ -1,0 +1,102 @@
+"""What stores condensed images: which container, how many images it decodes, how its numbers are moved."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.condense.base import ImageRates, MemoryRates, PixelRates
+from hcdc_jax.config import Config
+from hcdc_jax.containers import (
+    Container,
+    ImageStart,
+    MemoryShapes,
+    hmn_container,
+    hmn_sizes,
+    image_container,
+    multi_formation_container,
+    usual_shapes,
+)
+from hcdc_jax.containers.hmn import Fit
+from hcdc_jax.containers.images import as_they_are
+from hcdc_jax.pipeline.setup import Setup
+
+NAMES = ("auto", "pixels", "multi_formation", "hmn")
+
+
+def per_class(config: Config, part: str) -> int:
+    """Images of each class whose numbers S_train ("train") or S_val ("val") may store."""
+    images = config.condense.images_per_class
+    return images if part == "train" else max(round(config.condense.val_factor * images), 1)
+
+
+def generated_per_class(setup: Setup, part: str) -> int:
+    """Images of each class that are decoded from these numbers.
+
+    Raises:
+      UserError: a memory network of one image per class stores more.
+    """
+    images, name = per_class(setup.config, part), setup.config.condense.container
+    if name == "multi_formation":
+        return setup.config.condense.formation_factor**2 * images
+    if name == "hmn":
+        return hmn_sizes(images, setup.data.image_shape, setup.data.num_classes, shapes(setup.config, part))
+    return images
+
+
+def fixed(setup: Setup, part: str) -> Container:
+    """The container of real images that stay as they are."""
+    del setup, part
+    return image_container()
+
+
+def learned(setup: Setup, part: str) -> Container:
+    """The container that `condense.container` names."""
+    config, data = setup.config, setup.data
+    if config.condense.container == "multi_formation":
+        return multi_formation_container(data.image_shape, config.condense.formation_factor)
+    if config.condense.container == "hmn":
+        return hmn_container(
+            data.image_shape,
+            data.num_classes,
+            shapes(config, part),
+            start="noise" if config.condense.init == "noise" else "fit_real",
+            to_inputs=as_they_are if setup.preprocessing is None else setup.preprocessing.apply,
+            fit=Fit(config.hmn.fit_steps, config.hmn.fit_rate),
+        )
+    return image_container()
+
+
+def shapes(config: Config, part: str) -> MemoryShapes:
+    """The memories and networks that `[hmn]` describes; what it leaves out is usual for the budget."""
+    options = config.hmn
+    given = {
+        "dataset": options.dataset_channels,
+        "extracted": options.extracted_channels,
+        "per_class": options.class_channels,
+        "instance": options.instance_channels,
+        "width": options.decoder_width,
+        "side": options.side,
+    }
+    usual = usual_shapes(per_class(config, part))
+    return usual._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def adam_rates(setup: Setup, start: ImageStart) -> PixelRates | MemoryRates:
+    """Adam step sizes of S_val: `hcdc.feature_step` in units of the pixels, or those of `[hmn]`."""
+    if setup.config.condense.container == "hmn":
+        return _memory_rates(setup.config)
+    size = np.sqrt(np.mean(start.images**2))
+    return PixelRates(jnp.float32(setup.config.hcdc.feature_step * size))
+
+
+def image_rates(setup: Setup, image_rate: float) -> ImageRates | MemoryRates:
+    """Step sizes of what DC, DSA, DM and MTT move: `image_rate` of pixels, or those of `[hmn]`."""
+    if setup.config.condense.container == "hmn":
+        return _memory_rates(setup.config)
+    return ImageRates(jnp.float32(image_rate))
+
+
+def _memory_rates(config: Config) -> MemoryRates:
+    memory, network = jnp.float32(config.hmn.memory_rate), jnp.float32(config.hmn.network_rate)
+    return MemoryRates(memory, memory, memory, network, network)
