@@ -90,12 +90,9 @@ class CondenseConfig:
     """The condensed data: its size, form and start."""
 
     ratio: Share = 0.018  # nodes of S_train as a share of all nodes
-    images_per_class: Count = 10  # of S_train
+    images_per_class: Count = 10  # of S_train; containers other than pixels make more of as many numbers
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
-    container: Container = (
-        "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: pixels, small
-    )
-    # images ("multi_formation") or a memory network ("hmn"), either with as many as fit the numbers of images_per_class
+    container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise", "fit_real"] = "real"  # features or pixels to start from; hmn is fitted to real ones
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples

@@ -86,7 +86,8 @@ class TestRoundTrip:
         optional = {
             "data.path", "data.train", "data.val", "data.test", "model.width", "model.depth", "model.norm",
             "training.batch_size", "training.proxy_steps", "truth.table", "condense.classes_at_once", "dc.outer_steps",
-            "dc.inner_epochs", "mtt.batch_size",
+            "dc.inner_epochs", "mtt.batch_size", "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels",
+            "hmn.extracted_channels", "hmn.class_channels", "hmn.instance_channels", "hmn.decoder_width",
         }  # fmt: skip
         assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
 
@@ -182,7 +183,7 @@ class TestOverrides:
             ),
             (
                 ["--a.b.c", "1"],
-                "unknown key 'a'; known are methods, seeds, data, space, model, training, condense, gcond",
+                "unknown key 'a'; known are methods, seeds, data, space, model, training, condense, hmn",
             ),
             (["--training.steps", "abc"], "'training.steps' must be an integer, got 'abc'"),
             (["--training.steps", "5", "6"], "'training.steps' takes one value, got 2"),

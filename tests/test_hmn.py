@@ -159,7 +159,7 @@ def test_a_network_starts_as_close_to_real_images_as_it_gets():
 @pytest.mark.parametrize(("images_per_class", "total", "generated"), [(1, 30_443, 85), (10, 306_963, 219)])
 def test_the_usual_shapes_give_the_papers_numbers_of_images(images_per_class, total, generated):
     """CIFAR-10 of arXiv 2310.07506: 85 and 219 images per class from 1 and 10; the hand count is in docs/hmn.md."""
-    shapes = usual_shapes(images_per_class)
+    shapes = usual_shapes(images_per_class, CIFAR)
     assert hmn_sizes(images_per_class, CIFAR, 10, shapes) == generated
     planned = planned_ledger(CIFAR, 10, shapes, generated)
     assert planned.total == total <= images_per_class * 10 * 32 * 32 * 3
@@ -187,7 +187,7 @@ def test_the_ledger_counts_what_is_stored(variables):
 
 
 def test_a_tenth_more_budget_is_images_alone():
-    shapes = usual_shapes(1)
+    shapes = usual_shapes(1, CIFAR)
     more = hmn_sizes(1.1, CIFAR, 10, shapes) - hmn_sizes(1, CIFAR, 10, shapes)
     assert more == (33_792 - 3_243) // 320 - 85
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_is_told_in_one_line(variables):
     with pytest.raises(UserError, match=r"side 5 do not double to images of 32 x 32; choose hmn.side among 32, 16, 8"):
         hmn_container(CIFAR, 10, MemoryShapes(side=5))
     with pytest.raises(UserError, match=r"one image per class stores 2,249 numbers.* 640; raise condense.images_per"):
-        hmn_sizes(1, (8, 8, 1), 10, usual_shapes(1))
+        hmn_sizes(1, (8, 8, 1), 10, usual_shapes(1, (8, 8, 1)))
     with pytest.raises(UserError, match=r"condense\.init 'real' is unknown"):
         hmn_container(CIFAR, 10, start="real")
     with pytest.raises(UserError, match="these 7 are not"):

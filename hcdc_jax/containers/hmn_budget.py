@@ -18,8 +18,9 @@ from hcdc_jax.containers.hmn import HMNVariables, MemoryShapes, hmn_container
 from hcdc_jax.containers.images import ImageStart
 from hcdc_jax.errors import UserError
 
-USUAL_SHAPES = {1: MemoryShapes(), 10: MemoryShapes(dataset=8, extracted=8, per_class=4, instance=8, width=32)}
-"""By images per class. The paper's shapes are not known; on CIFAR-10 these give its 85 and 219 images per class."""
+USUAL_SHAPES = {3_072: MemoryShapes(), 30_720: MemoryShapes(dataset=8, extracted=8, per_class=4, instance=8, width=32)}
+"""By numbers per class, those of 1 and of 10 images of CIFAR-10. The paper's shapes are not known; these give its 85
+and 219 images per class."""
 
 
 class Ledger(NamedTuple):
@@ -44,8 +45,8 @@ class Ledger(NamedTuple):
     images: int
 
     def __str__(self) -> str:
-        """One line per part."""
-        return "\n".join(f"{name.replace('_', ' '):<18}{count:>12,}" for name, count in self._asdict().items())
+        """One line, part by part."""
+        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in self._asdict().items())
 
 
 def ledger(variables: HMNVariables) -> Ledger:
@@ -72,9 +73,10 @@ def planned_ledger(
     return ledger(jax.eval_shape(lambda key: init(key, start), jax.random.key(0)))
 
 
-def usual_shapes(images_per_class: float) -> MemoryShapes:
-    """The shapes of `USUAL_SHAPES` whose budget is nearest by ratio."""
-    return USUAL_SHAPES[min(USUAL_SHAPES, key=lambda known: abs(math.log(known / images_per_class)))]
+def usual_shapes(images_per_class: float, image_shape: tuple[int, int, int]) -> MemoryShapes:
+    """The shapes of `USUAL_SHAPES` whose budget is nearest by ratio to that of so many images."""
+    numbers = images_per_class * math.prod(image_shape)
+    return USUAL_SHAPES[min(USUAL_SHAPES, key=lambda known: abs(math.log(known / numbers)))]
 
 
 def hmn_sizes(

@@ -98,7 +98,8 @@ def _about(setup: Setup) -> str:
     counts = [setup.kind.count(setup.config, setup.data, part) for part in ("train", "val")]
     whole = {name: value for name, value in setup.kind.summary(setup.data).items() if name in _TOLD}
     told = ", ".join(f"{value:,} {name}" for name, value in whole.items())
-    return f"{setup.data.name}: {told}; condensed to {counts[0]} + {counts[1]} {setup.kind.unit}"
+    condensed = f"condensed to {counts[0]} + {counts[1]} {setup.kind.unit}{setup.kind.storage(setup)}"
+    return f"{setup.data.name}: {told}; {condensed}"
 
 
 _TOLD = ("nodes", "edges", "features", "images", "height", "width", "channels", "classes")

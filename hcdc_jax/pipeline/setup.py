@@ -70,6 +70,7 @@ class Kind(NamedTuple):
       batch: `batch(setup, index)`, real examples by their numbers.
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
+      storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
     """
 
     unit: str
@@ -89,6 +90,7 @@ class Kind(NamedTuple):
     batch: Callable[[Setup, np.ndarray], Batch]
     real_scalars: Callable[[Setup], int]
     words: Callable[[Setup], str]
+    storage: Callable[[Setup], str]
 
 
 class Setup(NamedTuple):

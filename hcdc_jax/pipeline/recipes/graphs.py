@@ -220,4 +220,5 @@ KIND = Kind(
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,
+    storage=lambda setup: "",
 )

@@ -15,6 +15,7 @@ from hcdc_jax.containers import (
     hmn_sizes,
     image_container,
     multi_formation_container,
+    planned_ledger,
     usual_shapes,
 )
 from hcdc_jax.containers.hmn import Fit
@@ -40,7 +41,7 @@ def generated_per_class(setup: Setup, part: str) -> int:
     if name == "multi_formation":
         return setup.config.condense.formation_factor**2 * images
     if name == "hmn":
-        return hmn_sizes(images, setup.data.image_shape, setup.data.num_classes, shapes(setup.config, part))
+        return hmn_sizes(images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
     return images
 
 
@@ -59,7 +60,7 @@ def learned(setup: Setup, part: str) -> Container:
         return hmn_container(
             data.image_shape,
             data.num_classes,
-            shapes(config, part),
+            shapes(setup, part),
             start="noise" if config.condense.init == "noise" else "fit_real",
             to_inputs=as_they_are if setup.preprocessing is None else setup.preprocessing.apply,
             fit=Fit(config.hmn.fit_steps, config.hmn.fit_rate),
@@ -67,9 +68,23 @@ def learned(setup: Setup, part: str) -> Container:
     return image_container()
 
 
-def shapes(config: Config, part: str) -> MemoryShapes:
+def storage(setup: Setup) -> str:
+    """How many images are learned in the numbers of how many, and the ledger of a memory network."""
+    name, data = setup.config.condense.container, setup.data
+    if name not in ("multi_formation", "hmn"):
+        return ""
+    counts = {part: generated_per_class(setup, part) for part in ("train", "val")}
+    told = f"; in their numbers {name} stores {counts['train']} + {counts['val']} of each class, where they are learned"
+    if name == "hmn":
+        for part, count in counts.items():
+            planned = planned_ledger(data.image_shape, data.num_classes, shapes(setup, part), count)
+            told += f"\nS_{part}: {planned}"
+    return told
+
+
+def shapes(setup: Setup, part: str) -> MemoryShapes:
     """The memories and networks that `[hmn]` describes; what it leaves out is usual for the budget."""
-    options = config.hmn
+    options = setup.config.hmn
     given = {
         "dataset": options.dataset_channels,
         "extracted": options.extracted_channels,
@@ -78,7 +93,7 @@ def shapes(config: Config, part: str) -> MemoryShapes:
         "width": options.decoder_width,
         "side": options.side,
     }
-    usual = usual_shapes(per_class(config, part))
+    usual = usual_shapes(per_class(setup.config, part), setup.data.image_shape)
     return usual._replace(**{name: value for name, value in given.items() if value is not None})
 
 

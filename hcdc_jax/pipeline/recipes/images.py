@@ -140,4 +140,5 @@ KIND = Kind(
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,
+    storage=image_containers.storage,
 )
