@@ -42,7 +42,8 @@ class Condensed:
       train: S_train, decoded.
       val: S_val, decoded.
       card: what made it: method, seed, config_hash, preprocessing, ledger (stored scalars per tensor), stored_scalars,
-        source (name and checksum of the full data), versions, sha256.
+        source (name and checksum of the full data), versions, sha256; of mtt also learned_learning_rate, the step size
+        of gradient descent that belongs to S_train.
       variables: what the containers store, as nested dictionaries of arrays.
       preprocessing: of images: `preprocessing.apply(images)` makes of new images, with pixels from 0 to 1, what a
         network trained on S_train reads, and `preprocessing.invert(train.inputs)` makes condensed ones visible. None
@@ -128,6 +129,7 @@ def save_condensed(
     source: Mapping[str, str],
     preprocessing: str,
     statistics: Preprocessing | None = None,
+    facts: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Saves one artefact into a run folder and enters it into the folder's card.
 
@@ -142,6 +144,7 @@ def save_condensed(
       source: `name` and `checksum` of the full data.
       preprocessing: what was done to the full data, in words.
       statistics: the same for images, in numbers; stored in float32.
+      facts: what else the method learned, entered into the card by name.
 
     Returns:
       The entry in the card.
@@ -169,6 +172,7 @@ def save_condensed(
         "stored_scalars": sum(ledger.values()),
         "versions": versions(),
         "sha256": sha256(path),
+        **(facts or {}),
     }
     card["artefacts"][name] = entry
     card["primary"] = _primary(card["artefacts"])

@@ -95,6 +95,10 @@ class CondenseConfig:
     container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: pixels
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise"] = "real"  # features or pixels to start from
+    val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
+    relay: Literal["plain", "centre"] = "plain"  # dc, dsa, dm, mtt: networks unregularised, or at the space's centre
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
+    classes_at_once: Count | None = None  # dc, dsa, dm: side by side; by the device if left out, fewer take less memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,56 @@ class GCondConfig:
     feature_step: Positive = 0.01  # Adam step of X' in units of the root mean square of X
     structure_learning_rate: Positive = 0.01  # Adam step of the adjacency
     threshold: NonNegative = 0.05  # lighter edges are cut when gcond is done, as its code does for other networks
+
+
+@dataclasses.dataclass(frozen=True)
+class DCConfig:
+    """Gradient matching on images (DC, DSA)."""
+
+    networks: Count = 1000  # fresh networks, one after the other
+    outer_steps: Count | None = None  # steps per network; as published for condense.images_per_class if left out
+    inner_epochs: NonNegativeInt | None = None  # epochs of the network between two steps; likewise
+    image_rate: Positive = 0.1  # step size of the pixels
+    relay_rate: Positive = 0.01  # step size of the networks
+    batch_size: Count = 256  # real images of a class per step
+
+
+@dataclasses.dataclass(frozen=True)
+class DMConfig:
+    """Distribution matching on images (DM)."""
+
+    steps: Count = 20_000  # each with a fresh network, which is never trained
+    image_rate: Positive = 1.0  # step size of the pixels, for a network with 2,048 features; 10 from 100 a class on
+    batch_size: Count = 256  # real images of a class per step
+
+
+@dataclasses.dataclass(frozen=True)
+class KIPConfig:
+    """Kernel inducing points (KIP), by the tangent kernel of a fully connected network."""
+
+    steps: Count = 1000  # of Adam
+    image_rate: Positive = 0.04  # Adam step of the pixels
+    ridge: Positive = 1e-6  # added to the diagonal of the kernel, in units of its mean
+    batch_size: Count = 5000  # real images per step, equally many of each class
+    depth: Count = 1  # hidden layers
+
+
+@dataclasses.dataclass(frozen=True)
+class MTTConfig:
+    """Matching training trajectories (MTT); defaults of CIFAR-10 at 10 images a class."""
+
+    steps: Count = 5000  # of the images
+    student_steps: Count = 30  # of a student on the synthetic images
+    expert_epochs: Count = 2  # that they make up for
+    max_start: Count = 20  # a student starts after one of so many first epochs of an expert
+    image_rate: Positive = 100.0  # step size of the pixels
+    step_size: Positive = 0.001  # of the student, at the start; it is learned
+    step_size_rate: NonNegative = 1e-5  # step size of the student's step size
+    batch_size: Count | None = None  # synthetic images per step of a student; all if left out
+    experts: Count = 100  # networks trained on the real data; they keep a snapshot per epoch in the run folder
+    expert_rate: Positive = 0.01  # their step size
+    expert_batch_size: Count = 256  # real images per step of theirs
+    expert_precision: Literal["float32", "float16"] = "float32"  # of the snapshots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +207,10 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     condense: CondenseConfig = CondenseConfig()
     gcond: GCondConfig = GCondConfig()
+    dc: DCConfig = DCConfig()
+    dm: DMConfig = DMConfig()
+    kip: KIPConfig = KIPConfig()
+    mtt: MTTConfig = MTTConfig()
     hcdc: HCDCConfig = HCDCConfig()
     truth: TruthConfig = TruthConfig()
 

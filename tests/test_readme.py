@@ -6,6 +6,7 @@ from pathlib import Path
 import hcdc_jax as hc
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline
+from hcdc_jax.pipeline import checks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,10 +37,9 @@ def test_names_in_the_readme_exist():
 
 
 def test_every_config_loads_and_names_its_own_command():
-    for path in sorted((ROOT / "configs").glob("*.toml")):
-        config = configs.load(path)
-        configs.check_methods(config, hc.methods())
-        assert f"hcdc run configs/{path.name}" in path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "configs").rglob("*.toml")):
+        checks.check_config(configs.load(path))
+        assert f"hcdc run {path.relative_to(ROOT)}" in path.read_text(encoding="utf-8")
 
 
 def test_linked_files_exist():

@@ -171,6 +171,11 @@ def test_pauses_are_about_a_dozen_and_of_one_length(steps, length):
     assert steps % length == 0 or steps == 97
 
 
+@pytest.mark.parametrize(("length", "in_one_call"), [(1, 1), (25, 25), (100, 100), (250, 50), (417, 3), (2000, 100)])
+def test_long_pauses_are_several_calls_of_one_length(length, in_one_call):
+    assert halves.call_length(length) == in_one_call
+
+
 def test_run_from_python(in_process, finished, tmp_path):
     """The same run without the command, told step by step."""
     events = []

@@ -34,7 +34,7 @@ class ClassPool(NamedTuple):
     sizes: Array
 
 
-def class_pool(images: np.ndarray, labels: np.ndarray, num_classes: int) -> ClassPool:
+def class_pool(images: np.ndarray | Array, labels: np.ndarray | Array, num_classes: int) -> ClassPool:
     """The pool of real images [n, h, w, c] with labels [n].
 
     Raises:

@@ -8,6 +8,7 @@ seen through one draw of an augmentation.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +28,11 @@ from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """(outer_steps, inner_epochs) that DC uses, by images per class."""
+
+
+def published_loops(images_per_class: int) -> tuple[int, int]:
+    """(outer_steps, inner_epochs) of DC for so many images per class; of the nearest published number by ratio."""
+    return LOOPS[min(LOOPS, key=lambda published: abs(math.log(published / images_per_class)))]
 
 
 class DCData(NamedTuple):

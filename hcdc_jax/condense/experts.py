@@ -78,7 +78,7 @@ def buffer_bytes(problem: Problem, hparams: HParams, training: ExpertTraining, n
     return num_experts * (training.epochs + 1) * num_params * np.dtype(dtype).itemsize
 
 
-def train_experts(
+def open_buffer(
     key: Array,
     problem: Problem,
     hparams: HParams,
@@ -88,12 +88,11 @@ def train_experts(
     *,
     num_experts: int = 100,
     dtype: str = "float32",
-    report: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains the experts that `folder` lacks, one after the other; expert i has the key `fold_in(key, i)`.
+    """Makes a folder the buffer of these experts, or checks that it is; those that it holds stay.
 
     Args:
-      key: of the whole buffer.
+      key: of the whole buffer; expert i has the key `fold_in(key, i)`.
       problem: the network.
       hparams: of all experts.
       batch: the real images.
@@ -102,7 +101,6 @@ def train_experts(
       num_experts: how many in all.
       dtype: "float32" or "float16". Half precision halves the folder; it rounds a parameter by up to 0.05 %, which is
         not small beside the updates of late epochs.
-      report: `report(done, num_experts)` after each expert, and once before the first.
 
     Returns:
       The manifest; its `bytes` is `buffer_bytes`.
@@ -118,14 +116,63 @@ def train_experts(
         _check_same(_read_manifest(folder), manifest, folder, manifest.keys())
     manifest |= {"experts": num_experts, "bytes": buffer_bytes(problem, hparams, training, num_experts, dtype)}
     write_json(folder / MANIFEST, manifest)
-    for number in range(num_experts):
+    return manifest
+
+
+def missing_experts(folder: str | Path, num_experts: int) -> list[int]:
+    """Numbers below `num_experts` of the experts that a buffer lacks."""
+    return [number for number in range(num_experts) if not _path(Path(folder), number).exists()]
+
+
+def save_expert(folder: str | Path, number: int, snapshots: Array, dtype: str) -> None:
+    """Writes what `expert_trajectory` gave into a buffer.
+
+    Raises:
+      UserError: the disk is full or cannot be written.
+    """
+    file = io.BytesIO()
+    np.save(file, np.asarray(snapshots, dtype))
+    write_bytes(_path(Path(folder), number), file.getvalue())
+
+
+def train_experts(
+    key: Array,
+    problem: Problem,
+    hparams: HParams,
+    batch: Batch,
+    training: ExpertTraining,
+    folder: str | Path,
+    *,
+    num_experts: int = 100,
+    dtype: str = "float32",
+    report: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Trains the experts that `folder` lacks, one after the other.
+
+    Args:
+      key: see `open_buffer`, as all arguments but the last.
+      problem: see `open_buffer`.
+      hparams: see `open_buffer`.
+      batch: see `open_buffer`.
+      training: see `open_buffer`.
+      folder: see `open_buffer`.
+      num_experts: see `open_buffer`.
+      dtype: see `open_buffer`.
+      report: `report(done, num_experts)` after each expert, and once before the first.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: as `open_buffer`.
+    """
+    manifest = open_buffer(key, problem, hparams, batch, training, folder, num_experts=num_experts, dtype=dtype)
+    missing = missing_experts(folder, num_experts)
+    for done, number in enumerate(missing, num_experts - len(missing)):
         if report is not None:
-            report(number, num_experts)
-        if not _path(folder, number).exists():
-            snapshots = expert_trajectory(jax.random.fold_in(key, number), problem, hparams, batch, training)
-            file = io.BytesIO()
-            np.save(file, np.asarray(snapshots, dtype))
-            write_bytes(_path(folder, number), file.getvalue())
+            report(done, num_experts)
+        snapshots = expert_trajectory(jax.random.fold_in(key, number), problem, hparams, batch, training)
+        save_expert(folder, number, snapshots, dtype)
     if report is not None:
         report(num_experts, num_experts)
     return manifest

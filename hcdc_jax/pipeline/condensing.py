@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hcdc_jax.artefact import load_condensed, read_card, save_condensed
 from hcdc_jax.config import config_hash
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe
@@ -16,13 +17,20 @@ def condense(run: Run) -> None:
     """Makes the artefacts of all methods and seeds of a run; what is finished is checked and not made again.
 
     Raises:
-      UserError: a finished artefact is not what its card says, the disk is full, or targets diverged.
+      UserError: a finished artefact is not what its card says, the disk is full, targets diverged, or the S_train that
+        another method builds on did.
     """
     config = run.setup.config
     for seed in config.seeds:
         for name in config.methods:
             method = recipes.get(config, name)
-            train = make_half(run, recipes.train_recipe(config, name), "train", seed, method=name)
+            recipe = recipes.train_recipe(config, name)
+            train = make_half(run, recipe, "train", seed, method=name)
+            if method.train is None and train.diverged:  # its own ranks would stay empty; this one would pay in vain
+                raise UserError(
+                    f"S_train of {recipe.name}, seed {seed}, which {name} builds on, has diverged; lower the rate of "
+                    f"{recipe.name} and run in a new folder, or choose another hcdc.train_method"
+                )
             if method.prepare is not None:
                 method.prepare(trial_of(run, seed, train))
             if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
@@ -54,4 +62,5 @@ def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
         source={"name": data.name, "checksum": data.checksum},
         preprocessing=run.setup.kind.words(run.setup),
         statistics=run.setup.preprocessing,
+        facts=train.facts,
     )

@@ -10,17 +10,24 @@ import numpy as np
 
 from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
+from hcdc_jax.condense.base import Condenser, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import Container, GraphVariables, ImageVariables
+from hcdc_jax.containers import GraphVariables, ImageVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.types import Batch, Variables
+from hcdc_jax.train import all_finite
+from hcdc_jax.types import Array, Batch, Variables
 
 NUM_PAUSES = 12
 """Checkpoints, log lines and snapshots per condensation: often enough to lose little and to draw a curve."""
+MOST_GROWTH = 100.0
+"""Of the root mean square of the inputs. Condensed images and features stay within a few of their start's."""
+MOST_PER_CALL = 100
+"""Steps between two words of progress at most: on images seconds, where a pause may take an hour."""
 
 
 class Half(NamedTuple):
@@ -31,12 +38,19 @@ class Half(NamedTuple):
       batch: decoded.
       cost: of making it.
       matched: [m, h] candidates that it was matched on; m may be 0.
+      facts: numbers by name that were learned besides, for the card.
     """
 
     variables: Variables
     batch: Batch
     cost: Cost
     matched: np.ndarray
+    facts: dict[str, float]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its condensation did."""
+        return not all_finite(self.variables)
 
 
 class Place(NamedTuple):
@@ -89,16 +103,19 @@ def make_half(
     place = Place(run.folder, recipe.name, part, seed)
     if not place.finished.exists():
         setup = run.setup
-        start, container = recipe.start(setup, part, seed), recipe.container(setup, part)
-        variables = container.init(half_key(part, seed), start)
-        cost, matched = Cost(), None
-        if recipe.learner is not None:
+        start = recipe.start(setup, part, seed)
+        if recipe.learner is None:
+            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {})
+        else:
             request = Request(run, part, seed, start, condensed_train)
-            variables, cost, matched = _learn(request, place, recipe.learner, container, variables, method)
+            with jax.enable_x64(recipe.learner.dtype == "float64"):
+                learned = _learn(request, place, recipe, recipe.learner, method)
+        matched = learned.matched
         if matched is None:
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
         decode = (recipe.finished or recipe.container)(setup, part).decode
-        half = Half(variables, jax.jit(decode)(variables), cost, matched)
+        batch = jax.jit(decode)(learned.variables)
+        half = Half(learned.variables, batch, learned.cost, matched, learned.facts)
         files.write_npz(place.finished, to_arrays(half))
         checkpoint.clear(place.checkpoints)
     return read_half(place)
@@ -115,7 +132,8 @@ def read_half(place: Place) -> Half:
     arrays = read_arrays(place.finished)
     cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
     tree = to_tree(arrays)
-    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"])
+    facts = {name: float(value) for name, value in tree.get("facts", {}).items()}
+    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts)
 
 
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
@@ -136,10 +154,19 @@ class _Saved(NamedTuple):
     cost: np.ndarray
 
 
-def _learn(
-    request: Request, place: Place, learner: Learner, container: Container, variables: Variables, method: str
-) -> tuple[Variables, Cost, np.ndarray | None]:
+class _Learned(NamedTuple):
+    """What learning leaves: see `Half`."""
+
+    variables: Variables
+    cost: Cost
+    matched: np.ndarray | None
+    facts: dict[str, float]
+
+
+def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, method: str) -> _Learned:
     setup, folder, progress = request.run
+    container = recipe.container(setup, place.part)
+    variables = container.init(half_key(place.part, place.seed), request.start)
     work, condenser, steps = learner.work(request), learner.condenser(setup, container), learner.steps(setup)
     key = half_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))
@@ -147,26 +174,61 @@ def _learn(
     if done == 0:
         _save_snapshot(place, 0, variables)
     progress.start(str(place), steps, done)
+    first, skipped = done, 0.0
     while done < steps:
         length = min(pause_length(steps), steps - done)
-        infos: list[Any] = []
         with measured() as elapsed:
-            state = run_condenser(
-                key, condenser, saved.state, work.data, start=done, steps=done + length, every=length,
-                report=lambda step, state, info, infos=infos: infos.append(info),
-            )  # fmt: skip
-            jax.block_until_ready(state)
+            state, infos = _advanced(key, condenser, saved.state, work.data, done, length, progress)
         done += length
         saved = _Saved(state, saved.cost + np.asarray(Cost(elapsed.run, elapsed.compile)))
-        last = {field: float(values[-1]) for field, values in infos[0]._asdict().items()}
         record = {"stage": "condense", "method": method, "part": place.part, "seed": place.seed, "step": done}
-        files.append_jsonl(folder / "metrics.jsonl", record | last)
+        said = _summary(infos)
+        skipped += said.get("skipped", 0.0)
+        files.append_jsonl(folder / "metrics.jsonl", record | said)
+        if _has_diverged(state.variables, variables):
+            progress.say(
+                f"{place}, diverged by step {done} of {steps}: nothing is ranked on it; lower {learner.rate} and run "
+                "in a new folder"
+            )
+            saved = _Saved(state._replace(variables=_nowhere(state.variables)), saved.cost)
+            break
         _save_snapshot(place, done, state.variables)
         checkpoint.save(place.checkpoints, done, saved)
         progress.update(done)
+    if skipped:
+        progress.say(
+            f"{place}: {skipped:.0f} of {done - first} steps diverged and were left out; if they are many, lower "
+            f"{learner.rate}"
+        )
     if _equal(saved.state.variables, variables):
         progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
-    return saved.state.variables, Cost(*saved.cost.tolist()), work.matched
+    return _Learned(
+        _single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, learner.facts(saved.state)
+    )
+
+
+def _advanced(
+    key: Array, condenser: Condenser, state: Any, data: Any, done: int, length: int, progress: Progress
+) -> tuple[Any, Any]:
+    """The state after `length` more steps, and what they said, stacked."""
+    infos: list[Any] = []
+
+    def tell(step: int, state: Any, info: Any) -> None:
+        del state
+        infos.append(jax.block_until_ready(info))
+        if step < done + length:  # the last step is told once it is on disk
+            progress.update(step)
+
+    state = run_condenser(
+        key, condenser, state, data, start=done, steps=done + length, every=call_length(length), report=tell
+    )
+    return jax.block_until_ready(state), jax.tree.map(lambda *parts: np.concatenate(parts), *infos)
+
+
+def _summary(infos: Any) -> dict[str, float]:
+    """What the last of some steps said, and how many of them were left out."""
+    said = infos._asdict()
+    return {name: float(values.sum() if name == "skipped" else values[-1]) for name, values in said.items()}
 
 
 def pause_length(steps: int) -> int:
@@ -176,13 +238,41 @@ def pause_length(steps: int) -> int:
     return min(even or lengths, key=lambda length: abs(length - steps / NUM_PAUSES))
 
 
+def call_length(length: int) -> int:
+    """Of `length` steps so many go into one compiled call, so that long condensations tell how far they are."""
+    return max(part for part in range(1, min(length, MOST_PER_CALL) + 1) if length % part == 0)
+
+
+def _single(variables: Variables) -> Variables:
+    """Variables with no number in double precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, variables)
+
+
+def _has_diverged(variables: Variables, start: Variables) -> bool:
+    """Whether a number is not finite, or the inputs are out of all proportion to what they started as.
+
+    Networks with a norm keep their heads above inputs of any size, so that these may stay finite for ever.
+    """
+
+    def size(variables: Variables) -> float:
+        inputs = learned_fields(variables)
+        return float(np.sqrt(np.mean(np.square(np.asarray(inputs.get("pixels", inputs.get("features")), np.float64)))))
+
+    return not all_finite(variables) or size(variables) > MOST_GROWTH * size(start)
+
+
+def _nowhere(variables: Variables) -> Variables:
+    """Variables of which nothing that was learned is left: on NaN every candidate fails, and is reported so."""
+    return variables._replace(**jax.tree.map(lambda leaf: np.nan * leaf, learned_fields(variables)))
+
+
 def _equal(a: Variables, b: Variables) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
     if place.part == "val":  # curves are drawn of S_val only
-        files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(variables))
+        files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(_single(variables)))
 
 
 def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables:

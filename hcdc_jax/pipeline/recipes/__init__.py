@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import coresets, gradient_matching, hcdc, hcdc_shared, rivals
+from hcdc_jax.pipeline.recipes import coresets, gradient_matching, hcdc, hcdc_shared, image_matching, kip, mtt, rivals
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
 
 METHODS: dict[str, Method] = {
@@ -14,6 +14,11 @@ METHODS: dict[str, Method] = {
     "gcond": gradient_matching.GCOND,
     "gcond_x": gradient_matching.GCOND_X,
     "gradient_matching": gradient_matching.GRADIENT_MATCHING,
+    "dc": image_matching.DC,
+    "dsa": image_matching.DSA,
+    "dm": image_matching.DM,
+    "kip": kip.METHOD,
+    "mtt": mtt.METHOD,
     "hcdc": hcdc.METHOD,
     "hcdc_shared": hcdc_shared.METHOD,
     "value_only": hcdc.VALUE_ONLY,
@@ -34,8 +39,15 @@ def methods() -> dict[str, str]:
 
 
 def get(config: Config, name: str) -> Method:
-    """The method `name` as the configuration means it: `hcdc.theta = "shared"` makes hcdc Algorithm 1."""
-    return METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
+    """The method `name` as the configuration means it.
+
+    `hcdc.theta = "shared"` makes hcdc Algorithm 1; `condense.val = "random"` leaves methods that learn S_train with the
+    S_val of the method random.
+    """
+    method = METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
+    if config.condense.val == "random" and method.train is not None and method.train.learner is not None:
+        return method._replace(val=coresets.RANDOM.val)
+    return method
 
 
 def train_recipe(config: Config, name: str) -> Recipe:

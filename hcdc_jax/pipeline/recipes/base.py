@@ -75,11 +75,17 @@ class Learner(NamedTuple):
       condenser: `condenser(setup, container)`; pure Python, nothing is computed.
       work: what the condenser's steps read.
       steps: how many steps it takes.
+      rate: the setting to lower where it diverges.
+      dtype: of its numbers, "float32" or "float64"; what is kept of them is float32.
+      facts: `facts(state)`, numbers by name that it learned besides, for the card.
     """
 
     condenser: Callable[[Setup, Container], Condenser]
     work: Callable[[Request], Work]
     steps: Callable[[Setup], int]
+    rate: str
+    dtype: str = "float32"
+    facts: Callable[[Any], dict[str, float]] = lambda state: {}
 
 
 class Recipe(NamedTuple):

@@ -69,7 +69,7 @@ def _method(about: str, recipe: Recipe) -> Method:
 
 # GCond labels every node, so neighbours without label are no use to it.
 _LABELLED, _SAMPLED = to_learn(graphs.all_labelled_repeated), to_learn(sampled)
-_GCOND = Learner(_gcond, _work, _steps)
+_GCOND = Learner(_gcond, _work, _steps, rate="gcond.feature_step")
 
 GCOND = _method(
     "GCond: gradient matching with a generated adjacency (arXiv 2110.07580)",
@@ -81,5 +81,7 @@ GCOND_X = _method(
 )
 GRADIENT_MATCHING = _method(
     "gradient matching with filters drawn anew, in the container of the configuration",
-    Recipe("gradient_matching", _SAMPLED, graphs.learned, Learner(_any_filter, _work, _steps)),
+    Recipe(
+        "gradient_matching", _SAMPLED, graphs.learned, Learner(_any_filter, _work, _steps, rate="gcond.feature_step")
+    ),
 )

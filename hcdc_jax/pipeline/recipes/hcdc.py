@@ -77,10 +77,10 @@ _START = to_learn(sampled)
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",
     train=None,
-    val=Recipe("hcdc", _START, learned, Learner(_condenser, _work, steps)),
+    val=Recipe("hcdc", _START, learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step")),
 )
 VALUE_ONLY = Method(
     "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
     train=None,
-    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work, steps)),
+    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work, steps, rate="hcdc.feature_step")),
 )

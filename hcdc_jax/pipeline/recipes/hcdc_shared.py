@@ -34,5 +34,5 @@ def _work(request: Request) -> Work:
 METHOD = Method(
     "HCDC's Algorithm 1 as printed: theta shared, trained on S_train",
     train=None,
-    val=Recipe("hcdc_shared", to_learn(sampled), learned, Learner(_condenser, _work, steps)),
+    val=Recipe("hcdc_shared", to_learn(sampled), learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step")),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,23 +30,29 @@ def per_class(config: Config, part: str) -> int:
 
 def build(config: Config, data: ImageData, space: Space) -> RealParts:
     """The network and the real images, preprocessed."""
-    model, options = config.model, config.data
+    options = config.data
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
     preprocessing = _preprocessing(config, data)
-    known = image_net_options(model.name)
-    given = {"width": model.width, "depth": model.depth, "norm": model.norm, "activation": model.activation}
     problem = image_problem(
-        model.name,
+        config.model.name,
         data.image_shape,
         data.num_classes,
         weight_decay=config.training.weight_decay,
         read=space.read,
-        **{key: value for key, value in given.items() if key in known and value is not None},
+        **network_options(config),
     )
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
     return RealParts(data, problem, train, val, test, preprocessing)
+
+
+def network_options(config: Config) -> dict[str, Any]:
+    """What `[model]` says about the network, as far as it has such options."""
+    model = config.model
+    known = image_net_options(model.name)
+    given = {"width": model.width, "depth": model.depth, "norm": model.norm, "activation": model.activation}
+    return {key: value for key, value in given.items() if key in known and value is not None}
 
 
 def _preprocessing(config: Config, data: ImageData) -> Preprocessing | None:
@@ -115,7 +123,7 @@ KIND = Kind(
     unit="images",
     models=tuple(image_nets()),
     containers=("auto", "pixels"),
-    methods=(),
+    methods=("dc", "dsa", "dm", "kip", "mtt"),
     summary=summary,
     build=build,
     count=_count,

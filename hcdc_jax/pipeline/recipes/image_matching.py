@@ -1,0 +1,96 @@
+"""Images matched class by class: gradients (DC, DSA) or mean features (DM)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from hcdc_jax.condense.base import Condenser, ImageRates
+from hcdc_jax.condense.dc import DCData, dc, dsa, published_loops
+from hcdc_jax.condense.dm import DMData, dm
+from hcdc_jax.condense.gradient_matching import constant
+from hcdc_jax.containers import Container
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
+from hcdc_jax.pipeline.recipes.image_relays import real_pool, relay, strategy
+from hcdc_jax.pipeline.recipes.starts import learned, sampled, to_learn
+from hcdc_jax.pipeline.setup import Setup
+
+
+def _loops(setup: Setup) -> tuple[int, int]:
+    """(outer_steps, inner_epochs), where the configuration has none those of DC."""
+    options = setup.config.dc
+    outer_steps, inner_epochs = published_loops(setup.config.condense.images_per_class)
+    return (
+        outer_steps if options.outer_steps is None else options.outer_steps,
+        inner_epochs if options.inner_epochs is None else options.inner_epochs,
+    )
+
+
+def _dc(setup: Setup, container: Container) -> Condenser:
+    return _gradients(setup, container, dc)
+
+
+def _dsa(setup: Setup, container: Container) -> Condenser:
+    augmentation = strategy(setup)
+    if augmentation is None:
+        raise UserError("condense.augmentation = 'none' makes the method dsa the same as dc; leave one of them out")
+    return _gradients(setup, container, dsa, augmentation=augmentation)
+
+
+def _gradients(setup: Setup, container: Container, method, **options) -> Condenser:
+    network, (outer_steps, inner_epochs) = relay(setup), _loops(setup)
+    return method(
+        network.problem, container, constant(network.hparams), outer_steps=outer_steps, inner_epochs=inner_epochs,
+        batch_size=setup.config.dc.batch_size, classes_at_once=setup.config.condense.classes_at_once, **options,
+    )  # fmt: skip
+
+
+def _dc_work(request: Request) -> Work:
+    options = request.run.setup.config.dc
+    return Work(
+        DCData(real_pool(request), ImageRates(jnp.float32(options.image_rate)), jnp.float32(options.relay_rate))
+    )
+
+
+def _dc_steps(setup: Setup) -> int:
+    outer_steps, _ = _loops(setup)
+    return setup.config.dc.networks * outer_steps
+
+
+def _dm(setup: Setup, container: Container) -> Condenser:
+    network = relay(setup)
+    return dm(
+        network.problem, network.embed, container, constant(network.hparams), batch_size=setup.config.dm.batch_size,
+        augmentation=strategy(setup), classes_at_once=setup.config.condense.classes_at_once,
+    )  # fmt: skip
+
+
+def _dm_work(request: Request) -> Work:
+    options = request.run.setup.config.dm
+    return Work(DMData(real_pool(request), ImageRates(jnp.float32(options.image_rate))))
+
+
+def _dm_steps(setup: Setup) -> int:
+    return setup.config.dm.steps
+
+
+def _method(about: str, name: str, learner: Learner) -> Method:
+    recipe = Recipe(name, to_learn(sampled), learned, learner)
+    return Method(about, recipe, recipe)
+
+
+DC = _method(
+    "DC: images whose gradients are those of real ones (arXiv 2006.05929)",
+    "dc",
+    Learner(_dc, _dc_work, _dc_steps, rate="dc.image_rate"),
+)
+DSA = _method(
+    "DSA: as dc, both sides seen through one augmentation (arXiv 2102.08259)",
+    "dsa",
+    Learner(_dsa, _dc_work, _dc_steps, rate="dc.image_rate"),
+)
+DM = _method(
+    "DM: images with the mean features of real ones in random networks (arXiv 2110.04181)",
+    "dm",
+    Learner(_dm, _dm_work, _dm_steps, rate="dm.image_rate"),
+)
