@@ -130,6 +130,11 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
         ),
         ({"methods": ("hcdc_shared",)}, "whose implicit hypergradient is 0: leave out the method hcdc_shared"),
         ({"model": {"name": "convnet", "depth": 5}}, "the images are too small"),
+        ({"space": {"name": "nas_bench_201"}}, "does not go with model.name = 'mlp': the cells of 'nas_bench_201' are"),
+        (
+            {"model": {"name": "nas_bench_201"}},
+            "space.name = 'regularisation' does not go with model.name = 'nas_bench_201'",
+        ),
         ({"condense": {"container": "pairwise"}}, "condense.container = 'pairwise' stores nodes"),
     ],
 )

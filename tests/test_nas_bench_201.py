@@ -241,7 +241,7 @@ def written_out(params, weights, images):
         for depth in range(OPTIONS["depth"]):
             x = cell(x, params[f"stage_{stage}"], depth)
     last = rectified(normal(x, params["norm"])).mean((1, 2))
-    head = params["head"]["Dense_0"]
+    head = params["Head_0"]["Dense_0"]
     return last @ head["kernel"] + head["bias"], np.concatenate(signs, 1)
 
 
