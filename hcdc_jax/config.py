@@ -98,7 +98,7 @@ class CondenseConfig:
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
     relay: Literal["plain", "centre"] = "plain"  # dc, dsa, dm, mtt: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
-    classes_at_once: Count | None = None  # dc, dsa, dm: side by side; by the device if left out, fewer take less memory
+    classes_at_once: Count | None = None  # dc, dsa, dm: side by side, fewer take less memory; by the device if left out
 
 
 @dataclasses.dataclass(frozen=True)

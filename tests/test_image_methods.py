@@ -179,7 +179,10 @@ def test_students_that_diverge_are_counted(tmp_path):
     said = []
     progress = pipeline.Progress(lambda *event: None, lambda done: None, said.append)
     condense(small(("mtt",), mtt={"step_size": 1e30}), tmp_path / "run", progress)
-    assert any("S_train of mtt, seed 0: 4 of 4 steps diverged and were left out" in text for text in said)
+    left_out = (
+        "S_train of mtt, seed 0: 4 of 4 steps diverged and were left out; if they are many, lower mtt.image_rate or"
+    )
+    assert any(text.startswith(left_out) for text in said)
     assert any("is still what it started as" in text for text in said)
 
 

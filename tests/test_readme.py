@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 import hcdc_jax as hc
+from hcdc_jax import augment, pipeline
 from hcdc_jax import config as configs
-from hcdc_jax import pipeline
+from hcdc_jax.models import image_net, image_nets
 from hcdc_jax.pipeline import checks
+from hcdc_jax.pipeline.recipes.images import network_options
+from hcdc_jax.pipeline.setup import space_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +41,12 @@ def test_names_in_the_readme_exist():
 
 def test_every_config_loads_and_names_its_own_command():
     for path in sorted((ROOT / "configs").rglob("*.toml")):
-        checks.check_config(configs.load(path))
+        config = configs.load(path)
+        checks.check_config(config)
+        space_of(config)
+        if config.model.name in image_nets():
+            augment.parse(config.condense.augmentation)
+            image_net(config.model.name, 10, **network_options(config))
         assert f"hcdc run {path.relative_to(ROOT)}" in path.read_text(encoding="utf-8")
 
 

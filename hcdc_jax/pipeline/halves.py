@@ -232,7 +232,7 @@ def _summary(infos: Any) -> dict[str, float]:
 
 
 def pause_length(steps: int) -> int:
-    """Steps of one compiled call: about `NUM_PAUSES` calls, all of one length if they can, since each is compiled."""
+    """Steps up to a checkpoint: about `NUM_PAUSES` pauses, all of one length if they can, since each is compiled."""
     lengths = range(max(steps // (2 * NUM_PAUSES), 1), max(2 * steps // NUM_PAUSES, 1) + 1)
     even = [length for length in lengths if steps % length == 0]
     return min(even or lengths, key=lambda length: abs(length - steps / NUM_PAUSES))
@@ -251,14 +251,14 @@ def _single(variables: Variables) -> Variables:
 def _has_diverged(variables: Variables, start: Variables) -> bool:
     """Whether a number is not finite, or the inputs are out of all proportion to what they started as.
 
-    Networks with a norm keep their heads above inputs of any size, so that these may stay finite for ever.
+    A network with a norm sees no difference between large inputs and larger ones, so that these may stay finite.
     """
 
     def size(variables: Variables) -> float:
         inputs = learned_fields(variables)
         return float(np.sqrt(np.mean(np.square(np.asarray(inputs.get("pixels", inputs.get("features")), np.float64)))))
 
-    return not all_finite(variables) or size(variables) > MOST_GROWTH * size(start)
+    return not all_finite(variables) or 0 < MOST_GROWTH * size(start) < size(variables)
 
 
 def _nowhere(variables: Variables) -> Variables:

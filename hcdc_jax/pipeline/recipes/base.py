@@ -75,7 +75,7 @@ class Learner(NamedTuple):
       condenser: `condenser(setup, container)`; pure Python, nothing is computed.
       work: what the condenser's steps read.
       steps: how many steps it takes.
-      rate: the setting to lower where it diverges.
+      rate: the setting, or settings, to lower where it diverges.
       dtype: of its numbers, "float32" or "float64"; what is kept of them is float32.
       facts: `facts(state)`, numbers by name that it learned besides, for the card.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from hcdc_jax.condense.base import Condenser, ImageRates
@@ -37,11 +38,21 @@ def _dsa(setup: Setup, container: Container) -> Condenser:
     return _gradients(setup, container, dsa, augmentation=augmentation)
 
 
+def _side_by_side(setup: Setup) -> int | None:
+    """Classes that are differentiated at once; None for all.
+
+    On a CPU one by one: the weights' gradients of several classes at once are grouped convolutions, which XLA runs
+    slowly there, and the images of one class fit into the cache.
+    """
+    given = setup.config.condense.classes_at_once
+    return 1 if given is None and jax.default_backend() == "cpu" else given
+
+
 def _gradients(setup: Setup, container: Container, method, **options) -> Condenser:
     network, (outer_steps, inner_epochs) = relay(setup), _loops(setup)
     return method(
         network.problem, container, constant(network.hparams), outer_steps=outer_steps, inner_epochs=inner_epochs,
-        batch_size=setup.config.dc.batch_size, classes_at_once=setup.config.condense.classes_at_once, **options,
+        batch_size=setup.config.dc.batch_size, classes_at_once=_side_by_side(setup), **options,
     )  # fmt: skip
 
 
@@ -61,7 +72,7 @@ def _dm(setup: Setup, container: Container) -> Condenser:
     network = relay(setup)
     return dm(
         network.problem, network.embed, container, constant(network.hparams), batch_size=setup.config.dm.batch_size,
-        augmentation=strategy(setup), classes_at_once=setup.config.condense.classes_at_once,
+        augmentation=strategy(setup), classes_at_once=_side_by_side(setup),
     )  # fmt: skip
 
 

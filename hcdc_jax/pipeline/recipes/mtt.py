@@ -130,7 +130,10 @@ def _steps(setup: Setup) -> int:
 
 
 _RECIPE = Recipe(
-    "mtt", to_learn(sampled), learned, Learner(_condenser, _work, _steps, rate="mtt.image_rate", facts=_facts)
+    "mtt",
+    to_learn(sampled),
+    learned,
+    Learner(_condenser, _work, _steps, rate="mtt.image_rate or mtt.step_size", facts=_facts),
 )
 
 METHOD = Method("MTT: images on which students follow trained networks (arXiv 2203.11932)", _RECIPE, _RECIPE)
