@@ -231,9 +231,8 @@ def _mixed_nodes(weights: Array, params: Any, layers: _Layers, images: Array) ->
         return jax.lax.dynamic_update_index_in_dim(nodes, total, target, 0), None
 
     start = jnp.zeros((4, *images.shape), images.dtype).at[0].set(images)
-    # In this order an edge finds its source complete; as a loop, its operations are compiled once. Each is computed again
-    # for the backward pass, which would otherwise fill zeros for whatever its branches left out: a cell of skips trains
-    # in two fifths of the time.
+    # In this order an edge finds its source complete; as a loop, operations are compiled once. Each is computed again
+    # for the backward pass, which would otherwise store zeros for all that its branches left out.
     nodes, _ = jax.lax.scan(
         jax.checkpoint(add_edge, prevent_cse=False), start, (sources, targets, weights.astype(images.dtype), params)
     )

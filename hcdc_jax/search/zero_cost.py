@@ -25,8 +25,8 @@ ZeroCost: TypeAlias = Callable[[Array, HParams, Batch], Array]
 
 JACOBIAN_SHIFT = 1e-5
 """Keeps logarithms and reciprocals of eigenvalues finite; of the authors' code."""
-LOG_SCALE = math.log(1e25)
-"""Of `synflow`'s input and output. Signals of 45 layers of the largest cell pass 1e38, the end of single precision."""
+FAINT = 1e-30
+"""`synflow`'s first input. Signals grow to about 1e47 in the largest cell; single precision ends at 1e38."""
 
 
 def grad_norm(key: Array, problem: Problem, hparams: HParams, batch: Batch) -> Array:
@@ -54,16 +54,18 @@ def synflow(key: Array, problem: Problem, hparams: HParams, batch: Batch) -> Arr
     """
     params = jax.tree.map(jnp.abs, problem.init(key, hparams))
     ones = jnp.ones_like(batch.inputs[:1])
-    small = math.exp(-LOG_SCALE)
 
-    def total(params: Params) -> Array:
-        # With input and biases so much smaller every layer is, and so is R; another such factor stands before R.
-        scaled = jax.tree.map(lambda leaf, kernel: leaf if kernel else small * leaf, params, _is_kernel(params))
-        return small * problem.apply(scaled, hparams, small * ones).sum()
+    def response(params: Params, scale: float | Array) -> Array:
+        # With input and biases so much smaller every layer is, and so is what comes out.
+        scaled = jax.tree.map(lambda leaf, kernel: leaf if kernel else scale * leaf, params, _is_kernel(params))
+        return problem.apply(scaled, hparams, scale * ones).sum()
 
-    kernels, gradient = map(_kernels, (params, jax.grad(total)(params)))
+    size = jnp.log(response(params, FAINT)) - math.log(FAINT)
+    # From here on signals and slopes run from 1 / sqrt(R) to sqrt(R) or back.
+    half = jnp.exp(-size / 2)
+    kernels, gradient = map(_kernels, (params, jax.grad(lambda params: half * response(params, half))(params)))
     score = sum((jnp.abs(w * g).sum() for w, g in zip(kernels, gradient, strict=True)), jnp.zeros(()))
-    return jnp.log(score) + 2 * LOG_SCALE
+    return jnp.log(score) + size
 
 
 def jacob_cov(key: Array, problem: Problem, hparams: HParams, batch: Batch) -> Array:
