@@ -6,8 +6,8 @@ Failures are masked.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,26 +92,33 @@ def evaluate_on(
     devices = local_devices(devices)
     candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
-    if chunk_size is None:
-        one = jax.tree.map(lambda leaf: leaf[0], candidates)
-        platform = devices[0].platform
+    one = jax.tree.map(lambda leaf: leaf[0], candidates)
+    platform = devices[0].platform
+    # Side by side, candidates that skip parts of their network would compute all of them.
+    alone = platform == "cpu" and len(devices) == 1 and chunk_size in (None, 1) and branches(problem, one, train_batch)
+    if chunk_size is None and alone:
+        chunk_size = 1
+    elif chunk_size is None:
         # On a CPU the budget is about the cache, which one pass over a large validation part cannot spoil for training.
         scored = () if platform == "cpu" else eval_batches
         chunk_size = memory_chunk_size(problem, one, train_batch, scored, budget=memory_budget(platform))
     chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
     chunks, replicate = over_candidates(candidates, chunk_size, devices)
     key, training, train_batch, eval_batches = replicate((key, training, train_batch, eval_batches))
-    scores = _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training)
+    scores = _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, mapped=not alone)
     return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], scores))
 
 
-@functools.partial(jax.jit, static_argnames="problem")
-def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training):
+@functools.partial(jax.jit, static_argnames=("problem", "mapped"))
+def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, mapped):
     def one(hparams):
         params, _ = train(key, problem, hparams, train_batch, training)
         return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
 
-    return jax.lax.map(jax.vmap(one), chunks)
+    if mapped:
+        return jax.lax.map(jax.vmap(one), chunks)
+    scores = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[:, 0], chunks))
+    return jax.tree.map(lambda leaf: leaf[:, None], scores)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:
@@ -150,7 +157,7 @@ def memory_chunk_size(
     """How many candidates fit side by side into `budget` bytes on one device.
 
     Counts every array that one training step, or scoring on one batch, of one candidate computes: more than XLA holds
-    at once, except inside loops and calls, which are counted by what they return.
+    at once. Of loops and branches one pass counts, and what they return; of calls what they return.
 
     Args:
       problem: what is trained.
@@ -162,13 +169,31 @@ def memory_chunk_size(
     """
     shapes = jax.eval_shape(lambda tree: tree, (hparams, batch, eval_batches))
     leaves, tree = jax.tree.flatten(shapes)
-    size = _bytes_of_one(problem, tree, tuple(leaves))
+    size = _work_of_one(problem, tree, tuple(leaves)).nbytes
     budget = memory_budget(jax.default_backend()) if budget is None else budget
     return max(1, int(budget // max(size, 1)))
 
 
+def branches(problem: Problem, hparams: HParams, batch: Batch) -> bool:
+    """Whether a training step chooses at run time what to compute, as the cells of `models.nas_bench_201` do."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda tree: tree, (hparams, batch, ())))
+    return _work_of_one(problem, tree, tuple(leaves)).branches
+
+
+class _Work(NamedTuple):
+    """What one candidate computes.
+
+    Attributes:
+      nbytes: of the arrays of its largest piece of work.
+      branches: whether one of them has branches.
+    """
+
+    nbytes: int
+    branches: bool
+
+
 @functools.lru_cache(maxsize=256)
-def _bytes_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> int:
+def _work_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Work:
     """Of `memory_chunk_size`; tracing takes longer than a small evaluation, so shapes that were seen are remembered."""
 
     def train_step(hparams, batch):
@@ -180,10 +205,31 @@ def _bytes_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeSt
 
     hparams, batch, eval_batches = jax.tree.unflatten(tree, leaves)
     work = [(train_step, batch), *((scoring, scored) for scored in eval_batches)]
-    return max(
-        sum(_nbytes(v.aval) for equation in jax.make_jaxpr(step)(hparams, data).eqns for v in equation.outvars)
-        for step, data in work
-    )
+    traced = [_work_of(jax.make_jaxpr(step)(hparams, data).jaxpr) for step, data in work]
+    return _Work(max(one.nbytes for one in traced), any(one.branches for one in traced))
+
+
+_LOOKED_INTO = ("scan", "cond", "checkpoint", "remat2")
+
+
+def _work_of(jaxpr: PyTree) -> _Work:
+    nbytes, found = 0, False
+    for equation in jaxpr.eqns:
+        nbytes += sum(_nbytes(v.aval) for v in equation.outvars)
+        found |= equation.primitive.name == "cond"
+        if equation.primitive.name in _LOOKED_INTO:
+            inner = [_work_of(sub) for sub in _jaxprs_in(equation.params)]
+            nbytes += max((one.nbytes for one in inner), default=0)
+            found |= any(one.branches for one in inner)
+    return _Work(nbytes, found)
+
+
+def _jaxprs_in(params: Mapping[str, Any]) -> Iterator[PyTree]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple) else (value,):
+            jaxpr = getattr(part, "jaxpr", part)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
 
 
 def _nbytes(aval: PyTree) -> int:

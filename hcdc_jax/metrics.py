@@ -37,6 +37,56 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     return float(_spearman_of_resamples(np.ones((1, a.size)), a, b)[0])
 
 
+def partial_spearman(a: ArrayLike, b: ArrayLike, given: ArrayLike) -> float:
+    """Spearman's correlation of what `given` leaves unexplained of the ranks of a and b.
+
+    A proxy that sees no more of a candidate than its size scores near 0 given the size.
+
+    Args:
+      a: [n] scores.
+      b: [n] scores.
+      given: [n] what is held fixed, such as the number of parameters; only its order matters.
+
+    Returns:
+      A number in [-1, 1]; NaN where `spearman` is, or where `given` orders a or b completely.
+    """
+    (a, b), (_, given) = _pair(a, b), _pair(a, given)
+    ab, ag, bg = spearman(a, b), spearman(a, given), spearman(b, given)
+    if math.isnan(ab) or np.isnan(given).any():
+        return math.nan
+    if (given == given[0]).all():
+        return ab  # nothing is explained
+    left = (1 - ag**2) * (1 - bg**2)
+    # Of a and b that are ordered alike, rounding leaves about 1e-16 where there is nothing.
+    return float(np.clip((ab - ag * bg) / math.sqrt(left), -1, 1)) if left > 1e-12 else math.nan
+
+
+def spearman_within(a: ArrayLike, b: ArrayLike, groups: ArrayLike) -> tuple[float, int]:
+    """Spearman's correlation inside groups, on average over the candidates in them.
+
+    Args:
+      a: [n] scores.
+      b: [n] scores.
+      groups: [n], equal for candidates of one group, such as those of equal size.
+
+    Returns:
+      The mean over groups, weighted by their sizes, and how many candidates they hold; groups of one candidate, or in
+      which either side is constant, are left out. NaN and 0 if no group is left, NaN if an entry of a or b is NaN.
+    """
+    a, b = _pair(a, b)
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    if place.shape != a.shape:
+        raise ValueError(f"groups must be as many as the scores, {a.size}, got shape {place.shape}")
+    if np.isnan(a).any() or np.isnan(b).any():
+        return math.nan, 0
+    members = [place == group for group in range(len(names))]
+    found = [(spearman(a[here], b[here]), int(here.sum())) for here in members if _rankable(a[here], b[here])]
+    if not found:
+        return math.nan, 0
+    values, sizes = zip(*found, strict=True)
+    return float(np.average(values, weights=sizes)), sum(sizes)
+
+
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
     """Kendall's tau-b, which corrects for ties. Arguments and NaN rule as in `spearman`."""
     a, b = _pair(a, b)

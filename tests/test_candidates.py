@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.candidates import evaluate, evaluate_on, memory_budget, memory_chunk_size
+from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy
@@ -117,6 +117,23 @@ def test_candidates_may_be_pytrees():
     )
     scores = evaluate(KEY, problem, {"lam": CANDIDATES, "scale": jnp.ones(7)}, TRAIN, VAL, training=TRAINING)
     assert_close(jax.tree.map(np.asarray, scores), scores_of())
+
+
+def test_candidates_that_branch_are_trained_alone_and_score_alike():
+    def train_loss(params, hparams, batch):
+        extra = jax.lax.cond(
+            hparams[0] > 0, lambda: 0.01 * sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), lambda: 0.0
+        )
+        return PROBLEM.train_loss(params, hparams, batch) + extra
+
+    branching = PROBLEM._replace(train_loss=train_loss)
+    assert branches(branching, CANDIDATES[0], TRAIN)
+    assert not branches(PROBLEM, CANDIDATES[0], TRAIN)
+    alone, mapped = (
+        evaluate(KEY, branching, CANDIDATES, TRAIN, VAL, training=TRAINING, chunk_size=size) for size in (None, 7)
+    )
+    assert_close(alone, mapped)
+    assert np.abs(alone.loss - scores_of().loss).max() > 1e-4
 
 
 def test_chunks_grow_with_the_budget_and_shrink_with_the_network():

@@ -37,6 +37,7 @@ SMALL = {
     "vgg11": ((32, 32, 1), {}),
     "resnet18": ((16, 16, 1), {}),
     "vit": ((8, 8, 1), {"width": 8, "depth": 1, "heads": 2, "mlp_width": 12}),
+    "nas_bench_201": ((4, 4, 1), {"width": 2, "depth": 1}),
 }
 # The others are large whatever their options, and made of the same layers.
 QUICK = ["convnet", "mlp", "vit"]
@@ -450,7 +451,7 @@ def test_mistakes_are_named_before_anything_is_computed(arguments, message):
 
 
 def test_registry_describes_every_network():
-    assert set(image_nets()) == {"convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "vit"}
+    assert set(image_nets()) == {"convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "vit", "nas_bench_201"}
     assert all(image_nets().values())
     assert image_net_options("convnet") == {
         "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "average",

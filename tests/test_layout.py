@@ -36,7 +36,7 @@ LAYERS = [
     ["graphs", "images", "augment"],
     ["data"],
     ["config", "config_values"],
-    ["files"],
+    ["files", "cells"],
     ["errors", "types"],
 ]
 # Within the pipeline, too.
@@ -68,6 +68,7 @@ OWN_PLACES = {
         "models/image.py",
         "models/image_layers.py",
         "models/image_nets.py",
+        "models/nas_bench_201.py",
         "models/vit.py",
         "containers/graph.py",
         "containers/hmn.py",

@@ -208,3 +208,27 @@ def test_summary_does_not_hide_a_failed_seed():
         assert math.isnan(summary["mean"])
         assert math.isnan(summary["std"])
         assert len(summary["values"]) == len(values)
+
+
+def test_partial_correlation_is_that_of_what_a_regression_of_ranks_leaves():
+    rng = np.random.default_rng(0)
+    size = rng.integers(0, 9, 40)
+    a, b = size + rng.normal(size=40), size + rng.normal(size=40)
+    x = np.stack([np.ones(40), scipy.stats.rankdata(size)], 1)
+    left = [r - x @ np.linalg.lstsq(x, r, rcond=None)[0] for r in (scipy.stats.rankdata(a), scipy.stats.rankdata(b))]
+    np.testing.assert_allclose(metrics.partial_spearman(a, b, size), np.corrcoef(*left)[0, 1], rtol=1e-10)
+    assert metrics.partial_spearman(a, b, np.ones(40)) == metrics.spearman(a, b)
+    assert math.isnan(metrics.partial_spearman(size, b, size))
+    assert math.isnan(metrics.partial_spearman(a, b, np.full(40, np.nan)))
+
+
+def test_ranks_inside_groups_know_nothing_of_the_groups():
+    groups = np.array([1, 1, 1, 2, 2, 3, 4, 4])
+    a = np.array([1.0, 2, 3, 10, 11, 5, 7, 7])
+    b = np.array([3.0, 2, 1, 20, 21, 5, 1, 2])
+    # -1 among three, 1 among two; one candidate alone and a tie tell nothing.
+    assert metrics.spearman_within(a, b, groups) == (pytest.approx((-3 + 2) / 5), 5)
+    assert metrics.spearman_within(a, b, np.arange(8))[1] == 0
+    assert math.isnan(metrics.spearman_within(a, b, np.arange(8))[0])
+    with pytest.raises(ValueError, match="groups must be as many as the scores, 8"):
+        metrics.spearman_within(a, b, groups[:3])

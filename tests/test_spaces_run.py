@@ -26,7 +26,7 @@ UNROLL = {"sensitivity": "unroll"}
 
 
 def test_every_space_is_tried_here_or_on_images():
-    assert {*NAMED, "regularisation"} == set(spaces.names())
+    assert {*NAMED, "regularisation", "nas_bench_201"} == set(spaces.names())
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -4,5 +4,6 @@ from hcdc_jax.data.graphs import GraphData as GraphData
 from hcdc_jax.data.graphs import summary as summary
 from hcdc_jax.data.images import ImageData as ImageData
 from hcdc_jax.data.images import subset as subset
+from hcdc_jax.data.nas_bench_201 import published_accuracies as published_accuracies
 from hcdc_jax.data.registry import datasets as datasets
 from hcdc_jax.data.registry import load_dataset as load_dataset

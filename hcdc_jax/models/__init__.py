@@ -10,6 +10,7 @@ from hcdc_jax.models.image import (
     image_nets,
     image_problem,
     num_parameters,
+    sign_agreement,
 )
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
@@ -27,6 +28,7 @@ __all__ = [
     "image_problem",
     "num_parameters",
     "sgc",
+    "sign_agreement",
     "spectral_gnn",
     "with_learning_rate",
 ]

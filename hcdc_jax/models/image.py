@@ -16,6 +16,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
 from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.nas_bench_201 import NASBench201, present
 from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
 from hcdc_jax.models.vit import ViT
 from hcdc_jax.problem import Problem, mean_loss
@@ -37,6 +38,7 @@ _REGISTRY: Mapping[str, _Entry] = {
     "vgg11": _Entry("eight 3 x 3 convolutions of growing width", VGG11),
     "resnet18": _Entry("eight residual blocks", ResNet18),
     "vit": _Entry("a small transformer on patches", ViT),
+    "nas_bench_201": _Entry("stages of cells from the space of that name; depth counts cells per stage", NASBench201),
 }
 
 
@@ -87,6 +89,7 @@ class ImageSetting(NamedTuple):
       mixup: strength in [0, 1], see `perturbations.mixed_up`.
       relu_share: in [0, 1]; the activation is this share of the rectifier, and tanh for the rest.
       input_gain: multiplies the inputs, in training and after it.
+      cell: [6, 5] weights of operations, for the network "nas_bench_201" alone.
     """
 
     weight_decay: Array | None = None
@@ -97,6 +100,7 @@ class ImageSetting(NamedTuple):
     mixup: Array | None = None
     relu_share: Array | None = None
     input_gain: Array | None = None
+    cell: Array | None = None
 
 
 def unread(hparams: HParams) -> ImageSetting:
@@ -196,16 +200,50 @@ def image_embedding(
     return embed
 
 
+@functools.cache
+def sign_agreement(
+    name: str, num_classes: int, *, read: Callable[[HParams], ImageSetting] = unread, **options: Any
+) -> Callable[[Params, HParams, Array], Array]:
+    """How often the activations of a network see inputs of the same sign for two images, as a pure function.
+
+    Args:
+      name: "nas_bench_201", the only network that tells.
+      num_classes: see `image_problem`.
+      read: see `image_problem`.
+      **options: see `image_problem`.
+
+    Returns:
+      `agreement(params, hparams, images [n, h, w, c]) -> counts [n, n]`; activations after operations that are not
+      there count 0.
+
+    Raises:
+      UserError: there is no such network or option, or it does not tell.
+    """
+    check("network that tells the signs of its activations", name, ["nas_bench_201"])
+    network = image_net(name, num_classes, **options)
+
+    def agreement(params, hparams, inputs):
+        setting = read(hparams)
+        inputs = _scaled(inputs, setting)
+        _, state = _set(network, setting).apply({"params": params}, inputs, mutable=["agreement"])
+        return jnp.stack(jax.tree.leaves(state)).sum(0)
+
+    return agreement
+
+
 def num_parameters(params: Params) -> int:
     """How many numbers there are in a tree of arrays or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _set(network: nn.Module, setting: ImageSetting) -> nn.Module:
-    """The network with the activation that the hyperparameters ask for."""
-    if setting.relu_share is None:
-        return network
-    return network.clone(activation=functools.partial(relu_tanh, setting.relu_share))
+    """The network with the activation and the cell that the hyperparameters ask for."""
+    asked = {}
+    if setting.relu_share is not None:
+        asked["activation"] = functools.partial(relu_tanh, setting.relu_share)
+    if setting.cell is not None:
+        asked["cell"] = setting.cell
+    return network.clone(**asked) if asked else network
 
 
 def _scaled(inputs: Array, setting: ImageSetting) -> Array:
@@ -214,6 +252,8 @@ def _scaled(inputs: Array, setting: ImageSetting) -> Array:
 
 def _penalty(params: Params, setting: ImageSetting, weight_decay: float, first: str | None) -> Array:
     decay = weight_decay if setting.weight_decay is None else setting.weight_decay
+    if setting.cell is not None:
+        params = present(params, setting.cell)
     if setting.weight_decay_first is None:
         return decay * optax.tree.norm(params, squared=True)
     if first is None:

@@ -138,24 +138,38 @@ class Norm(nn.Module):
         check("norm", self.kind, NORMS)
         if self.kind == "none":
             return images
-        n, height, width, channels = images.shape
-        if self.kind == "instance" and height * width == 1:
-            raise UserError(
-                "the images are too small: norm 'instance' of a single pixel leaves nothing of it; choose 'group' or "
-                "'none', or a shallower network"
-            )
-        if self.kind == "group" and channels % NUM_GROUPS:
-            raise UserError(f"norm 'group' makes {NUM_GROUPS} groups; {channels} channels cannot be divided by that")
-        groups = {"group": NUM_GROUPS, "layer": 1}.get(self.kind, channels)
-        parts = images.reshape(n, height, width, groups, channels // groups)
-        axes = (0, 1, 2, 4) if self.kind == "batch" else (1, 2, 4)
-        centred = parts - parts.mean(axes, keepdims=True)
-        normalised = centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)
-        shape = (height, width, channels) if self.kind == "layer" else (channels,)
+        shape = affine_shape(self.kind, images.shape[1:])
         scale = self.param("scale", nn.initializers.ones_init(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), shape)
-        full = (1,) * (4 - len(shape)) + shape
-        return normalised.reshape(images.shape) * scale.reshape(full) + bias.reshape(full)
+        return normalised(self.kind, images, scale, bias)
+
+
+def affine_shape(kind: str, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the scale, and of the shift, of a norm of images [height, width, channels]."""
+    return image_shape if kind == "layer" else image_shape[-1:]
+
+
+def normalised(kind: str, images: Array, scale: Array, bias: Array) -> Array:
+    """What `Norm` of that kind makes of images [n, h, w, c]; other kinds than "none".
+
+    Raises:
+      UserError: the images are too small, or their channels make no groups.
+    """
+    n, height, width, channels = images.shape
+    if kind == "instance" and height * width == 1:
+        raise UserError(
+            "the images are too small: norm 'instance' of a single pixel leaves nothing of it; choose 'group' or "
+            "'none', or a shallower network"
+        )
+    if kind == "group" and channels % NUM_GROUPS:
+        raise UserError(f"norm 'group' makes {NUM_GROUPS} groups; {channels} channels cannot be divided by that")
+    groups = {"group": NUM_GROUPS, "layer": 1}.get(kind, channels)
+    parts = images.reshape(n, height, width, groups, channels // groups)
+    axes = (0, 1, 2, 4) if kind == "batch" else (1, 2, 4)
+    centred = parts - parts.mean(axes, keepdims=True)
+    normal = centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)
+    full = (1,) * (4 - scale.ndim) + scale.shape
+    return normal.reshape(images.shape) * scale.reshape(full) + bias.reshape(full)
 
 
 def bordered(images: Array) -> Array:

@@ -11,6 +11,8 @@ from hcdc_jax.spaces import Space
 from hcdc_jax.train import Training
 
 KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND}
+CELLS = "nas_bench_201"
+"""Name of the space and of the network that need each other."""
 MODELS = (*graphs.KIND.models, *images.KIND.models)
 
 
@@ -56,6 +58,11 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
         raise UserError(f"{where}, and the space {space.name!r} is for {'graphs' if of_graphs else 'images'}")
     if config.model.name not in kind.models:
         raise UserError(f"{where}; choose model.name among {', '.join(kind.models)}, not {config.model.name!r}")
+    if (space.name == CELLS) != (config.model.name == CELLS):
+        raise UserError(
+            f"space.name = {space.name!r} does not go with model.name = {config.model.name!r}: the cells of "
+            f"{CELLS!r} are searched in the network of that name, which has nothing else to search"
+        )
     if config.condense.container not in kind.containers:
         stores = next(other.unit for other in KINDS.values() if config.condense.container in other.containers)
         raise UserError(

@@ -7,6 +7,7 @@ from hcdc_jax.search.halving import Halving, Rung, break_even, full_trainings, r
 from hcdc_jax.search.hypergradient_descent import Objective, hypergradient_search
 from hcdc_jax.search.optuna_search import open_study, optuna_search
 from hcdc_jax.search.unguided import grid, grid_search, random_search
+from hcdc_jax.search.zero_cost import ZeroCost, grad_norm, jacob_cov, nas_bench_201_proxies, naswot, snip, synflow
 
 SEARCHES = {
     "random": random_search,
@@ -23,16 +24,23 @@ __all__ = [
     "History",
     "Objective",
     "Rung",
+    "ZeroCost",
     "break_even",
     "full_trainings",
+    "grad_norm",
     "grid",
     "grid_search",
     "hypergradient_search",
     "in_batches",
+    "jacob_cov",
+    "nas_bench_201_proxies",
+    "naswot",
     "open_study",
     "optuna_search",
     "random_search",
     "rungs",
     "score_all",
+    "snip",
     "successive_halving",
+    "synflow",
 ]

@@ -6,6 +6,7 @@ import inspect
 
 from hcdc_jax.spaces.continuous import Space, box, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
+from hcdc_jax.spaces.nas_bench_201 import discrete_cell, nas_bench_201, one_hot, softmax_mix
 from hcdc_jax.spaces.regularisation import image_training, regularisation
 from hcdc_jax.spaces.training import filter_training, with_training, without_implicit_hypergradient
 
@@ -16,6 +17,7 @@ _REGISTRY = {
     "filter_training": filter_training,
     "gprgnn": gprgnn,
     "graph_filter": graph_filter,
+    "nas_bench_201": nas_bench_201,
     "regularisation": regularisation,
 }
 
@@ -43,14 +45,18 @@ __all__ = [
     "bernnet",
     "box",
     "chebnet",
+    "discrete_cell",
     "filter_training",
     "get",
     "gprgnn",
     "graph_filter",
     "image_training",
     "names",
+    "nas_bench_201",
+    "one_hot",
     "options",
     "regularisation",
+    "softmax_mix",
     "unit_l1",
     "with_training",
     "without_implicit_hypergradient",

@@ -33,7 +33,7 @@ def image_training(name: str, **bounds: Bounds) -> Space:
     Raises:
       UserError: a name that `models.ImageSetting` does not have, which would enter nowhere, or bounds as in `box`.
     """
-    known = ImageSetting._fields
+    known = [field for field in ImageSetting._fields if field != "cell"]  # which is not a number
     for key in bounds:
         if key not in known:
             raise UserError(
