@@ -28,6 +28,7 @@ from hcdc_jax.models.image_layers import (
     Activation,
     activation,
     affine_shape,
+    as_product,
     bordered,
     check,
     kernel_init,
@@ -264,24 +265,9 @@ def _nothing(params: Mapping[str, Array], source: Array) -> Array:
 
 
 def convolved(images: Array, kernel: Array, precision: str, stride: int = 1) -> Array:
-    """The convolution of images [n, h, w, c] with a kernel [k, k, c, d], k odd, zeros around: [n, h', w', d].
-
-    As one product with the k^2 shifted copies of the images, which are made again for the backward pass: they are
-    k^2 times as large as what they are made of.
-    """
-    size = kernel.shape[0]
-    if size == 1 and stride == 1:
-        return jnp.matmul(images, kernel[0, 0], precision=precision)
-
-    def product(images, kernel):
-        height, width = images.shape[1:3]
-        border = (size - 1) // 2
-        padded = jnp.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
-        shifted = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        return jnp.matmul(jnp.concatenate(shifted, -1), flat, precision=precision)
-
-    return jax.checkpoint(product)(images, kernel)
+    """The convolution of images [n, h, w, c] with a kernel [k, k, c, d], k odd, zeros around: [n, h', w', d]."""
+    border = (kernel.shape[0] - 1) // 2
+    return as_product(images, kernel, (stride, stride), ((border, border),) * 2, precision=precision)
 
 
 def pooled(images: Array) -> Array:
