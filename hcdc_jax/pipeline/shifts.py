@@ -74,7 +74,7 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
 
 def shifted(setup: Setup, hparams: Array, amount: np.ndarray) -> Array:
     """Hyperparameters [n, h], shifted and put back into the space."""
-    return jax.vmap(setup.space.project)(hparams + amount)
+    return jax.vmap(setup.space.project)(hparams + amount[None])
 
 
 def facts(setup: Setup, amount: np.ndarray) -> dict[str, float]:
