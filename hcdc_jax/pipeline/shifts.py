@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +61,15 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
         )  # fmt: skip
         condenser, key = lambda_shift(setup.problem, setup.space, steps=STEPS), half_key("val", seed)
         run.progress.start(f"shift of the hyperparameters, seed {seed}", STEPS, 0)
+
+        def tell(step: int, state: Any, info: Any) -> None:
+            jax.block_until_ready((state, info))  # JAX returns before anything is computed
+            run.progress.update(step)
+
         with measured() as elapsed:
             state = run_condenser(
                 key, condenser, condenser.init(key, jnp.zeros_like(scale), data), data, steps=STEPS, every=EVERY,
-                report=lambda step, state, info: run.progress.update(step),
+                report=tell,
             )  # fmt: skip
             amount = np.asarray(scale * state.variables)
         files.write_npz(path, {"amount": amount, "seconds": elapsed.run, "compile_seconds": elapsed.compile})
