@@ -103,7 +103,7 @@ def test_shifted_artefacts_are_ranked_and_searched_at_shifted_candidates(finishe
     setup = pipeline.prepare(config_with(METHODS))
     condensed = load_condensed(folder, "hcdc_shifted", 0)
     amount = np.array([condensed.card[f"shift_of_{name}"] for name in setup.space.hparam_names], np.float32)
-    moved = jax.vmap(setup.space.project)(setup.candidates + amount[None])
+    moved = jax.vmap(setup.space.admit)(setup.candidates + amount[None])
     assert np.abs(moved - setup.candidates).max() > 0
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), RANK), 0)
     scores = evaluate(key, setup.problem, moved, condensed.train, condensed.val, training=setup.proxy_training)
@@ -112,7 +112,7 @@ def test_shifted_artefacts_are_ranked_and_searched_at_shifted_candidates(finishe
         np.testing.assert_array_equal(result["hparams"], setup.candidates)
     plan = pipeline.SearchPlan(num=3, top=0, artefact="hcdc_shifted")
     history = pipeline.search(setup, folder, plan)["history"]
-    drawn = jax.vmap(setup.space.project)(np.asarray(history["hparams"], np.float32) + amount[None])
+    drawn = jax.vmap(setup.space.admit)(np.asarray(history["hparams"], np.float32) + amount[None])
     expected = evaluate(key, setup.problem, drawn, condensed.train, condensed.val, training=setup.proxy_training)
     np.testing.assert_allclose(history["loss"], expected.loss, rtol=1e-6)
     with pytest.raises(UserError, match="shift of hcdc_shifted"):

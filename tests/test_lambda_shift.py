@@ -77,9 +77,9 @@ def test_a_candidate_that_diverges_has_no_say():
     assert (states[0].variables != 0).all()
 
 
-def test_what_is_shifted_stays_in_the_space():
-    """Beyond the bounds nothing may be gained: candidates are trained at the nearest point of the space."""
-    narrow = spaces.box("narrow", {"a": (-1, 1), "b": (-1, 1)})
+def test_what_is_shifted_stays_where_a_model_can_be_trained():
+    """Beyond the bounds of a rate nothing may be gained; a logarithm has none."""
+    narrow = spaces.box("narrow", {"a": (-1, 1), "b": (1, 2, "log")})
     seen = []
     watched = TOY._replace(
         val_loss=lambda params, hparams, best: (seen.append(hparams), TOY.val_loss(params, hparams, best))[1]
@@ -92,4 +92,6 @@ def test_what_is_shifted_stays_in_the_space():
         )
     assert seen
     for hparams in seen:
-        np.testing.assert_allclose(jax.lax.stop_gradient(hparams), 1.0)
+        hparams = jax.lax.stop_gradient(hparams)
+        assert hparams[0] == 1.0
+        assert hparams[1] > np.log(2)

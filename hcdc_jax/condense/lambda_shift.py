@@ -61,8 +61,9 @@ class ShiftInfo(NamedTuple):
 def lambda_shift(problem: Problem, space: Space, *, steps: int) -> Condenser:
     """The shift as a condenser; its state's `variables` are the shift [h], which starts at zero.
 
-    What is shifted out of the space is projected back. The rate falls along a cosine: an order of eight candidates
-    turns over within a tenth of a standard deviation, and a constant rate ends on either side of it.
+    A shift may leave the prior; what no model can be trained at is projected back (`Space.admit`). The rate falls along
+    a cosine: an order of eight candidates turns over within a tenth of a standard deviation, and a constant rate ends
+    on either side of it.
 
     Exact gradients by forward mode through the trainings on S_train: h + 1 trainings' worth per candidate, and no
     trajectory in memory. Every step trains from a new initialisation, so none of them is learned by heart. A candidate
@@ -80,7 +81,7 @@ def lambda_shift(problem: Problem, space: Space, *, steps: int) -> Condenser:
     def step(key, state, data):
         def jet(hparams):
             def loss(shift):
-                shifted = space.project(hparams + data.scale * shift)
+                shifted = space.admit(hparams + data.scale * shift)
                 params, _ = train(key, problem, shifted, data.train_batch, data.training)
                 value = problem.val_loss(params, shifted, data.val_batch)
                 return value, value

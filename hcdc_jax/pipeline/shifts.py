@@ -78,8 +78,8 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
 
 
 def shifted(setup: Setup, hparams: Array, amount: np.ndarray) -> Array:
-    """Hyperparameters [n, h], shifted and put back into the space."""
-    return jax.vmap(setup.space.project)(hparams + amount[None])
+    """Hyperparameters [n, h], shifted, as far as models can be trained there."""
+    return jax.vmap(setup.space.admit)(hparams + amount[None])
 
 
 def facts(setup: Setup, amount: np.ndarray) -> dict[str, float]:

@@ -54,6 +54,8 @@ class Space(NamedTuple):
       read: `read(hparams [h]) -> what the model reads`, differentiable: a dict by name for a `box`, a `models.Setting`
         for graph filters.
       basis: polynomial basis of a space of graph filters, see `graphs.filter_terms`.
+      domain: `domain(hparams [h]) -> [h]`, the nearest point at which a model can be trained, where that is more than
+        the space: the logarithm of a weight decay may leave its prior, a dropout rate may not. None: `project`.
     """
 
     name: str
@@ -63,6 +65,11 @@ class Space(NamedTuple):
     project: Callable[[Array], Array]
     read: Callable[[Array], Any] = as_is
     basis: str | None = None
+    domain: Callable[[Array], Array] | None = None
+
+    def admit(self, hparams: Array) -> Array:
+        """The nearest hyperparameters [h] at which a model can be trained, inside the prior or not."""
+        return (self.domain or self.project)(hparams)
 
     def sample(self, key: Array, num_candidates: int) -> Array:
         """Independent draws from the prior: [num_candidates, h]."""
@@ -133,11 +140,14 @@ def _box(name: str, entries: tuple[tuple[str, float, float, str], ...]) -> Space
     def project(hparams):
         return jnp.clip(hparams, low, high)
 
+    def domain(hparams):
+        return jnp.where(np.array(scales) == "linear", project(hparams), hparams)
+
     def read(hparams):
         return {key: _SCALES[scale].back(hparams[i]) for i, (key, scale) in enumerate(zip(keys, scales, strict=True))}
 
     names = tuple(_SCALES[scale].prefix + key for key, scale in zip(keys, scales, strict=True))
-    return Space(name, names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project, read)
+    return Space(name, names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project, read, domain=domain)
 
 
 def _checked(space: str, key: str, bounds: Bounds) -> tuple[float, float, str]:

@@ -16,7 +16,7 @@ from numpy.polynomial.chebyshev import chebfit, chebpts1
 from scipy.special import comb
 
 from hcdc_jax.models import Setting
-from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object, unit_l1
+from hcdc_jax.spaces.continuous import Bounds, Space, as_is, box, one_object, unit_l1
 from hcdc_jax.types import Array
 
 
@@ -104,6 +104,8 @@ def bernstein_to_chebyshev(order: int) -> np.ndarray:
 
 def _of_filters(space: Space, basis: str, coefficients: Callable[[Array], Array] | None = None) -> Space:
     """`space`, read as the coefficients of a filter; as they are where no function is given."""
+    if space.domain is not None:
+        space = space._replace(domain=as_is)  # of a box: any coefficients make a filter
     if coefficients is None:
         return space._replace(read=Setting, basis=basis)
     return space._replace(read=lambda hparams: Setting(coefficients(hparams)), basis=basis)

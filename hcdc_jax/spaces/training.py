@@ -66,6 +66,7 @@ def with_training(
         functools.partial(both, filters.project, training.project),
         read,
         filters.basis,
+        functools.partial(both, filters.admit, training.admit),
     )
 
 
