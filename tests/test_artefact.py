@@ -18,16 +18,8 @@ from sklearn.model_selection import GridSearchCV
 from hcdc_jax import files
 from hcdc_jax.artefact import load_condensed, read_card, save_condensed
 from hcdc_jax.containers.graph import GraphVariables
-from hcdc_jax.errors import UserError
 from hcdc_jax.types import Batch
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
+from tests.errors import error_of
 
 
 def graph_batch(seed: int, num_nodes: int = 5) -> Batch:

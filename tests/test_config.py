@@ -11,15 +11,7 @@ import pytest
 
 from hcdc_jax import config as configs
 from hcdc_jax.config import Config
-from hcdc_jax.errors import UserError
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
+from tests.errors import error_of
 
 
 def write(folder, text):

@@ -20,8 +20,8 @@ from sklearn.neighbors import kneighbors_graph
 
 from hcdc_jax.data import GraphData, datasets, load_dataset, planetoid, summary
 from hcdc_jax.data.graphs import normalize_rows
-from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256
+from tests.errors import error_of
 
 # Labels 0, 1 alternate; nodes 0-3 train, 4-5 val, 6-7 test, 8-9 in no part.
 NUM_NODES = 10
@@ -50,14 +50,6 @@ def save(folder, arrays, name="mine.npz"):
     path = folder / name
     np.savez(path, **arrays)
     return path
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 class TestDigitsGraph:

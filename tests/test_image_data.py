@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits
 from hcdc_jax.data import ImageData, image_sets, load_dataset
 from hcdc_jax.data.images import Part, build_images, subset, summary
 from hcdc_jax.data.prepared import read_prepared
-from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256
 from hcdc_jax.images import PUBLISHED
+from tests.errors import error_of
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 40, 8, 2
 DATA_DIR = os.environ.get("HCDC_DATA_DIR", "")
@@ -47,14 +47,6 @@ def save(folder, arrays, name="mine.npz"):
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / name, **arrays)
     return folder / name
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def parts(data: ImageData) -> list[np.ndarray]:

@@ -14,10 +14,10 @@ from hcdc_jax.config import Config, apply_overrides
 from hcdc_jax.data import load_dataset
 from hcdc_jax.data.graphs import seen_from
 from hcdc_jax.data.structure import NUM_SIGNALS, structural_features
-from hcdc_jax.errors import UserError
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.pipeline import prepare
 from hcdc_jax.pipeline.recipes import METHODS
+from tests.errors import error_of
 
 NUM_NODES = 12
 EDGES = np.array([[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 6]])
@@ -35,13 +35,6 @@ def no_data_of_this_machine(monkeypatch, tmp_path):
 def standardised() -> np.ndarray:
     training = FEATURES[PARTS["train"]]
     return (FEATURES - training.mean(0)) / training.std(0)
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def write_table(path, table) -> None:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from hcdc_jax.errors import UserError
 from hcdc_jax.processes import connect, over_processes
 from hcdc_jax.sharding import local_devices
+from tests.errors import error_of
 from tests.test_candidates import CANDIDATES, scores_of
 
 
@@ -75,13 +75,6 @@ def test_shares_cover_all_candidates_once(monkeypatch, num_candidates, processes
     assert len({len(share["a"]) for share in shares}) == 1  # equal sizes, or nothing could be gathered
     for name, leaf in candidates.items():
         np.testing.assert_array_equal(np.concatenate([share[name] for share in shares])[:num_candidates], leaf)
-
-
-def error_of(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_nobody_at_the_address():
