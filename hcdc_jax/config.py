@@ -197,6 +197,7 @@ class HCDCConfig:
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
     distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
+    selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
     sensitivity: Literal["implicit", "unroll"] = "implicit"  # how hypergradients are taken
     extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
     train_method: str = "random"  # the method that makes S_train

@@ -49,6 +49,7 @@ PIPELINE = [
     ["reporting"],
     ["halves"],
     ["recipes"],
+    ["selection"],
     ["shifts"],
     ["targets", "scoring"],
     ["draws"],

@@ -22,10 +22,13 @@ class Draws(NamedTuple):
     Attributes:
       hparams: [m, h].
       cost: of the trainings on S_train that chose them.
+      spread: standard deviation over all draws of the log loss on the real validation part, after training on S_train;
+        NaN where none were trained.
     """
 
     hparams: Array
     cost: Cost
+    spread: float
 
 
 def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
@@ -44,15 +47,25 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
     if not path.exists():
         setup, options = run.setup, run.setup.config.hcdc
         points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
+        spread = np.nan
         with measured() as elapsed:
             if options.draws > 1:
                 key = key_for(DRAWS, seed)
                 scores = evaluate(key, setup.problem, points, condensed_train, setup.val, training=setup.proxy_training)
-                points = stratified(points, np.asarray(scores.loss), options.full_trainings)
-        files.write_npz(path, {"hparams": points, "seconds": elapsed.run, "compile_seconds": elapsed.compile})
+                losses = np.asarray(scores.loss)
+                points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
+        files.write_npz(
+            path, {"hparams": points, "spread": spread, "seconds": elapsed.run, "compile_seconds": elapsed.compile}
+        )
     record = read_arrays(path)
     cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
-    return Draws(jnp.asarray(record["hparams"]), cost)
+    return Draws(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
+
+
+def log_spread(losses: np.ndarray) -> float:
+    """Standard deviation of the logarithms of the losses that are finite and positive; NaN where there are none."""
+    logs = np.log(losses[np.isfinite(losses) & (losses > 0)])
+    return float(logs.std()) if logs.size else float("nan")
 
 
 def stratified(points: Array, losses: np.ndarray, count: int) -> Array:

@@ -167,7 +167,8 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     setup, folder, progress = request.run
     container = recipe.container(setup, place.part)
     variables = container.init(half_key(place.part, place.seed), request.start)
-    work, condenser, steps = learner.work(request), learner.condenser(setup, container), learner.steps(setup)
+    work = learner.work(request)
+    condenser, steps = learner.condenser(work.setup or setup, container), learner.steps(work.setup or setup)
     key = half_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))
     done, saved = checkpoint.restore_latest(place.checkpoints, saved) or (0, saved)

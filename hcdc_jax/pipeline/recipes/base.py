@@ -63,12 +63,14 @@ class Work(NamedTuple):
       cost: spent here, or earlier and read from disk.
       matched: [m, h] candidates that are matched, if there are any.
       facts: numbers by name, for the card.
+      setup: of the condenser, where the data settle what the configuration leaves open.
     """
 
     data: Any
     cost: Cost = Cost()
     matched: np.ndarray | None = None
     facts: Mapping[str, float] = MappingProxyType({})
+    setup: Setup | None = None
 
 
 class Learner(NamedTuple):

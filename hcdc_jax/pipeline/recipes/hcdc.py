@@ -16,6 +16,7 @@ from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
+from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
@@ -38,6 +39,18 @@ def _matched(request: Request) -> Matched:
 
 
 def _work(request: Request) -> Work:
+    return _settled(request, _unsettled(request), "hcdc", DISTANCES)
+
+
+def _work_of_values(request: Request) -> Work:
+    return _settled(request, _unsettled(request), "value_only", ("value",))
+
+
+def _settled(request: Request, work: Work, name: str, distances: tuple[str, ...]) -> Work:
+    return settled(request, work, learned(request.run.setup, "val"), name, distances)
+
+
+def _unsettled(request: Request) -> Work:
     matched = _matched(request)
     return _work_at(request, matched, matched.hparams)
 
@@ -48,7 +61,8 @@ def _shifted_work(request: Request) -> Work:
     assert request.condensed_train is not None
     shift = learned_shift(request.run, request.seed, matched, request.condensed_train)
     work = _work_at(request, matched, shifted(setup, matched.hparams, shift.amount))
-    return work._replace(cost=work.cost.plus(shift.cost), facts=facts(setup, shift.amount))
+    work = work._replace(cost=work.cost.plus(shift.cost), facts=facts(setup, shift.amount))
+    return _settled(request, work, "hcdc_shifted", DISTANCES)
 
 
 def _work_at(request: Request, matched: Matched, hparams: Array) -> Work:
@@ -100,7 +114,7 @@ METHOD = Method(
 VALUE_ONLY = Method(
     "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
     train=None,
-    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work, steps, rate="hcdc.feature_step")),
+    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work_of_values, steps, rate="hcdc.feature_step")),
 )
 SHIFTED = Method(
     "hcdc at hyperparameters shifted as lambda_shift does, so that S_train wants what the full data wants",
