@@ -154,13 +154,15 @@ class DMConfig:
 
 @dataclasses.dataclass(frozen=True)
 class KIPConfig:
-    """Kernel inducing points (KIP), by the tangent kernel of a fully connected network."""
+    """Kernel inducing points (KIP), by the tangent kernel of a wide network or by random features."""
 
     steps: Count = 1000  # of Adam
     image_rate: Positive = 0.04  # Adam step of the pixels
     ridge: Positive = 1e-6  # added to the diagonal of the kernel, in units of its mean
     batch_size: Count = 5000  # real images per step, equally many of each class
-    depth: Count = 1  # hidden layers
+    kernel: Literal["fully_connected", "convolutional", "random_features"] = "fully_connected"  # see docs/images.md
+    depth: Count = 1  # hidden layers, or blocks of the convolutional kernel
+    networks: Count = 8  # random_features: networks that are drawn for a step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from hcdc_jax.condense.experts import ExpertTraining, expert_trajectory
 from hcdc_jax.condense.gradient_matching import MatchingData, constant, drawn_from
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
 from hcdc_jax.condense.hcdc_shared import SharedData
-from hcdc_jax.condense.kernels import fully_connected
+from hcdc_jax.condense.kernels import always, fully_connected
 from hcdc_jax.condense.kip import KIPData
 from hcdc_jax.condense.mtt import MTTData
 from hcdc_jax.containers import ADJACENCIES, Container, ImageStart, graph_container, image_container
@@ -107,7 +107,9 @@ def class_case(name: str) -> Case:
 
 def kip_case() -> Case:
     data = KIPData(class_pool(*blobs(18), 3), jnp.float32(0.01), jnp.float32(1e-2))
-    return Case(condense.get("kip")(fully_connected(1), IMAGES, num_classes=3, batch_size=12), data, image_variables)
+    return Case(
+        condense.get("kip")(always(fully_connected(1)), IMAGES, num_classes=3, batch_size=12), data, image_variables
+    )
 
 
 def mtt_case() -> Case:

@@ -10,10 +10,12 @@ import pytest
 from hcdc_jax.condense import run
 from hcdc_jax.condense.base import learned_fields
 from hcdc_jax.condense.class_batches import balanced_sample, class_pool
-from hcdc_jax.condense.kernels import fully_connected
+from hcdc_jax.condense.kernels import always, convolutional, fully_connected, random_features
 from hcdc_jax.condense.kip import KIPData, centred_labels, kip, label_solve, regression_loss, ridge_regression
 from hcdc_jax.containers import ImageStart, image_container
+from hcdc_jax.models import image_embedding, image_problem
 from hcdc_jax.types import Batch
+from tests.errors import error_of
 from tests.small_images import blobs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -73,6 +75,61 @@ def test_kernels_have_their_closed_form_on_the_diagonal_and_at_right_angles(x64)
     np.testing.assert_allclose(nngp[0, 2], 0, atol=1e-12)
     with pytest.raises(ValueError, match="'rbf'"):
         fully_connected(1, kind="rbf")
+
+
+def wide_convnet(key, images, width, weight_std=2.0**0.5, bias_std=0.1):
+    """Tangent kernel [n, n] of a random ConvNet of one block in NTK parametrisation."""
+    n, side, _, channels = images.shape
+    keys, count = jax.random.split(key, 4), width * (side // 2) ** 2
+    params = [
+        jax.random.normal(keys[0], (3, 3, channels, width)), jax.random.normal(keys[1], (width,)),
+        jax.random.normal(keys[2], (count,)), jax.random.normal(keys[3]),
+    ]  # fmt: skip
+
+    def output(params, image):
+        filters = weight_std * (9 * channels) ** -0.5 * params[0]
+        layout = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(image[None], filters, (1, 1), "SAME", dimension_numbers=layout)[0]
+        x = jax.nn.relu(x + bias_std * params[1][None, None]).reshape(side // 2, 2, side // 2, 2, width).mean((1, 3))
+        return weight_std * count**-0.5 * jnp.vdot(params[2], x.ravel()) + bias_std * params[3]
+
+    slopes = [leaf.reshape(n, -1) for leaf in jax.vmap(lambda image: jax.grad(output)(params, image))(images)]
+    return sum(leaf @ leaf.T for leaf in slopes)
+
+
+def test_the_convolutional_kernel_is_that_of_wide_convnets():
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 2)), jnp.float32)
+    sampled = jax.jit(lambda key: wide_convnet(key, images, 100))
+    tangent = np.mean([sampled(key) for key in jax.random.split(KEY, 100)], 0)
+    exact = convolutional(1)(images, images)
+    np.testing.assert_allclose(exact, tangent, atol=0.03 * float(jnp.trace(exact)) / 3)
+
+
+def test_the_convolutional_kernel_is_symmetric_definite_and_differentiable(x64):
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5, 5, 1)))
+    direction, kernel, h = jax.random.normal(KEY, images.shape), jax.jit(convolutional(2)), 1e-5
+    gram = kernel(images, images)
+    np.testing.assert_allclose(gram, gram.T, rtol=1e-12)
+    assert np.linalg.eigvalsh(gram).min() > 0
+    np.testing.assert_allclose(kernel(images, images[1:3]), gram[:, 1:3], rtol=1e-12)
+
+    def total(images):  # of two different sets: the kernel of an image with itself has a kink
+        return (kernel(images[:2], images[2:]) ** 2).sum()
+
+    difference = (total(images + h * direction) - total(images - h * direction)) / (2 * h)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(total)(images), direction), difference, rtol=1e-6)
+    assert "lower kip.depth to 2" in error_of(lambda: convolutional(3)(images, images))
+
+
+def test_random_features_are_the_mean_over_networks_drawn_by_the_key():
+    shape = IMAGES.shape[1:]
+    problem, embed = image_problem("mlp", shape, 3, width=8), image_embedding("mlp", 3, width=8)
+    draw = random_features(problem, embed, (), 2)
+    images = jnp.asarray(IMAGES[:5])
+    features = [np.asarray(embed(problem.init(key, None), None, images)) for key in jax.random.split(KEY, 2)]
+    expected = sum(part @ part.T for part in features) / sum(part.shape[1] for part in features)
+    np.testing.assert_allclose(draw(KEY)(images, images), expected, rtol=1e-5)
+    assert not np.allclose(draw(jax.random.key(1))(images, images), expected, rtol=1e-2)
 
 
 def batches():
@@ -138,7 +195,7 @@ def test_an_image_set_predicts_its_own_labels_and_the_label_solve_is_least_squar
 
 @pytest.mark.parametrize("learn_labels", [False, True])
 def test_steps_teach_the_images_and_labels_only_where_asked(learn_labels):
-    condenser = kip(KERNEL, CONTAINER, num_classes=3, batch_size=30, learn_labels=learn_labels)
+    condenser = kip(always(KERNEL), CONTAINER, num_classes=3, batch_size=30, learn_labels=learn_labels)
     data = KIPData(class_pool(IMAGES, LABELS, 3), jnp.float32(0.1), jnp.float32(1e-3))
     labels = np.eye(3, dtype=np.float32)
     noise = image_container("noise").init(KEY, ImageStart(IMAGES[:3].astype(np.float32), labels))
@@ -155,9 +212,9 @@ def test_steps_teach_the_images_and_labels_only_where_asked(learn_labels):
 
 
 def test_adam_moves_every_pixel_by_its_rate_at_first():
-    condenser = kip(KERNEL, CONTAINER, num_classes=3, batch_size=30)
+    condenser = kip(always(KERNEL), CONTAINER, num_classes=3, batch_size=30)
     variables = CONTAINER.init(KEY, ImageStart(IMAGES[:3], LABELS[:3]))
     data = KIPData(class_pool(IMAGES, LABELS, 3), jnp.float32(0.04), jnp.float32(1e-3))
     state, _ = jax.jit(condenser.step)(KEY, condenser.init(KEY, variables, data), data)
     np.testing.assert_allclose(jnp.abs(state.variables.pixels - variables.pixels), 0.04, rtol=1e-2)
-    assert kip(KERNEL, CONTAINER, num_classes=3) is kip(fully_connected(1), CONTAINER, num_classes=3)
+    assert kip(always(KERNEL), CONTAINER, num_classes=3) is kip(always(fully_connected(1)), CONTAINER, num_classes=3)

@@ -18,7 +18,7 @@ import optax
 
 from hcdc_jax.condense.base import Condenser, descend, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class
-from hcdc_jax.condense.kernels import Kernel
+from hcdc_jax.condense.kernels import Kernel, KernelDraw
 from hcdc_jax.containers import Container
 from hcdc_jax.types import Array, Batch, Variables
 
@@ -107,12 +107,12 @@ def label_solve(
 
 @functools.cache
 def kip(
-    kernel: Kernel, container: Container, *, num_classes: int, batch_size: int = 5000, learn_labels: bool = False
+    draw: KernelDraw, container: Container, *, num_classes: int, batch_size: int = 5000, learn_labels: bool = False
 ) -> Condenser:
     """Kernel inducing points as a condenser.
 
     Args:
-      kernel: such as `kernels.fully_connected(1)`.
+      draw: the kernel of each step, such as `kernels.always(kernels.fully_connected(1))`.
       container: stores the synthetic images.
       num_classes: number of classes.
       batch_size: real images per step, equally many of each class.
@@ -128,12 +128,13 @@ def kip(
         return KIPState(variables, optax.adam(data.learning_rate).init(moved(variables)))
 
     def step(key, state, data):
-        real = draw_per_class(key, data.pool, per_class)
+        key_real, key_kernel = jax.random.split(key)
+        real = draw_per_class(key_real, data.pool, per_class)
         real = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), real)
 
         def loss(fields):
             support = container.decode(state.variables._replace(**fields))
-            return regression_loss(kernel, support, real, data.ridge, num_classes)
+            return regression_loss(draw(key_kernel), support, real, data.ridge, num_classes)
 
         (value, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(moved(state.variables))
         variables, opt_state = descend(optax.adam(data.learning_rate), gradient, state.opt_state, state.variables)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from hcdc_jax.condense.base import Condenser
-from hcdc_jax.condense.kernels import fully_connected
+from hcdc_jax.condense.kernels import KernelDraw, always, convolutional, fully_connected, random_features
 from hcdc_jax.condense.kip import KIPData, kip
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
-from hcdc_jax.pipeline.recipes.image_relays import real_pool
+from hcdc_jax.pipeline.recipes.image_relays import real_pool, relay
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup
 
 
-def _condenser(setup: Setup, container: Container) -> Condenser:
+def _kernel(setup: Setup) -> KernelDraw:
     options = setup.config.kip
-    return kip(
-        fully_connected(options.depth), container, num_classes=setup.data.num_classes, batch_size=options.batch_size
-    )
+    if options.kernel == "random_features":
+        network = relay(setup)
+        return random_features(network.problem, network.embed, network.hparams, options.networks)
+    return always({"fully_connected": fully_connected, "convolutional": convolutional}[options.kernel](options.depth))
+
+
+def _condenser(setup: Setup, container: Container) -> Condenser:
+    return kip(_kernel(setup), container, num_classes=setup.data.num_classes, batch_size=setup.config.kip.batch_size)
 
 
 def _work(request: Request) -> Work:
