@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
+
+import jax
 
 from hcdc_jax import __version__, data, distances, evaluation, files, pipeline, search, spaces, terminal
 from hcdc_jax import config as configs
@@ -61,9 +64,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         terminal.complain(f"interrupted; the same command {getattr(args, 'afterwards', 'begins anew')}")
         return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        asked = _asked_in_vain(error)
+        if asked is None:
+            raise
+        terminal.complain(
+            f"out of memory{asked}: lower condense.classes_at_once, condense.synthetic_per_class or a batch_size, make "
+            f"the condensed data or the network smaller; the same command {getattr(args, 'afterwards', 'begins anew')}"
+        )
+        return USER_ERROR
     except BrokenPipeError:  # the reader of a pipe has seen enough; without this Python complains when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _asked_in_vain(error: Exception) -> str | None:
+    """How much memory was not to be had, in words, or nothing where that is not said; None for another error."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in text:
+        return None
+    amount = re.search(r"([\d.]+) ?(bytes|[KMGT]i?B)", text)
+    if amount is None:
+        return ""
+    number, unit = amount.groups()
+    return f" ({float(number) / 1e9:.3g} GB at once)" if unit == "bytes" else f" ({number} {unit} at once)"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import sys
 import tomllib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import SMALL, finished_run, graph_arrays, write_config
@@ -17,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
 import hcdc_jax as hc
-from hcdc_jax import cli, terminal
+from hcdc_jax import cli, pipeline, terminal
 from hcdc_jax.pipeline.setup import TRUTH, key_for
 from hcdc_jax.report.tables import Cell, Table
 from hcdc_jax.search import full_trainings
@@ -391,3 +392,23 @@ class TestTerminal:
         assert list(narrow.headers) == ["Method", "Rank"]
         assert [cell.text for cell in narrow.rows[0]] == ["hcdc", "0.9"]
         assert list(terminal.fitted(table, 3, ("Long interval", "Rank")).headers) == ["Method"]
+
+
+def test_what_does_not_fit_into_memory_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    def condense(run):
+        jax.block_until_ready(jnp.ones((2**44,)))
+
+    monkeypatch.setattr(pipeline, "condense", condense)
+    assert cli.main(["condense", str(write_config(tmp_path)), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "out of memory (7.04e+04 GB at once): lower condense.classes_at_once" in said
+    assert "with --resume goes on from here" in said
+
+
+def test_other_errors_of_the_device_are_bugs(tmp_path, monkeypatch):
+    def condense(run):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(pipeline, "condense", condense)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        cli.main(["condense", str(write_config(tmp_path)), "--out", str(tmp_path / "run")])
