@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.condensers import condensers, networks
 from benchmarks.hypergradients import hypergradients, solvers
 from benchmarks.ranking import devices, ranking
 from benchmarks.stages import stages
@@ -20,7 +21,10 @@ from benchmarks.timing import device
 from hcdc_jax.artefact import versions
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {function.__name__: function for function in (hypergradients, solvers, ranking, devices, stages)}
+BENCHMARKS = {
+    function.__name__: function
+    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks)
+}
 
 
 def main(names: list[str]) -> None:
