@@ -48,6 +48,7 @@ PIPELINE = [
     ["search_result"],
     ["reporting"],
     ["halves"],
+    ["pruning"],
     ["recipes"],
     ["shifts"],
     ["targets", "scoring"],

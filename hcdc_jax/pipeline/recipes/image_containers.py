@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +22,7 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.hmn import Fit
 from hcdc_jax.containers.images import as_they_are
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup
 
 NAMES = ("auto", "pixels", "multi_formation", "hmn")
@@ -37,12 +40,36 @@ def generated_per_class(setup: Setup, part: str) -> int:
     Raises:
       UserError: a memory network of one image per class stores more.
     """
+    return _fitting(setup, part, 1.0)
+
+
+def surplus(setup: Setup, part: str) -> int:
+    """Images of each class that are learned beyond the budget, and are pruned in the end.
+
+    Raises:
+      UserError: there is to be a surplus, and it is less than an image.
+    """
+    options = setup.config.pruning
+    if part != "train" or options.strategy == "none":
+        return 0
+    fitting = generated_per_class(setup, part)
+    more = _fitting(setup, part, 1 + options.over_budget) - fitting
+    if more == 0:
+        raise UserError(
+            f"pruning.over_budget = {options.over_budget:g} of the budget of S_train is less than one image of each "
+            f"class, {fitting} of which fit: raise it, or set pruning.strategy = 'none'"
+        )
+    return more
+
+
+def _fitting(setup: Setup, part: str, factor: float) -> int:
+    """Images of each class that are decoded from so many times the numbers of the budget."""
     images, name = per_class(setup.config, part), setup.config.condense.container
-    if name == "multi_formation":
-        return setup.config.condense.formation_factor**2 * images
     if name == "hmn":
-        return hmn_sizes(images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
-    return images
+        return hmn_sizes(factor * images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
+    tiles = setup.config.condense.formation_factor**2 if name == "multi_formation" else 1
+    # 1.1 times 10 comes out as 11.000000000000002, other products a little too small.
+    return math.floor(factor * tiles * images + 1e-9)
 
 
 def fixed(setup: Setup, part: str) -> Container:
@@ -70,6 +97,11 @@ def learned(setup: Setup, part: str) -> Container:
 
 def storage(setup: Setup) -> str:
     """How many images are learned in the numbers of how many, and the ledger of a memory network."""
+    over = surplus(setup, "train")
+    return _stored(setup) + (f"; {over} more of each class are learned for S_train and pruned" if over else "")
+
+
+def _stored(setup: Setup) -> str:
     name, data = setup.config.condense.container, setup.data
     if name not in ("multi_formation", "hmn"):
         return ""

@@ -55,7 +55,15 @@ def strategy(setup: Setup) -> Augmentation | None:
     Raises:
       UserError: an unknown operation.
     """
-    text = setup.config.condense.augmentation
+    return augmentation_of(setup.config.condense.augmentation)
+
+
+def augmentation_of(text: str) -> Augmentation | None:
+    """What a setting such as "color_crop" draws from; None for "none".
+
+    Raises:
+      UserError: an unknown operation.
+    """
     return None if text == "none" else augment.parse(text)
 
 
