@@ -91,8 +91,8 @@ def prune(
       validation: real images, for "double_end". A validation part: chosen on the test part, accuracies there mean
         nothing any more.
       betas: shares of the hard end that "double_end" tries; ties go to the first.
-      keep: `keep(name, make)` gives what `make()` returns; it is asked for each part that takes long, "margins" and then
-        "beta_0.3" and so on, and may have it from before.
+      keep: `keep(name, make)` gives what `make()` returns; it is asked for each part that takes long, "margins" and
+        then "beta_0.3" and so on, and may have it from before.
 
     Raises:
       UserError: another strategy, "double_end" without `validation`, nothing left of a class, or a container whose
