@@ -99,9 +99,7 @@ class CondenseConfig:
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
     relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
-    classes_at_once: Count | None = (
-        None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device if left out
-    )
+    classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
     synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
     formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter
 

@@ -145,10 +145,8 @@ def _mean_margins(key, batch, hparams, training, *, problem, inits):
         def epoch(carry, _):
             trainee, total = carry
             trainee = advance(problem, hparams, trainee, batch, training, per_epoch)
-            return (
-                trainee,
-                total + margin(_logits(problem, trainee.params, hparams, batch.inputs), batch.labels),
-            ), None
+            logits = _logits(problem, trainee.params, hparams, batch.inputs)
+            return (trainee, total + margin(logits, batch.labels)), None
 
         start = begin(key, problem, hparams, training), jnp.zeros(count, batch.inputs.dtype)
         return jax.lax.scan(epoch, start, length=epochs)[0][1] / epochs

@@ -76,8 +76,8 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
         )
     if config.pruning.strategy != "none" and kind is graphs.KIND:
         raise UserError(
-            f"{where}, which hang together, and pruning.strategy = {config.pruning.strategy!r} lets single ones go; set "
-            "pruning.strategy = 'none'"
+            f"{where}, which hang together, and pruning.strategy = {config.pruning.strategy!r} lets single ones go; "
+            "set pruning.strategy = 'none'"
         )
     foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
     for method in (*config.methods, config.hcdc.train_method):

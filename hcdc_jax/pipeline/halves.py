@@ -178,7 +178,7 @@ class _Learned(NamedTuple):
 
 
 def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learned:
-    """Without what is over the budget. The last checkpoint stays until the half is finished: nothing is learned twice."""
+    """Without what is over the budget. The last checkpoint stays until this is done: nothing is learned twice."""
     container = recipe.container(run.setup, place.part)
     found = pruned(run, place.seed, container, learned.variables, place.pruning, str(place))
     return learned._replace(

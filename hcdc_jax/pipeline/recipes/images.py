@@ -65,7 +65,7 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart
 
 
 def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
-    """As `sampled` at random, as many as are decoded, also of those that are pruned later; where a class has fewer, some stand more than once."""
+    """As `sampled` at random, as many as are decoded, the surplus too; where a class has fewer, some stand twice."""
     count = generated_per_class(setup, part) + image_containers.surplus(setup, part)
     if count == per_class(setup.config, part):
         return sampled(setup, part, seed, uniform)
