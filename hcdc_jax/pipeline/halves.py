@@ -86,6 +86,11 @@ class Place(NamedTuple):
         return self.finished.with_suffix("")
 
     @property
+    def over_budget(self) -> Path:
+        """The file of what was learned, before the surplus went; it stays, so that others may prune it otherwise."""
+        return self.finished.with_name(f"{self.finished.stem}_over_budget.npz")
+
+    @property
     def pruning(self) -> Path:
         """The folder of what pruning has found out, until it is finished."""
         return self.finished.with_name(f"{self.finished.stem}_pruning")
@@ -149,6 +154,17 @@ def read_half(place: Place) -> Half:
     return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning)
 
 
+def read_over_budget(place: Place) -> Variables:
+    """What was learned of a half that was pruned then.
+
+    Raises:
+      UserError: it was not, or the file is damaged.
+    """
+    if not place.over_budget.exists():
+        raise UserError(f"{place.folder} holds no {place}, before pruning: run `hcdc condense` with [pruning] first")
+    return _variables(to_tree(read_arrays(place.over_budget))["variables"])
+
+
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
     """What a rival without S_val is asked, given the S_train of the run."""
     return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)))
@@ -180,6 +196,7 @@ class _Learned(NamedTuple):
 def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learned:
     """Without what is over the budget. The last checkpoint stays until this is done: nothing is learned twice."""
     container = recipe.container(run.setup, place.part)
+    files.write_npz(place.over_budget, to_arrays({"variables": learned.variables}))
     found = pruned(run, place.seed, container, learned.variables, place.pruning, str(place))
     return learned._replace(
         variables=found.variables,
