@@ -77,14 +77,14 @@ def pruned(run: Run, seed: int, container: Container, variables: Variables, fold
 
     found = prune(
         key_for(PRUNE, seed), container, variables, drop, strategy,
-        judge=_judge(setup, len(labels)), validation=setup.val, betas=options.betas, keep=keep,
+        judge=judge_of(setup, len(labels)), validation=setup.val, betas=options.betas, keep=keep,
     )  # fmt: skip
     spent = [read_arrays(folder / f"{name}.npz") for name in names]
     cost = Cost(*(sum(float(one[key]) for one in spent) for key in ("seconds", "compile_seconds")))
     return Outcome(found.variables, cost, _facts(found, drop), _arrays(setup, found, labels))
 
 
-def _judge(setup: Setup, num_images: int) -> Judge:
+def judge_of(setup: Setup, num_images: int) -> Judge:
     """New networks like that of the run, trained as protocols of the field train them."""
     options, network = setup.config.pruning, relay(setup)
     per_epoch, size = even_batches(num_images, options.batch_size)

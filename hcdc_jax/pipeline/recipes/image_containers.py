@@ -96,17 +96,14 @@ def learned(setup: Setup, part: str) -> Container:
 
 
 def storage(setup: Setup) -> str:
-    """How many images are learned in the numbers of how many, and the ledger of a memory network."""
-    over = surplus(setup, "train")
-    return _stored(setup) + (f"; {over} more of each class are learned for S_train and pruned" if over else "")
-
-
-def _stored(setup: Setup) -> str:
-    name, data = setup.config.condense.container, setup.data
+    """How many images are learned in the numbers of how many, what is pruned, and the ledger of a memory network."""
+    name, data, over = setup.config.condense.container, setup.data, surplus(setup, "train")
+    pruned = f"; {over} more of each class are learned for S_train and pruned" if over else ""
     if name not in ("multi_formation", "hmn"):
-        return ""
+        return pruned
     counts = {part: generated_per_class(setup, part) for part in ("train", "val")}
     told = f"; in their numbers {name} stores {counts['train']} + {counts['val']} of each class, where they are learned"
+    told += pruned
     if name == "hmn":
         for part, count in counts.items():
             planned = planned_ledger(data.image_shape, data.num_classes, shapes(setup, part), count)
