@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from runs import small_config
 
-from hcdc_jax import pipeline
+from hcdc_jax import pipeline, report
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.condense import pruning
 from hcdc_jax.errors import UserError
+from hcdc_jax.report.pruning import pruning as draw
+from hcdc_jax.report.results import Pruning
 from tests.test_image_methods import small
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -49,6 +51,14 @@ def test_what_is_over_the_budget_goes(finished):
         np.testing.assert_allclose(found["betas"], [0, 1])
         assert condensed.card["pruning_beta"] == found["betas"][found["accuracies"].argmax()]
     assert not list((finished / "checkpoints").glob("*_pruning")), "what is finished needs it no longer"
+
+
+def test_the_report_draws_it(finished):
+    report.assemble(finished)
+    assert (finished / "figures" / "pruning.png").stat().st_size > 0
+    assert "Pruning to the budget" in (finished / "report.html").read_text()
+    nothing = np.zeros(0)
+    assert "at random" in draw([Pruning("dm", 0, nothing, np.arange(20), nothing, nothing)])
 
 
 def test_an_interrupted_pruning_goes_on_where_it_was(finished, tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def adam_rates(setup: Setup, start: ImageStart) -> PixelRates | MemoryRates:
 
 
 def image_rates(setup: Setup, image_rate: float) -> ImageRates | MemoryRates:
-    """Step sizes of what DC, DSA, DM and MTT move: `image_rate` of pixels, or those of `[hmn]`."""
+    """Step sizes of what DC, DSA, DM, IDC and MTT move: `image_rate` of pixels, or those of `[hmn]`."""
     if setup.config.condense.container == "hmn":
         return _memory_rates(setup.config)
     return ImageRates(jnp.float32(image_rate))

@@ -35,9 +35,9 @@ class Relay(NamedTuple):
 def relay(setup: Setup) -> Relay:
     """The network that `condense.relay` names.
 
-    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM and MTT have it: like GCond's filter
-    of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in the
-    middle of the space.
+    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM, IDC and MTT have it: like GCond's
+    filter of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in
+    the middle of the space.
     """
     config, data, space = setup.config, setup.data, setup.space
     name, options = config.model.name, network_options(config.model)
