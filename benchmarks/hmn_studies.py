@@ -1,7 +1,7 @@
 """What the paper of HMN (arXiv 2310.07506) leaves open, measured: containers, pruning, memory sizes, losses.
 
     python -m benchmarks.hmn_studies [study ...] [--config configs/images/hmn_mini.toml] [--out DIR]
-                                     [--networks 2] [--section.field value ...]
+                                     [--networks 2] [--epochs 500] [--section.field value ...]
 
 Every variant is a run of its own in DIR; what is finished is not made again, and interrupted runs go on. Accuracies
 are those of new networks on the real test part, trained on the whole of S_train by the protocol of IDC; nothing is
@@ -25,7 +25,7 @@ from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.condense.pruning import prune
 from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
-from hcdc_jax.evaluation import PROTOCOLS, evaluate_networks
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
 from hcdc_jax.pipeline.progress import silent
@@ -50,11 +50,13 @@ class Study(NamedTuple):
       base: configuration of all variants.
       out: folder of their runs.
       networks: that are trained on each S_train.
+      protocol: how.
     """
 
     base: Config
     out: Path
     networks: int
+    protocol: Protocol
 
 
 def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[Half]]:
@@ -71,7 +73,7 @@ def accuracies(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -
     path = study.out / "accuracies" / f"{name}_seed{seed}.json"
     if not path.exists():
         scores = evaluate_networks(
-            key_for(EVALUATE, seed), relay(setup).problem, PROTOCOLS["idc"], batch, setup.test, networks=study.networks
+            key_for(EVALUATE, seed), relay(setup).problem, study.protocol, batch, setup.test, networks=study.networks
         )
         files.write_json(path, np.asarray(scores.accuracy, float).tolist())
     return json.loads(path.read_text())
@@ -115,7 +117,7 @@ def containers(study: Study) -> list[str]:
 def memory(study: Study) -> list[str]:
     """Channels of an image's memory and of the decoder against the number of images."""
     rows = []
-    for setting, values in (("instance_channels", (1, 2, 4)), ("decoder_width", (4, 8, 16))):
+    for setting, values in (("instance_channels", (1, 2, 4)), ("decoder_width", (2, 4, 6))):
         for value in values:
             overrides = ["--seeds", "0", "--condense.container", "hmn", f"--hmn.{setting}", str(value)]
             rows.append(line(study, f"hmn_{setting}_{value}", f"`hmn.{setting}` = {value}", overrides))
@@ -216,13 +218,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/hmn_studies"), help="folder of the runs")
     parser.add_argument("--networks", type=int, default=2, help="trained on each S_train")
+    parser.add_argument("--epochs", type=int, default=500, help="of each; IDC has 1,000")
     args, overrides = parser.parse_known_args()
     unknown = set(args.studies) - set(STUDIES)
     if unknown:
         parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(STUDIES)}")
-    study = Study(configs.apply_overrides(configs.load(args.config), overrides), args.out, args.networks)
+    base = configs.apply_overrides(configs.load(args.config), overrides)
+    study = Study(base, args.out, args.networks, with_epochs(PROTOCOLS["idc"], args.epochs))
     seeds = ", ".join(map(str, study.base.seeds))
-    lines = [f"{args.config.stem}, seeds {seeds}, {args.networks} networks on each S_train; mean ± their deviation", ""]
+    what = f"{args.networks} networks on each S_train, {args.epochs} epochs; mean ± their deviation"
+    lines = [f"{args.config.stem}, seeds {seeds}, {what}", ""]
     for name in args.studies or STUDIES:
         lines += STUDIES[name](study)
         files.write_text(args.out / "hmn_studies.md", "\n".join(lines) + "\n")

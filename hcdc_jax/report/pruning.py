@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hcdc_jax.report.results import Pruning
 from hcdc_jax.report.style import BLUE, GREY, PALE, PALETTE, WIDTH, Drawing, house_style
@@ -40,6 +41,7 @@ def _histogram(axes: Any, judged: Sequence[Pruning]) -> None:
     bins = np.histogram_bin_edges(margins, min(MOST_BINS, max(len(margins) // 8, 5)))
     axes.hist([margins[stayed], margins[~stayed]], bins, stacked=True, color=[PALE, BLUE], label=["stayed", "went"])
     axes.set(xlabel="area under the margin", ylabel="images")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.legend()
 
 
