@@ -26,6 +26,7 @@ Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 NonNegative: TypeAlias = Annotated[float, Range(low=0)]
 Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
+Probability: TypeAlias = Annotated[float, Range(low=0, high=1)]
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
 Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
@@ -96,10 +97,10 @@ class CondenseConfig:
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise", "fit_real"] = "real"  # features or pixels to start from; hmn is fitted to real ones
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
-    relay: Literal["plain", "centre"] = "plain"  # dc, dsa, dm, mtt: networks unregularised, or at the space's centre
+    relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
-    classes_at_once: Count | None = None  # dc, dsa, dm: side by side, fewer take less memory; by the device if left out
-    synthetic_per_class: Count | None = None  # dc, dsa, dm: condensed images of a class in a step; all if left out
+    classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
+    synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
     formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter
 
 
@@ -117,6 +118,19 @@ class HMNConfig:
     network_rate: Positive = 0.01  # Adam step of extractors and decoder
     fit_steps: Count = 500  # of the fit to real images that a network starts with, unless condense.init = "noise"
     fit_rate: Positive = 0.01  # Adam step of the fit
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningConfig:
+    """Learned images of S_train beyond the budget, of which the least useful go in the end (HMN)."""
+
+    strategy: Literal["none", "double_end", "easy_only", "hard_only", "random"] = "none"  # which images go
+    over_budget: Positive = 0.1  # numbers that are learned beyond the budget, as a share of it
+    betas: tuple[Probability, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # double_end tries these
+    inits: Count = 4  # networks that are averaged over
+    epochs: Count = 100  # of each on the condensed images
+    learning_rate: Positive = 0.01  # of their gradient descent with momentum, down to 0 by a cosine
+    batch_size: Count = 64  # condensed images per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +155,23 @@ class DCConfig:
     image_rate: Positive = 0.1  # step size of the pixels
     relay_rate: Positive = 0.01  # step size of the networks
     batch_size: Count = 256  # real images of a class per step
+
+
+@dataclasses.dataclass(frozen=True)
+class IDCConfig:
+    """Gradient matching on images under networks trained on real ones (IDC); the loss of HMN, too."""
+
+    networks: Count = 2000  # fresh networks, one after the other
+    outer_steps: Count = 100  # steps per network
+    relay_images: NonNegativeInt = 2000  # real images that the network trains on between two steps
+    relay_rate: Positive = 0.01  # step size of the networks, with momentum 0.9
+    cutmix: Probability = 0.5  # of their batches
+    distance: Literal["squared", "absolute", "cosine"] = "squared"  # "absolute" for MNIST, Fashion-MNIST and ImageNet
+    image_rate: Positive = 0.005  # step size of the pixels, as if they went from 0 to 1; hmn has its own
+    image_optimizer: Literal["sgd", "adam"] = "sgd"  # of the pixels; hmn has Adam
+    schedule: Literal["constant", "cosine"] | None = None  # of step sizes; if left out cosine for hmn, else constant
+    batch_size: Count = 64  # real images of a class per step, and of all in a batch of the network
+    augmentation: str = "color_crop_cutout_flip"  # siamese, and of the networks; "none" for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +259,10 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     condense: CondenseConfig = CondenseConfig()
     hmn: HMNConfig = HMNConfig()
+    pruning: PruningConfig = PruningConfig()
     gcond: GCondConfig = GCondConfig()
     dc: DCConfig = DCConfig()
+    idc: IDCConfig = IDCConfig()
     dm: DMConfig = DMConfig()
     kip: KIPConfig = KIPConfig()
     mtt: MTTConfig = MTTConfig()

@@ -74,6 +74,11 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
             "condense.init = 'fit_real' is how a memory network starts: set condense.container = 'hmn', or "
             "condense.init = 'real'"
         )
+    if config.pruning.strategy != "none" and kind is graphs.KIND:
+        raise UserError(
+            f"{where}, which hang together, and pruning.strategy = {config.pruning.strategy!r} lets single ones go; "
+            "set pruning.strategy = 'none'"
+        )
     foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
     for method in (*config.methods, config.hcdc.train_method):
         if method in foreign:

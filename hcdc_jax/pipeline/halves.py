@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
+from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.train import all_finite
@@ -39,6 +41,7 @@ class Half(NamedTuple):
       cost: of making it.
       matched: [m, h] candidates that it was matched on; m may be 0.
       facts: numbers by name that were learned besides, for the card.
+      pruning: see `pruning.Outcome`; empty where nothing was pruned.
     """
 
     variables: Variables
@@ -46,6 +49,7 @@ class Half(NamedTuple):
     cost: Cost
     matched: np.ndarray
     facts: dict[str, float]
+    pruning: dict[str, np.ndarray]
 
     @property
     def diverged(self) -> bool:
@@ -82,6 +86,16 @@ class Place(NamedTuple):
         return self.finished.with_suffix("")
 
     @property
+    def over_budget(self) -> Path:
+        """The file of what was learned, before the surplus went; it stays, so that others may prune it otherwise."""
+        return self.finished.with_name(f"{self.finished.stem}_over_budget.npz")
+
+    @property
+    def pruning(self) -> Path:
+        """The folder of what pruning has found out, until it is finished."""
+        return self.finished.with_name(f"{self.finished.stem}_pruning")
+
+    @property
     def snapshots(self) -> Path:
         """The folder of what it looked like on its way."""
         return self.folder / "checkpoints" / "snapshots" / f"{self.recipe}_{self.part}_seed{self.seed}"
@@ -105,19 +119,22 @@ def make_half(
         setup = run.setup
         start = recipe.start(setup, part, seed)
         if recipe.learner is None:
-            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {})
+            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {}, {})
         else:
             request = Request(run, part, seed, start, condensed_train)
             with jax.enable_x64(recipe.learner.dtype == "float64"):
                 learned = _learn(request, place, recipe, recipe.learner, method)
+            if setup.kind.surplus(setup, part):
+                learned = _pruned(run, place, recipe, learned)
         matched = learned.matched
         if matched is None:
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
         decode = (recipe.finished or recipe.container)(setup, part).decode
         batch = jax.jit(decode)(learned.variables)
-        half = Half(learned.variables, batch, learned.cost, matched, learned.facts)
+        half = Half(learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning)
         files.write_npz(place.finished, to_arrays(half))
         checkpoint.clear(place.checkpoints)
+        shutil.rmtree(place.pruning, ignore_errors=True)
     return read_half(place)
 
 
@@ -133,7 +150,19 @@ def read_half(place: Place) -> Half:
     cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
     tree = to_tree(arrays)
     facts = {name: float(value) for name, value in tree.get("facts", {}).items()}
-    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts)
+    pruning = {name: np.asarray(values) for name, values in tree.get("pruning", {}).items()}
+    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning)
+
+
+def read_over_budget(place: Place) -> Variables:
+    """What was learned of a half that was pruned then.
+
+    Raises:
+      UserError: it was not, or the file is damaged.
+    """
+    if not place.over_budget.exists():
+        raise UserError(f"{place.folder} holds no {place}, before pruning: run `hcdc condense` with [pruning] first")
+    return _variables(to_tree(read_arrays(place.over_budget))["variables"])
 
 
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
@@ -161,6 +190,20 @@ class _Learned(NamedTuple):
     cost: Cost
     matched: np.ndarray | None
     facts: dict[str, float]
+    pruning: dict[str, np.ndarray]
+
+
+def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learned:
+    """Without what is over the budget. The last checkpoint stays until this is done: nothing is learned twice."""
+    container = recipe.container(run.setup, place.part)
+    files.write_npz(place.over_budget, to_arrays({"variables": learned.variables}))
+    found = pruned(run, place.seed, container, learned.variables, place.pruning, str(place))
+    return learned._replace(
+        variables=found.variables,
+        cost=learned.cost.plus(found.cost),
+        facts=learned.facts | found.facts,
+        pruning=found.arrays,
+    )
 
 
 def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, method: str) -> _Learned:
@@ -204,7 +247,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     if _equal(saved.state.variables, variables):
         progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
     facts = {**work.facts, **learner.facts(saved.state)}
-    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts)
+    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts, {})
 
 
 def _advanced(

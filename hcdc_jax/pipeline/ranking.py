@@ -46,6 +46,8 @@ def _rank_one(run: Run, name: str, seed: int) -> dict[str, Any]:
     setup, folder, config = run.setup, run.folder, run.setup.config
     val = recipes.get(config, name).val
     half = read_half(Place(folder, recipes.train_recipe(config, name).name, "train", seed))
+    if half.pruning:
+        files.write_npz(folder / "results" / f"{name}_seed{seed}_pruning.npz", half.pruning)
     if isinstance(val, Recipe):
         verdict, extra = _on_condensed(setup, folder, val, name, seed)
     else:

@@ -62,6 +62,8 @@ class Kind(NamedTuple):
         for impossible sizes.
       to_learn: `to_learn(setup, part, seed)`, real examples that the learned container starts from, as many as it
         decodes; raises `UserError` likewise.
+      surplus: `surplus(setup, part)`, how many of these are over the budget in each class, and are pruned when they are
+        learned; raises `UserError` likewise.
       embeddings: `embeddings(setup, part)`, [n, d] of all examples: where coresets measure distances.
       noise: `noise(rng, start)`, the start with noise in place of its inputs, of their mean and standard deviation.
       fixed: `fixed(setup, part)`, the container of real examples that stay as they are.
@@ -82,6 +84,7 @@ class Kind(NamedTuple):
     count: Callable[[Config, Any, str], int]
     sampled: Callable[[Setup, str, int, Selection], Start]
     to_learn: Callable[[Setup, str, int], Start]
+    surplus: Callable[[Setup, str], int]
     embeddings: Callable[[Setup, str], np.ndarray]
     noise: Callable[[np.random.Generator, Start], Start]
     fixed: Callable[[Setup, str], Container]
@@ -140,7 +143,7 @@ class Run(NamedTuple):
 
 
 # Offsets that keep the keys of different purposes apart.
-CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE = range(10)
+CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE = range(11)
 
 
 def key_for(purpose: int, seed: int) -> Array:

@@ -43,6 +43,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         run.curves,
         next(iter(run.condensed.get(tables.lead(report) or "", ())), None),
         _shifts(run),
+        run.prunings,
     )
     pictures = [_save(folder / "figures", plate) for plate in plates]
     chapters = [_chapter(folder, name, stored) for name, stored in run.evaluation.items()]

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import coresets, gradient_matching, hcdc, hcdc_shared, image_matching, kip, mtt, rivals
+from hcdc_jax.pipeline.recipes import (
+    coresets,
+    gradient_matching,
+    hcdc,
+    hcdc_shared,
+    idc,
+    image_matching,
+    kip,
+    mtt,
+    rivals,
+)
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
 
 METHODS: dict[str, Method] = {
@@ -17,6 +27,7 @@ METHODS: dict[str, Method] = {
     "dc": image_matching.DC,
     "dsa": image_matching.DSA,
     "dm": image_matching.DM,
+    "idc": idc.METHOD,
     "kip": kip.METHOD,
     "mtt": mtt.METHOD,
     "hcdc": hcdc.METHOD,

@@ -212,6 +212,7 @@ KIND = Kind(
     count=num_nodes,
     sampled=sampled,
     to_learn=functools.partial(sampled, select=coresets.uniform),
+    surplus=lambda setup, part: 0,
     embeddings=embeddings,
     noise=with_noise,
     fixed=container_of(fixed()),

@@ -35,9 +35,9 @@ class Relay(NamedTuple):
 def relay(setup: Setup) -> Relay:
     """The network that `condense.relay` names.
 
-    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM and MTT have it: like GCond's filter
-    of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in the
-    middle of the space.
+    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM, IDC and MTT have it: like GCond's
+    filter of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in
+    the middle of the space.
     """
     config, data, space = setup.config, setup.data, setup.space
     name, options = config.model.name, network_options(config.model)
@@ -55,7 +55,15 @@ def strategy(setup: Setup) -> Augmentation | None:
     Raises:
       UserError: an unknown operation.
     """
-    text = setup.config.condense.augmentation
+    return augmentation_of(setup.config.condense.augmentation)
+
+
+def augmentation_of(text: str) -> Augmentation | None:
+    """What a setting such as "color_crop" draws from; None for "none".
+
+    Raises:
+      UserError: an unknown operation.
+    """
     return None if text == "none" else augment.parse(text)
 
 

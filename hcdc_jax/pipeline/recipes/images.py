@@ -65,8 +65,8 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart
 
 
 def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
-    """As `sampled` at random, as many as are decoded; where a class has fewer, some stand more than once."""
-    count = generated_per_class(setup, part)
+    """As `sampled` at random, as many as are decoded, the surplus too; where a class has fewer, some stand twice."""
+    count = generated_per_class(setup, part) + image_containers.surplus(setup, part)
     if count == per_class(setup.config, part):
         return sampled(setup, part, seed, uniform)
     data, numbers = setup.data, pool(setup.data, part)
@@ -126,12 +126,13 @@ KIND = Kind(
     unit="images",
     models=tuple(image_nets()),
     containers=image_containers.NAMES,
-    methods=("dc", "dsa", "dm", "kip", "mtt"),
+    methods=("dc", "dsa", "dm", "idc", "kip", "mtt"),
     summary=summary,
     build=build,
     count=_count,
     sampled=sampled,
     to_learn=_to_learn,
+    surplus=image_containers.surplus,
     embeddings=_pixels,
     noise=_with_noise,
     fixed=image_containers.fixed,
