@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from hcdc_jax import spaces
+from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, validate
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
@@ -30,6 +30,39 @@ def check_config(config: Config) -> None:
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
+    _check_labels(config)
+
+
+def _check_labels(config: Config) -> None:
+    labels, methods = config.labels, config.methods
+    augment.parse(labels.augmentation)
+    if not labels.teachers:
+        needing = [name for name in methods if name == "teacher_val" or name.endswith("_hard")]
+        if needing or labels.val == "teachers":
+            what = f"the method {needing[0]!r}" if needing else "labels.val = 'teachers'"
+            raise UserError(f"{what} needs teachers: set labels.teachers = 3")
+    if labels.teachers > config.hcdc.full_trainings:
+        raise UserError(
+            f"labels.teachers = {labels.teachers}, but hcdc.full_trainings = {config.hcdc.full_trainings} are all that "
+            "can teach; lower the one or raise the other"
+        )
+    if labels.teachers and "hcdc_shared" in methods:
+        raise UserError(
+            "hcdc_shared matches losses of S_train with real ones, which labels of teachers are not: leave it out"
+        )
+    by_class = [name for name in methods if isinstance(val := recipes.get(config, name).val, Recipe) and val.by_class]
+    if labels.val == "teachers" and by_class:
+        raise UserError(
+            f"the S_val of {by_class[0]} is learned class by class: set labels.val = 'own' or condense.val = 'random'"
+        )
+    if labels.val == "teachers" and config.condense.container not in ("auto", "pixels"):
+        raise UserError(
+            "labels.val = 'teachers' is for images that are stored as they are: set condense.container = 'pixels'"
+        )
+    if config.hcdc.sensitivity == "direct" and not config.hcdc.direct:
+        raise UserError(
+            "hcdc.sensitivity = 'direct' and hcdc.direct = false leave no hypergradient; change one of them"
+        )
 
 
 def check_sizes(setup: Setup) -> None:

@@ -47,7 +47,8 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
         with measured() as elapsed:
             if options.draws > 1:
                 key = key_for(DRAWS, seed)
-                scores = evaluate(key, setup.problem, points, condensed_train, setup.val, training=setup.proxy_training)
+                problem = setup.problem_on(condensed_train)
+                scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
                 points = stratified(points, np.asarray(scores.loss), options.full_trainings)
         files.write_npz(path, {"hparams": points, "seconds": elapsed.run, "compile_seconds": elapsed.compile})
     record = read_arrays(path)

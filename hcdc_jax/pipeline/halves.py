@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,13 @@ from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import Condenser, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables
+from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
-from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.train import all_finite
 from hcdc_jax.types import Array, Batch, Variables
 
@@ -88,7 +89,14 @@ class Place(NamedTuple):
 
 
 def make_half(
-    run: Run, recipe: Recipe, part: str, seed: int, *, method: str, condensed_train: Batch | None = None
+    run: Run,
+    recipe: Recipe,
+    part: str,
+    seed: int,
+    *,
+    method: str,
+    condensed_train: Batch | None = None,
+    relabel: Callable[[Start], Start] | None = None,
 ) -> Half:
     """Makes one half, or reads it if it is finished, or goes on where it was interrupted.
 
@@ -99,11 +107,13 @@ def make_half(
       seed: of the method.
       method: under whose name the steps are logged.
       condensed_train: S_train, for S_val.
+      relabel: gives what the half starts from its labels; it keeps them if not given.
     """
     place = Place(run.folder, recipe.name, part, seed)
     if not place.finished.exists():
         setup = run.setup
         start = recipe.start(setup, part, seed)
+        start = start if relabel is None else relabel(start)
         if recipe.learner is None:
             learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {})
         else:
@@ -279,8 +289,10 @@ def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
         files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(_single(variables)))
 
 
-def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables | HMNVariables:
+def _variables(tree: dict[str, Any]) -> Variables:
     """Variables of a container from their codec, which stores nothing for an empty structure."""
+    if "images" in tree:
+        return ViewVariables(_variables(tree["images"]), tree["labels"], tree["key"])
     if "instance_memories" in tree:
         return HMNVariables(**tree)
     if "pixels" in tree:

@@ -20,6 +20,7 @@ from hcdc_jax.pipeline.recipes.base import Recipe, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.shifts import on_condensed, stated
+from hcdc_jax.pipeline.teaching import teachers_of, train_place
 from hcdc_jax.train import train
 from hcdc_jax.types import Array, Batch
 
@@ -45,13 +46,17 @@ def _path(folder: Path, seed: int, method: str) -> Path:
 def _rank_one(run: Run, name: str, seed: int) -> dict[str, Any]:
     setup, folder, config = run.setup, run.folder, run.setup.config
     val = recipes.get(config, name).val
-    half = read_half(Place(folder, recipes.train_recipe(config, name).name, "train", seed))
+    half = read_half(train_place(folder, config, name, seed))
     if isinstance(val, Recipe):
         verdict, extra = _on_condensed(setup, folder, val, name, seed)
     else:
         verdict, extra = val(trial_of(run, seed, half)), {}
-    cost = half.cost.plus(verdict.cost)
-    matched = np.zeros((0, setup.candidates.shape[1]), np.float32) if verdict.matched is None else verdict.matched
+    cost, matched = half.cost.plus(verdict.cost), verdict.matched
+    if recipes.is_taught(config, name) and (matched is None or not len(matched)):
+        # Who was fitted to the m full trainings has paid for those that teach.
+        paid = teachers_of(run, seed)
+        cost, matched = cost.plus(paid.cost), paid.paid
+    matched = np.zeros((0, setup.candidates.shape[1]), np.float32) if matched is None else matched
     if verdict.shift is not None:
         extra = extra | {"shift": verdict.shift / np.asarray(setup.space.prior_std)}
     return {
@@ -89,11 +94,12 @@ def _trace(setup: Setup, recipe: Recipe, place: Place, candidates: Array, train_
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
     budget = memory_budget(jax.local_devices()[0].platform)
-    fitting = memory_chunk_size(setup.problem, candidates[0], train_batch, budget=budget)
+    problem = setup.problem_on(train_batch)
+    fitting = memory_chunk_size(problem, candidates[0], train_batch, budget=budget)
     chunk_size = min(fitting, len(candidates))
     training = setup.proxy_training
     losses = [
-        _losses_on(key, setup.problem, candidates, train_batch, batches, training, chunk_size=chunk_size)
+        _losses_on(key, problem, candidates, train_batch, batches, training, chunk_size=chunk_size)
         for key in rank_keys(setup, place.seed)
     ]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}

@@ -25,6 +25,7 @@ def mean_scores(
     """
     with measured() as elapsed:
         training = setup.proxy_training
-        runs = [evaluate(key, setup.problem, candidates, train_batch, val_batch, training=training) for key in keys]
+        problem = setup.problem_on(train_batch)
+        runs = [evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys]
         means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
     return means._replace(status=means.status == 1), elapsed

@@ -37,6 +37,7 @@ class RealParts(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     data: Data
@@ -45,6 +46,7 @@ class RealParts(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None = None
+    taught_problem: Problem | None = None
 
 
 class Kind(NamedTuple):
@@ -71,6 +73,7 @@ class Kind(NamedTuple):
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
       storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
+      num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where they all learn as many.
     """
 
     unit: str
@@ -91,6 +94,7 @@ class Kind(NamedTuple):
     real_scalars: Callable[[Setup], int]
     words: Callable[[Setup], str]
     storage: Callable[[Setup], str]
+    num_parameters: Callable[[Setup], np.ndarray | None]
 
 
 class Setup(NamedTuple):
@@ -109,6 +113,7 @@ class Setup(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     config: Config
@@ -123,6 +128,12 @@ class Setup(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None
+    taught_problem: Problem | None
+
+    def problem_on(self, condensed_train: Batch) -> Problem:
+        """What is trained on this S_train: labels of teachers have a loss of their own."""
+        taught = self.taught_problem is not None and condensed_train.labels.ndim == 2
+        return self.taught_problem if taught else self.problem  # pyright: ignore[reportReturnType]
 
 
 class Run(NamedTuple):
