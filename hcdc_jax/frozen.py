@@ -43,7 +43,7 @@ class Pool(NamedTuple):
     Attributes:
       params: trained parameters.
       hparams: the candidates.
-      response: dtheta*/dlambda, params-shaped leaves [m, h, ...]; None where hypergradients are their direct term alone.
+      response: dtheta*/dlambda, params-shaped leaves [m, h, ...]; None leaves hypergradients their direct term alone.
     """
 
     params: Params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
+from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.train import all_finite
 from hcdc_jax.types import Array, Batch, Variables
@@ -148,7 +150,9 @@ def read_half(place: Place) -> Half:
 
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
     """What a rival without S_val is asked, given the S_train of the run."""
-    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)))
+    setup = run.setup
+    networks = functools.cache(lambda: networks_on(setup, rank_keys(setup, seed), setup.candidates, train.batch))
+    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)), networks)
 
 
 def snapshots(place: Place) -> dict[int, Variables]:

@@ -73,7 +73,7 @@ class Kind(NamedTuple):
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
       storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
-      num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where they all learn as many.
+      num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where all learn as many.
     """
 
     unit: str

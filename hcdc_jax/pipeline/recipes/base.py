@@ -13,6 +13,7 @@ from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.clock import Elapsed
+from hcdc_jax.pipeline.scoring import Networks
 from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, Start, key_for
 from hcdc_jax.types import Array, Batch
 
@@ -124,12 +125,14 @@ class Trial(NamedTuple):
       seed: of the method.
       condensed_train: S_train.
       train_scalars: numbers that S_train holds.
+      networks: `networks()`, the candidates of the run trained on S_train; trained once, however many rows ask.
     """
 
     run: Run
     seed: int
     condensed_train: Batch
     train_scalars: int
+    networks: Callable[[], Networks]
 
 
 class Verdict(NamedTuple):

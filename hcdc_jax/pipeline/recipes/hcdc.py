@@ -59,8 +59,9 @@ def _work_at(request: Request, matched: Matched, hparams: Array) -> Work:
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(
-                key_for(POOL, request.seed), setup.problem_on(request.condensed_train), hparams, request.condensed_train,
-                setup.proxy_training, solver=solver_of(setup.config), sensitivity=options.sensitivity,
+                key_for(POOL, request.seed), setup.problem_on(request.condensed_train), hparams,
+                request.condensed_train, setup.proxy_training,
+                solver=solver_of(setup.config), sensitivity=options.sensitivity,
             )
         )  # fmt: skip
     pool, target = _trained(request, pool, target)

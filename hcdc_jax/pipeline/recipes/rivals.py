@@ -42,7 +42,7 @@ def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Ver
     def judge(trial: Trial) -> Verdict:
         setup, seed = trial.run.setup, trial.seed
         val = validation(setup, seed)
-        scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
+        scores, elapsed = trial.networks().on(val)
         return Verdict(scores, elapsed, trial.train_scalars + setup.kind.real_scalars(setup))
 
     return judge
@@ -57,7 +57,7 @@ def _on_teachers(trial: Trial) -> Verdict:
     taught_by = teachers(trial.run, seed, trial.condensed_train)
     with measured() as labelling:
         val = jax.block_until_ready(relabelled(setup, taught_by, setup.val))
-    scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
+    scores, elapsed = trial.networks().on(val)
     stored = trial.train_scalars + setup.kind.real_scalars(setup) + val.labels.size
     cost = Cost(labelling.run, labelling.compile).plus(taught_by.cost)
     return Verdict(scores, elapsed, stored, cost, taught_by.paid)
@@ -65,8 +65,7 @@ def _on_teachers(trial: Trial) -> Verdict:
 
 def _on_itself(trial: Trial) -> Verdict:
     """The loss that is left on S_train itself."""
-    setup, batch = trial.run.setup, trial.condensed_train
-    scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), setup.candidates, batch, batch)
+    scores, elapsed = trial.networks().on(trial.condensed_train)
     return Verdict(scores, elapsed, trial.train_scalars)
 
 
@@ -104,7 +103,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     keys = rank_keys(setup, trial.seed)
     with measured() as fitting:
         at_matched, _ = mean_scores(setup, keys, matched.hparams, trial.condensed_train, setup.val)
-    scores, elapsed = mean_scores(setup, keys, setup.candidates, trial.condensed_train, setup.val)
+    scores, elapsed = trial.networks().on(setup.val)
     usable = np.asarray(at_matched.status)  # a failed network on S_train says nothing about its residual
     residual = np.log(np.asarray(matched.target.value)[usable]) - np.log(at_matched.loss[usable])
     points = np.asarray(matched.hparams)[usable] / scale
