@@ -194,7 +194,11 @@ def _over_chunks(one, chunks, mapped):
 
 @functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))
 def _score_networks(problem, params, candidates, batch, *, chunk_size):
-    return jax.lax.map(lambda network: score(problem, *network, batch), (params, candidates), batch_size=chunk_size)
+    def one(network):
+        params, hparams = network
+        return score(problem, params, hparams, batch)
+
+    return jax.lax.map(one, (params, candidates), batch_size=chunk_size)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:

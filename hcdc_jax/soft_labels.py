@@ -66,5 +66,9 @@ def taught_labels(problem: Problem, params: Params, hparams: HParams, inputs: Py
       hparams: of the teachers, leading axis [k].
       inputs: what they label.
     """
-    logits = jax.lax.map(lambda teacher: problem.apply(*teacher, inputs), (params, hparams))
-    return jax.nn.softmax(logits.mean(0))
+
+    def of_one(teacher: tuple[Params, HParams]) -> Array:
+        params, hparams = teacher
+        return problem.apply(params, hparams, inputs)
+
+    return jax.nn.softmax(jax.lax.map(of_one, (params, hparams)).mean(0))
