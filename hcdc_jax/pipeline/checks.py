@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, validate
+from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.building import MODELS
+from hcdc_jax.pipeline.building import CELLS, MODELS
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Setup
 
@@ -24,13 +25,22 @@ def check_config(config: Config) -> None:
     check_methods(config, recipes.METHODS)
     _check_name("space.name", config.space.name, spaces.names())
     _check_name("model.name", config.model.name, MODELS)
-    if config.truth.table is not None:
-        raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
+    _check_table(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
     _check_labels(config)
+
+
+def _check_table(config: Config) -> None:
+    if config.truth.table is None:
+        return
+    if config.space.name != CELLS:
+        raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
+    _check_name("truth.table", config.truth.table, [CELLS])
+    # Read now: what is wrong with the file should be known before anything is trained.
+    published_accuracies(config.data.name, "val")
 
 
 def _check_labels(config: Config) -> None:
