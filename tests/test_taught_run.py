@@ -10,10 +10,11 @@ import pytest
 
 from hcdc_jax import pipeline
 from hcdc_jax.artefact import load_condensed
+from hcdc_jax.condense.hcdc import fit
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.setup import TARGETS
-from hcdc_jax.train import train
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
@@ -50,7 +51,7 @@ def test_the_best_full_trainings_label_every_view(finished):
     logits = []
     for i in best:
         hparams = jax.numpy.asarray(records[i]["hparams"])
-        params, _ = train(jax.random.fold_in(key, i), setup.problem, hparams, setup.train, setup.training)
+        params = fit(jax.random.fold_in(key, i), setup.problem, hparams, setup.train, setup.training)
         logits.append(setup.problem.apply(params, hparams, taught.inputs[20:40]))
     np.testing.assert_allclose(taught.labels[20:40], jax.nn.softmax(np.mean(logits, 0)), rtol=1e-3, atol=1e-5)
 
@@ -98,15 +99,13 @@ def test_a_taught_run_is_taken_up_again(tmp_path, finished):
     assert_same_arrays(tmp_path / "run", folder)
 
 
-def test_s_val_may_start_from_the_images_of_s_train(tmp_path):
-    options = {"start": "train", "draws": 1, "steps": 1, "feature_step": 1e-9, "sensitivity": "direct"}
-    config = config_with(("value_only",), hcdc=options, condense={"val_factor": 0.5}, truth={"enabled": False})
-    with jax.numpy_rank_promotion("allow"), pipeline.opened(config, tmp_path / "run") as run:
-        pipeline.condense(run)
-    condensed = load_condensed(tmp_path / "run")
+def test_s_val_may_start_from_the_images_of_s_train():
+    setup = pipeline.prepare(config_with(("hcdc",), hcdc={"start": "train"}, condense={"val_factor": 0.5}))
+    recipe = recipes.get(setup.config, "hcdc").val
+    start, whole = recipe.start(setup, "val", 0), recipes.METHODS["random"].train.start(setup, "train", 0)
     first = np.arange(0, 20, 2)  # of each class, of which S_train has two
-    np.testing.assert_array_equal(condensed.val.labels, condensed.train.labels[first])
-    np.testing.assert_allclose(condensed.val.inputs, condensed.train.inputs[first], atol=1e-6)
+    np.testing.assert_array_equal(start.labels, whole.labels[first])
+    np.testing.assert_array_equal(start.images, whole.images[first])
 
 
 @pytest.mark.parametrize(
