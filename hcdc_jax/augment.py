@@ -120,6 +120,22 @@ def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Arr
     return apply(draw_each(key, augmentation, (height, width), n), images)
 
 
+def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> Array:
+    """`count` views [count, n, h, w, c] of images [n, h, w, c]: the images themselves, then augmented.
+
+    All operations act in turn, as in the training of networks, each with parameters of its own for every image.
+    """
+
+    def view(key: Array) -> Array:
+        seen = images
+        for place, operation in enumerate(augmentation.operations):
+            seen = augment(jax.random.fold_in(key, place), augmentation._replace(operations=(operation,)), seen)
+        return seen
+
+    augmented = [view(jax.random.fold_in(key, i)) for i in range(1, count)]
+    return jnp.stack([images, *augmented])
+
+
 def _draw_operation(key: Array, augmentation: Augmentation) -> Array:
     return jax.random.randint(key, (), 0, len(augmentation.operations))
 

@@ -83,6 +83,7 @@ class TrainingConfig:
     batch_size: Count | None = None  # images per step; all by default, and where there are no more than that
     steps: Count = 200  # of a training on the full data
     proxy_steps: Count | None = None  # of a training on condensed data; as many by default
+    proxy_batch_size: Count | None = None  # images per step of such a training; as many by default
     proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
 
 
@@ -102,6 +103,18 @@ class CondenseConfig:
     classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
     synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
     formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsConfig:
+    """Labels of condensed images: those of their classes, or what networks trained on the full data say."""
+
+    teachers: NonNegativeInt = 0  # the best so many of hcdc's full trainings label S_train; 0 leaves it its own labels
+    loss: Literal["kl", "logit_mse"] = "kl"  # of networks trained on such labels
+    temperature: Positive = 2.0  # under which kl compares
+    views: Count = 1  # of each image, each with its labels: the image itself, the others augmented
+    augmentation: str = "crop_flip"  # of the other views, one operation after the other
+    val: Literal["own", "teachers"] = "own"  # labels of S_val
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +244,8 @@ class HCDCConfig:
     direct: bool = True  # include the direct term of the hypergradient
     distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
-    sensitivity: Literal["implicit", "unroll"] = "implicit"  # how hypergradients are taken
+    sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
+    start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train
     extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
     train_method: str = "random"  # the method that makes S_train
     inits: Count = 2  # networks trained on S_train per matched candidate
@@ -258,6 +272,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     condense: CondenseConfig = CondenseConfig()
+    labels: LabelsConfig = LabelsConfig()
     hmn: HMNConfig = HMNConfig()
     pruning: PruningConfig = PruningConfig()
     gcond: GCondConfig = GCondConfig()

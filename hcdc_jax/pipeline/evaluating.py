@@ -16,13 +16,13 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
 from hcdc_jax.models import image_problem
 from hcdc_jax.models.image_layers import check
-from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
+from hcdc_jax.pipeline.teaching import train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
@@ -167,7 +167,7 @@ def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, .
         check("method of this run", method, config.methods)
     sharing: dict[str, list[str]] = {}
     for method in config.methods:
-        sharing.setdefault(recipes.train_recipe(config, method).name, []).append(method)
+        sharing.setdefault(train_place(folder, config, method, 0).recipe, []).append(method)
     sets = []
     for seed in config.seeds:
         for s_train, methods in sharing.items():

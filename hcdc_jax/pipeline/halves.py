@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +15,15 @@ from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import Condenser, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables
+from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
-from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.pipeline.scoring import networks_on, rank_keys
+from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.train import all_finite
 from hcdc_jax.types import Array, Batch, Variables
 
@@ -102,7 +105,14 @@ class Place(NamedTuple):
 
 
 def make_half(
-    run: Run, recipe: Recipe, part: str, seed: int, *, method: str, condensed_train: Batch | None = None
+    run: Run,
+    recipe: Recipe,
+    part: str,
+    seed: int,
+    *,
+    method: str,
+    condensed_train: Batch | None = None,
+    relabel: Callable[[Start], Start] | None = None,
 ) -> Half:
     """Makes one half, or reads it if it is finished, or goes on where it was interrupted.
 
@@ -113,11 +123,13 @@ def make_half(
       seed: of the method.
       method: under whose name the steps are logged.
       condensed_train: S_train, for S_val.
+      relabel: gives what the half starts from its labels; it keeps them if not given.
     """
     place = Place(run.folder, recipe.name, part, seed)
     if not place.finished.exists():
         setup = run.setup
         start = recipe.start(setup, part, seed)
+        start = start if relabel is None else relabel(start)
         if recipe.learner is None:
             learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {}, {})
         else:
@@ -167,7 +179,9 @@ def read_over_budget(place: Place) -> Variables:
 
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
     """What a rival without S_val is asked, given the S_train of the run."""
-    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)))
+    setup = run.setup
+    networks = functools.cache(lambda: networks_on(setup, rank_keys(setup, seed), setup.candidates, train.batch))
+    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)), networks)
 
 
 def snapshots(place: Place) -> dict[int, Variables]:
@@ -323,8 +337,10 @@ def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
         files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(_single(variables)))
 
 
-def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables | HMNVariables:
+def _variables(tree: dict[str, Any]) -> Variables:
     """Variables of a container from their codec, which stores nothing for an empty structure."""
+    if "images" in tree:
+        return ViewVariables(_variables(tree["images"]), tree["labels"], tree["key"])
     if "instance_memories" in tree:
         return HMNVariables(**tree)
     if "pixels" in tree:

@@ -37,6 +37,7 @@ class RealParts(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     data: Data
@@ -45,6 +46,7 @@ class RealParts(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None = None
+    taught_problem: Problem | None = None
 
 
 class Kind(NamedTuple):
@@ -73,6 +75,7 @@ class Kind(NamedTuple):
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
       storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
+      num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where all learn as many.
     """
 
     unit: str
@@ -94,6 +97,7 @@ class Kind(NamedTuple):
     real_scalars: Callable[[Setup], int]
     words: Callable[[Setup], str]
     storage: Callable[[Setup], str]
+    num_parameters: Callable[[Setup], np.ndarray | None]
 
 
 class Setup(NamedTuple):
@@ -112,6 +116,7 @@ class Setup(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     config: Config
@@ -126,6 +131,12 @@ class Setup(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None
+    taught_problem: Problem | None
+
+    def problem_on(self, condensed_train: Batch) -> Problem:
+        """What is trained on this S_train: labels of teachers have a loss of their own."""
+        taught = self.taught_problem is not None and condensed_train.labels.ndim == 2
+        return self.taught_problem if taught else self.problem  # pyright: ignore[reportReturnType]
 
 
 class Run(NamedTuple):

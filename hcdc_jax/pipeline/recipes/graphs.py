@@ -203,6 +203,7 @@ def _words(setup: Setup) -> str:
 
 
 KIND = Kind(
+    num_parameters=lambda setup: None,
     unit="nodes",
     models=tuple(MODELS),
     containers=("auto", "graph", *_GIVEN),
