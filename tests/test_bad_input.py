@@ -261,18 +261,8 @@ def test_graphs_have_no_images_and_torch_may_be_missing(finished, tmp_path, monk
 def test_a_full_disk(tmp_path):
     """A limit on the size of files stands for a full disk: the configuration fits, the first array does not."""
     config = write_config(tmp_path / "in")
-    limited = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh"]  # blocks of 512 or 1,024 bytes
-    process = hcdc(
-        "run",
-        config,
-        "--out",
-        tmp_path / "out",
-        "--condense.ratio",
-        "0.25",
-        "--condense.val_factor",
-        "1",
-        prefix=limited,
-    )
+    limited = ["sh", "-c", 'ulimit -f 6; exec "$@"', "sh"]  # blocks of 512 bytes
+    process = hcdc("run", config, "--out", tmp_path / "out", prefix=limited)
     _, err = process.communicate()
     assert process.returncode == 2
     assert err.splitlines()[-1].startswith(f"hcdc: cannot write {tmp_path / 'out' / 'checkpoints'}")
