@@ -17,6 +17,8 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+NO_MIRRORS = ("mnist", "svhn", "digits_images")
+"""Data sets whose images mean something else in a mirror: DSA does not flip them."""
 
 
 class Augmentation(NamedTuple):
@@ -134,6 +136,13 @@ def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> 
 
     augmented = [view(jax.random.fold_in(key, i)) for i in range(1, count)]
     return jnp.stack([images, *augmented])
+
+
+def fitting(augmentation: Augmentation, data_name: str) -> Augmentation:
+    """The augmentation without "flip" where the images of a data set mean something else in a mirror."""
+    if data_name not in NO_MIRRORS:
+        return augmentation
+    return augmentation._replace(operations=tuple(name for name in augmentation.operations if name != "flip"))
 
 
 def _draw_operation(key: Array, augmentation: Augmentation) -> Array:

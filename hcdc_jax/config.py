@@ -99,7 +99,7 @@ class CondenseConfig:
     init: Literal["real", "noise", "fit_real"] = "real"  # features or pixels to start from; hmn is fitted to real ones
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
     relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: of these; digits without flip; or "none"
     classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
     synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
     formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter

@@ -27,9 +27,6 @@ from hcdc_jax.problem import Problem
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
 
-NO_MIRRORS = ("mnist", "svhn", "digits_images")
-"""Data sets whose images mean something else in a mirror: DSA does not flip them."""
-
 _IDENTITY = ("s_train", "seed", "model")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name not in ("about", "networks"))
 
@@ -134,10 +131,9 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
     if plan.augment is not None:
         chosen = None if plan.augment == "none" else augment.parse(plan.augment)
         return dataclasses.replace(protocol, augmentation=chosen)
-    if protocol.augmentation is None or setup.data.name not in NO_MIRRORS:
+    if protocol.augmentation is None:
         return protocol
-    kept = tuple(name for name in protocol.augmentation.operations if name != "flip")
-    return dataclasses.replace(protocol, augmentation=protocol.augmentation._replace(operations=kept))
+    return dataclasses.replace(protocol, augmentation=augment.fitting(protocol.augmentation, setup.data.name))
 
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:

@@ -28,7 +28,7 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
     options, network = setup.config.idc, relay(setup)
     if options.distance != "cosine":
         _check_convolutions(setup, network.problem)
-    siamese = augmentation_of(options.augmentation)
+    siamese = augmentation_of(setup, options.augmentation)
     schedule = "cosine" if setup.config.condense.container == "hmn" else "constant"
     return idc(
         network.problem, container, constant(network.hparams), num_classes=setup.data.num_classes,

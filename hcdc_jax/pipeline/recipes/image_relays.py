@@ -55,16 +55,19 @@ def strategy(setup: Setup) -> Augmentation | None:
     Raises:
       UserError: an unknown operation.
     """
-    return augmentation_of(setup.config.condense.augmentation)
+    return augmentation_of(setup, setup.config.condense.augmentation)
 
 
-def augmentation_of(text: str) -> Augmentation | None:
-    """What a setting such as "color_crop" draws from; None for "none".
+def augmentation_of(setup: Setup, text: str) -> Augmentation | None:
+    """What a setting such as "color_crop" draws from; None for "none", and for "flip" alone of digits.
 
     Raises:
       UserError: an unknown operation.
     """
-    return None if text == "none" else augment.parse(text)
+    if text == "none":
+        return None
+    augmentation = augment.fitting(augment.parse(text), setup.data.name)
+    return augmentation if augmentation.operations else None
 
 
 def real_images(request: Request) -> Batch:
