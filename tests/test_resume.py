@@ -13,6 +13,7 @@ from runs import assert_same_arrays, finished_run, hcdc, process_settings, small
 from hcdc_jax import checkpoint, files, pipeline
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.pipeline import halves
+from hcdc_jax.pipeline.clock import Elapsed
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class Killed(BaseException):
     pass
 
 
-class Clock:
+class Clock(Elapsed):
     """Every measured block takes 1 s and compiles for 1 s more, so that seconds are as reproducible as arrays."""
 
     run = compile = 1.0
