@@ -25,7 +25,7 @@ from hcdc_jax.terminal import progress
 STUDIES: dict[str, list[list[str]]] = {
     "theta": [["--hcdc.theta", "shared"]],
     "direct term": [["--hcdc.direct", "false"]],
-    "solver": [["--hcdc.solver", solver] for solver in ("identity", "chebyshev", "conjugate_gradient")],
+    "solver": [["--hcdc.solver", solver] for solver in ("identity", "neumann", "conjugate_gradient")],
     "terms": [["--hcdc.num_hvps", str(terms)] for terms in (0, 1, 5, 50)],
     "distance": [["--hcdc.distance", name] for name in ("cosine", "weighted_cosine", "shared_l2", "value")],
     "full trainings": [["--hcdc.full_trainings", str(count)] for count in (2, 4, 16, 32)],

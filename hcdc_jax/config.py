@@ -238,7 +238,7 @@ class HCDCConfig:
     feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
-    solver: Solver = "neumann"  # of the inverse Hessian
+    solver: Solver = "chebyshev"  # of the inverse Hessian; the paper has "neumann"
     num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
