@@ -137,7 +137,8 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
     if protocol.augmentation is None or setup.data.name not in NO_MIRRORS:
         return protocol
     kept = tuple(name for name in protocol.augmentation.operations if name != "flip")
-    return dataclasses.replace(protocol, augmentation=protocol.augmentation._replace(operations=kept))
+    chosen = protocol.augmentation._replace(operations=kept) if kept else None
+    return dataclasses.replace(protocol, augmentation=chosen)
 
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
@@ -232,7 +233,9 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
 
 
 def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:
-    theirs, asked = ({"networks": x["networks"], **x["settings"]} for x in (stored, ours))
+    # Settings that are younger than the file had their defaults when it was made.
+    younger = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    theirs, asked = ({**younger, "networks": x["networks"], **x["settings"]} for x in (stored, ours))
     for key, value in asked.items():
         if theirs.get(key) != value:
             raise UserError(

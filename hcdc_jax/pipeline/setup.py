@@ -140,7 +140,7 @@ class Run(NamedTuple):
 
 
 # Offsets that keep the keys of different purposes apart.
-CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE = range(10)
+CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, OBSERVERS, MOSAICS = range(12)
 
 
 def key_for(purpose: int, seed: int) -> Array:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import coresets, gradient_matching, hcdc, hcdc_shared, image_matching, kip, mtt, rivals
+from hcdc_jax.pipeline.recipes import (
+    coresets,
+    edc,
+    gradient_matching,
+    hcdc,
+    hcdc_shared,
+    image_matching,
+    kip,
+    mtt,
+    rivals,
+)
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
 
 METHODS: dict[str, Method] = {
@@ -19,6 +29,7 @@ METHODS: dict[str, Method] = {
     "dm": image_matching.DM,
     "kip": kip.METHOD,
     "mtt": mtt.METHOD,
+    "edc": edc.METHOD,
     "hcdc": hcdc.METHOD,
     "hcdc_shared": hcdc_shared.METHOD,
     "hcdc_shifted": hcdc.SHIFTED,
