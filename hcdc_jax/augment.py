@@ -17,6 +17,8 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+NO_MIRRORS = ("mnist", "svhn", "digits_images")
+"""Data sets whose images mean something else in a mirror: DSA does not flip them."""
 
 
 class Augmentation(NamedTuple):
@@ -155,6 +157,29 @@ def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Arr
         return images
     n, height, width, _ = images.shape
     return apply(draw_each(key, augmentation, (height, width), n), images)
+
+
+def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> Array:
+    """`count` views [count, n, h, w, c] of images [n, h, w, c]: the images themselves, then augmented.
+
+    All operations act in turn, as in the training of networks, each with parameters of its own for every image.
+    """
+
+    def view(key: Array) -> Array:
+        seen = images
+        for place, operation in enumerate(augmentation.operations):
+            seen = augment(jax.random.fold_in(key, place), augmentation._replace(operations=(operation,)), seen)
+        return seen
+
+    augmented = [view(jax.random.fold_in(key, i)) for i in range(1, count)]
+    return jnp.stack([images, *augmented])
+
+
+def fitting(augmentation: Augmentation, data_name: str) -> Augmentation:
+    """The augmentation without "flip" where the images of a data set mean something else in a mirror."""
+    if data_name not in NO_MIRRORS:
+        return augmentation
+    return augmentation._replace(operations=tuple(name for name in augmentation.operations if name != "flip"))
 
 
 def _draw_operation(key: Array, augmentation: Augmentation) -> Array:

@@ -6,7 +6,7 @@ Failures are masked.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +88,67 @@ def evaluate_on(
     devices: Sequence[Device] | int | None = None,
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
-    training = training or Training()
+    plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices)
+    key, training, train_batch, eval_batches = plan.replicate((key, training or Training(), train_batch, eval_batches))
+    scores = _evaluate_chunks(key, problem, plan.chunks, train_batch, eval_batches, training, mapped=plan.mapped)
+    return plan.gathered(scores)
+
+
+def train_each(
+    key: Array,
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    *,
+    training: Training | None = None,
+    chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
+) -> Params:
+    """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
+    plan = _planned(problem, candidates, train_batch, (), chunk_size, devices)
+    key, training, train_batch = plan.replicate((key, training or Training(), train_batch))
+    return plan.gathered(_train_chunks(key, problem, plan.chunks, train_batch, training, mapped=plan.mapped))
+
+
+def score_each(problem: Problem, params: Params, candidates: HParams, val_batch: Batch) -> Scores:
+    """Scores of the networks of `train_each`, in this process.
+
+    Args:
+      problem: what was trained.
+      params: of the networks, leading axis [num_candidates].
+      candidates: one or more arrays with the same leading axis.
+      val_batch: scored on.
+    """
+    one = jax.tree.map(lambda leaf: leaf[0], candidates)
+    fitting = memory_chunk_size(problem, one, val_batch, budget=memory_budget(jax.default_backend()))
+    alone = jax.default_backend() == "cpu" and branches(problem, one, val_batch)
+    return _score_networks(problem, params, candidates, val_batch, chunk_size=None if alone else fitting)
+
+
+class _Plan(NamedTuple):
+    """How candidates are spread.
+
+    Attributes:
+      chunks: of candidates, leading axes [chunks, size].
+      replicate: puts what all candidates share where they are.
+      gathered: what is known of the chunks, as of all candidates.
+      mapped: whether those of a chunk are computed side by side.
+    """
+
+    chunks: HParams
+    replicate: Callable[[PyTree], PyTree]
+    gathered: Callable[[PyTree], PyTree]
+    mapped: bool
+
+
+def _planned(
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    eval_batches: tuple[Batch, ...],
+    chunk_size: int | None,
+    devices: Sequence[Device] | int | None,
+) -> _Plan:
     devices = local_devices(devices)
     candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
@@ -104,9 +164,11 @@ def evaluate_on(
         chunk_size = memory_chunk_size(problem, one, train_batch, scored, budget=memory_budget(platform))
     chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
     chunks, replicate = over_candidates(candidates, chunk_size, devices)
-    key, training, train_batch, eval_batches = replicate((key, training, train_batch, eval_batches))
-    scores = _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, mapped=not alone)
-    return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], scores))
+
+    def gathered(tree: PyTree) -> PyTree:
+        return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], tree))
+
+    return _Plan(chunks, replicate, gathered, not alone)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "mapped"))
@@ -115,10 +177,28 @@ def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, 
         params, _ = train(key, problem, hparams, train_batch, training)
         return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
 
+    return _over_chunks(one, chunks, mapped)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "mapped"))
+def _train_chunks(key, problem, chunks, train_batch, training, *, mapped):
+    return _over_chunks(lambda hparams: train(key, problem, hparams, train_batch, training)[0], chunks, mapped)
+
+
+def _over_chunks(one, chunks, mapped):
     if mapped:
         return jax.lax.map(jax.vmap(one), chunks)
-    scores = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[:, 0], chunks))
-    return jax.tree.map(lambda leaf: leaf[:, None], scores)
+    found = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[:, 0], chunks))
+    return jax.tree.map(lambda leaf: leaf[:, None], found)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))
+def _score_networks(problem, params, candidates, batch, *, chunk_size):
+    def one(network):
+        params, hparams = network
+        return score(problem, params, hparams, batch)
+
+    return jax.lax.map(one, (params, candidates), batch_size=chunk_size)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:

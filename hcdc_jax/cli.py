@@ -256,6 +256,8 @@ def _report(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _say_report(folder: Path, report: tables.Report) -> None:
     terminal.say_table(tables.verdict(report), expendable=_EXPENDABLE)
+    if tables.knows_sizes(report):
+        terminal.say_table(tables.beyond_size(report))
     for sentence in tables.reading(report):
         terminal.say(sentence)
     terminal.say_path(f"Report: {folder / 'report.html'}")

@@ -26,6 +26,7 @@ Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
 NonNegative: TypeAlias = Annotated[float, Range(low=0)]
 Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
+Probability: TypeAlias = Annotated[float, Range(low=0, high=1)]
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
 Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
@@ -82,6 +83,7 @@ class TrainingConfig:
     batch_size: Count | None = None  # images per step; all by default, and where there are no more than that
     steps: Count = 200  # of a training on the full data
     proxy_steps: Count | None = None  # of a training on condensed data; as many by default
+    proxy_batch_size: Count | None = None  # images per step of such a training; as many by default
     proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
 
 
@@ -96,11 +98,23 @@ class CondenseConfig:
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise", "fit_real", "mosaics"] = "real"  # to start from; hmn is fitted, edc knows mosaics
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
-    relay: Literal["plain", "centre"] = "plain"  # dc, dsa, dm, mtt: networks unregularised, or at the space's centre
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: drawn from these; "none" for dm and mtt
-    classes_at_once: Count | None = None  # dc, dsa, dm: side by side, fewer take less memory; by the device if left out
-    synthetic_per_class: Count | None = None  # dc, dsa, dm: condensed images of a class in a step; all if left out
+    relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: of these; digits without flip; or "none"
+    classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
+    synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
     formation_factor: Count = 2  # multi_formation: sides of images are stored so many times shorter
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsConfig:
+    """Labels of condensed images: those of their classes, or what networks trained on the full data say."""
+
+    teachers: NonNegativeInt = 0  # the best so many of hcdc's full trainings label S_train; 0 leaves it its own labels
+    loss: Literal["kl", "logit_mse"] = "kl"  # of networks trained on such labels
+    temperature: Positive = 2.0  # under which kl compares
+    views: Count = 1  # of each image, each with its labels: the image itself, the others augmented
+    augmentation: str = "crop_flip"  # of the other views, one operation after the other
+    val: Literal["own", "teachers"] = "own"  # labels of S_val
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +131,19 @@ class HMNConfig:
     network_rate: Positive = 0.01  # Adam step of extractors and decoder
     fit_steps: Count = 500  # of the fit to real images that a network starts with, unless condense.init = "noise"
     fit_rate: Positive = 0.01  # Adam step of the fit
+
+
+@dataclasses.dataclass(frozen=True)
+class PruningConfig:
+    """Learned images of S_train beyond the budget, of which the least useful go in the end (HMN)."""
+
+    strategy: Literal["none", "double_end", "easy_only", "hard_only", "random"] = "none"  # which images go
+    over_budget: Positive = 0.1  # numbers that are learned beyond the budget, as a share of it
+    betas: tuple[Probability, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # double_end tries these
+    inits: Count = 4  # networks that are averaged over
+    epochs: Count = 100  # of each on the condensed images
+    learning_rate: Positive = 0.01  # of their gradient descent with momentum, down to 0 by a cosine
+    batch_size: Count = 64  # condensed images per step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +168,23 @@ class DCConfig:
     image_rate: Positive = 0.1  # step size of the pixels
     relay_rate: Positive = 0.01  # step size of the networks
     batch_size: Count = 256  # real images of a class per step
+
+
+@dataclasses.dataclass(frozen=True)
+class IDCConfig:
+    """Gradient matching on images under networks trained on real ones (IDC); the loss of HMN, too."""
+
+    networks: Count = 2000  # fresh networks, one after the other
+    outer_steps: Count = 100  # steps per network
+    relay_images: NonNegativeInt = 2000  # real images that the network trains on between two steps
+    relay_rate: Positive = 0.01  # step size of the networks, with momentum 0.9
+    cutmix: Probability = 0.5  # of their batches
+    distance: Literal["squared", "absolute", "cosine"] = "squared"  # "absolute" for MNIST, Fashion-MNIST and ImageNet
+    image_rate: Positive = 0.005  # step size of the pixels, as if they went from 0 to 1; hmn has its own
+    image_optimizer: Literal["sgd", "adam"] = "sgd"  # of the pixels; hmn has Adam
+    schedule: Literal["constant", "cosine"] | None = None  # of step sizes; if left out cosine for hmn, else constant
+    batch_size: Count = 64  # real images of a class per step, and of all in a batch of the network
+    augmentation: str = "color_crop_cutout_flip"  # siamese, and of the networks; "none" for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +272,8 @@ class HCDCConfig:
     direct: bool = True  # include the direct term of the hypergradient
     distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
-    sensitivity: Literal["implicit", "unroll"] = "implicit"  # how hypergradients are taken
+    sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
+    start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train
     extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
     train_method: str = "random"  # the method that makes S_train
     inits: Count = 2  # networks trained on S_train per matched candidate
@@ -255,9 +300,12 @@ class Config:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     condense: CondenseConfig = CondenseConfig()
+    labels: LabelsConfig = LabelsConfig()
     hmn: HMNConfig = HMNConfig()
+    pruning: PruningConfig = PruningConfig()
     gcond: GCondConfig = GCondConfig()
     dc: DCConfig = DCConfig()
+    idc: IDCConfig = IDCConfig()
     dm: DMConfig = DMConfig()
     kip: KIPConfig = KIPConfig()
     mtt: MTTConfig = MTTConfig()

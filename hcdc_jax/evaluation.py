@@ -18,10 +18,9 @@ import numpy as np
 import optax
 
 from hcdc_jax import metrics
-from hcdc_jax.augment import Augmentation, apply, draw_crop_each
+from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
-from hcdc_jax.condense.inner import augmented, even_batches
-from hcdc_jax.models.perturbations import cut_mixed
+from hcdc_jax.condense.inner import cropped, even_batches, taught
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.sharding import Device, local_devices, over_candidates
 from hcdc_jax.train import Training, advance, begin, optimizer_of, take_step
@@ -173,14 +172,14 @@ def evaluate_networks(
     """
     networks, devices = networks or protocol.networks, local_devices(devices)
     per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
-    taught = _taught(
-        problem, protocol.augmentation, protocol.crop_area, protocol.cutmix, protocol.weight_decay,
-        _num_classes(problem, hparams, train),
-    )  # fmt: skip
+    network = taught(
+        problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
+    )
+    network = cropped(network, protocol.crop_area)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
-        chunk_size = _chunk_size(taught, hparams, seen, slices, devices[0].platform)
+        chunk_size = _chunk_size(network, hparams, seen, slices, devices[0].platform)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
     chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), devices)
     rate = protocol.learning_rate if learning_rate is None else learning_rate
@@ -188,7 +187,7 @@ def evaluate_networks(
     rates, steps = jnp.asarray(rate) * jnp.asarray(factors), per_epoch * jnp.asarray(epochs)
     training = Training(rate, protocol.optimizer, batch_size=batch_size)
     arguments = replicate((hparams, train, slices, training, rates, steps))
-    scores = _train_and_test(chunks, taught, *arguments, forgets=protocol.forgets, average=protocol.average)
+    scores = _train_and_test(chunks, network, *arguments, forgets=protocol.forgets, average=protocol.average)
     return jax.tree.map(lambda leaf: leaf.reshape(-1)[:networks], scores)
 
 
@@ -246,33 +245,6 @@ def _sliced(batch: Batch) -> Batch:
     filled: Batch = jax.tree.map(lambda leaf: leaf[place % count], batch)
     filled = filled._replace(weights=jnp.where(place < count, filled.weights, 0))
     return jax.tree.map(lambda leaf: leaf.reshape(num_slices, -1, *leaf.shape[1:]), filled)
-
-
-@functools.cache
-def _taught(
-    problem: Problem,
-    augmentation: Augmentation | None,
-    crop_area: float,
-    cutmix: float,
-    weight_decay: float,
-    num_classes: int,
-) -> Problem:
-    """The network of a problem under the training loss and the perturbations of a protocol."""
-
-    def train_loss(params, hparams, batch):
-        return problem.val_loss(params, hparams, batch) + weight_decay / 2 * optax.tree.norm(params, squared=True)
-
-    def perturb(key, hparams, batch):
-        del hparams
-        if crop_area < 1:
-            key, key_crop = jax.random.split(key)
-            n, height, width, _ = batch.inputs.shape
-            crops = draw_crop_each(key_crop, crop_area, (height, width), n, flip=0.0)  # flips are an augmentation
-            batch = batch._replace(inputs=apply(crops, batch.inputs))
-        return cut_mixed(key, batch, cutmix, num_classes) if cutmix else batch
-
-    plain = problem._replace(train_loss=train_loss, perturb=perturb if cutmix or crop_area < 1 else None)
-    return augmented(plain, augmentation)
 
 
 def _num_classes(problem: Problem, hparams: HParams, batch: Batch) -> int:

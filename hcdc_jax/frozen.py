@@ -43,7 +43,7 @@ class Pool(NamedTuple):
     Attributes:
       params: trained parameters.
       hparams: the candidates.
-      response: dtheta*/dlambda, params-shaped leaves [m, h, ...].
+      response: dtheta*/dlambda, params-shaped leaves [m, h, ...]; None leaves hypergradients their direct term alone.
     """
 
     params: Params
@@ -129,7 +129,7 @@ def frozen_hypergradient(
       val_loss: `val_loss(params, hparams, batch) -> scalar`.
       params: trained parameters.
       hparams: one candidate.
-      response: params-shaped leaves [h, ...].
+      response: params-shaped leaves [h, ...]; None for the direct term alone.
       val_batch: validation batch.
       direct: False leaves out dV/dlambda.
 
@@ -138,6 +138,8 @@ def frozen_hypergradient(
     """
     value, (v, d) = jax.value_and_grad(val_loss, argnums=(0, 1))(params, hparams, val_batch)
     flat_d = ravel_pytree(d)[0]
+    if response is None:
+        return value, flat_d
     products = jax.tree.map(lambda r, x: jnp.tensordot(r, x, x.ndim, precision=jax.lax.Precision.HIGHEST), response, v)
     return value, sum(jax.tree.leaves(products), start=flat_d if direct else jnp.zeros_like(flat_d))
 
@@ -182,11 +184,13 @@ def frozen_matching(
     d, (w, u) = slopes(values, factor * gradients, target.value, factor * target.gradient)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
 
-    def tangents(response: PyTree, u: Array) -> tuple[Params, HParams]:
+    def tangents(params: Params, response: PyTree, u: Array) -> tuple[Params, HParams]:
+        if response is None:
+            return jax.tree.map(jnp.zeros_like, params), unravel(u)
         moved = jax.tree.map(lambda r: jnp.tensordot(u, r, 1, precision=jax.lax.Precision.HIGHEST), response)
         return moved, unravel(u if direct else jnp.zeros_like(u))
 
-    moved = jax.vmap(tangents)(pool.response, factor * u)
+    moved = jax.vmap(tangents)(pool.params, pool.response, factor * u)
 
     def linearised(batch: PyTree) -> Array:
         surrogate = jax.vmap(lambda p, h, t, w: linear_surrogate(val_loss, p, h, t, w, batch))

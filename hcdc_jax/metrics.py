@@ -87,6 +87,14 @@ def spearman_within(a: ArrayLike, b: ArrayLike, groups: ArrayLike) -> tuple[floa
     return float(np.average(values, weights=sizes)), sum(sizes)
 
 
+def rank_mean(*scores: ArrayLike) -> Floats:
+    """The mean [n] of the ranks by each of several scores [n], all better in the same direction.
+
+    The simplest way of combining rankings that live on different scales.
+    """
+    return np.mean([ranks(one) for one in scores], axis=0)
+
+
 def kendall(a: ArrayLike, b: ArrayLike) -> float:
     """Kendall's tau-b, which corrects for ties. Arguments and NaN rule as in `spearman`."""
     a, b = _pair(a, b)

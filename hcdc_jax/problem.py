@@ -47,15 +47,16 @@ def mean_loss(logits: Array, batch: Batch) -> Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
     else:
         losses = optax.softmax_cross_entropy(logits, batch.labels)
-    return _weighted_mean(losses, batch.weights)
+    return weighted_mean(losses, batch.weights)
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:
     """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's)."""
     logits = problem.apply(params, hparams, batch.inputs)[: batch.labels.shape[0]]
     labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
-    return _weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
+    return weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
 
 
-def _weighted_mean(values: Array, weights: Array) -> Array:
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Of values [n] by weights [n]."""
     return jnp.vdot(values, weights) / weights.sum()

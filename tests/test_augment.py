@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hcdc_jax.augment import OPERATIONS, Augmentation, apply, augment, draw, draw_each, parse
+from hcdc_jax.augment import OPERATIONS, Augmentation, apply, augment, draw, draw_each, fitting, parse
 from hcdc_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -184,3 +184,8 @@ def test_strategies_are_parsed_and_what_is_wrong_is_named():
     for text, message in [("color_zoom", "'zoom'"), ("", "at least one"), ("crop_crop", "once")]:
         with pytest.raises(UserError, match=message):
             parse(text)
+
+
+def test_digits_are_never_mirrored():
+    assert fitting(Augmentation(), "svhn").operations == ("color", "crop", "cutout", "scale", "rotate")
+    assert fitting(Augmentation(), "cifar10") == Augmentation()

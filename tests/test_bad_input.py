@@ -259,9 +259,9 @@ def test_graphs_have_no_images_and_torch_may_be_missing(finished, tmp_path, monk
 
 
 def test_a_full_disk(tmp_path):
-    """A limit on the size of files stands for a full disk: the first array does not fit."""
+    """A limit on the size of files stands for a full disk: the configuration fits, the first array does not."""
     config = write_config(tmp_path / "in")
-    limited = ["sh", "-c", 'ulimit -f 4; exec "$@"', "sh"]  # blocks of 512 or 1,024 bytes
+    limited = ["sh", "-c", 'ulimit -f 6; exec "$@"', "sh"]  # blocks of 512 bytes
     process = hcdc("run", config, "--out", tmp_path / "out", prefix=limited)
     _, err = process.communicate()
     assert process.returncode == 2

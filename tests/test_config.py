@@ -77,9 +77,10 @@ class TestRoundTrip:
         text = configs.dumps(Config())
         optional = {
             "data.path", "data.train", "data.val", "data.test", "model.width", "model.depth", "model.norm",
-            "training.batch_size", "training.proxy_steps", "truth.table", "condense.classes_at_once", "dc.outer_steps",
-            "dc.inner_epochs", "mtt.batch_size", "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels",
-            "hmn.extracted_channels", "hmn.class_channels", "hmn.instance_channels", "hmn.decoder_width",
+            "training.batch_size", "training.proxy_steps", "training.proxy_batch_size", "truth.table",
+            "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
+            "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels", "hmn.extracted_channels",
+            "hmn.class_channels", "hmn.instance_channels", "hmn.decoder_width",
         }  # fmt: skip
         assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
 
@@ -175,7 +176,7 @@ class TestOverrides:
             ),
             (
                 ["--a.b.c", "1"],
-                "unknown key 'a'; known are methods, seeds, data, space, model, training, condense, hmn",
+                "unknown key 'a'; known are methods, seeds, data, space, model, training, condense, labels, hmn",
             ),
             (["--training.steps", "abc"], "'training.steps' must be an integer, got 'abc'"),
             (["--training.steps", "5", "6"], "'training.steps' takes one value, got 2"),

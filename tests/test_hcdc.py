@@ -188,7 +188,7 @@ def test_the_pool_trains_each_candidate_from_its_own_initialisation():
 def test_both_sensitivities_agree_where_training_has_converged():
     problem = spectral_gnn(5, 3, hidden=4, activation="tanh", weight_decay=0.05)
     training, lam = Training(optimizer="momentum", learning_rate=0.3, steps=600), HPARAMS[1]
-    unrolled, diverged = unrolled_target(KEY, problem, lam, TRAIN, VAL, training)
+    unrolled, _, diverged = unrolled_target(KEY, problem, lam, TRAIN, VAL, training)
     params = fit(KEY, problem, lam, TRAIN, training)
     implicit, _ = target_at(problem, params, lam, TRAIN, VAL, solver=neumann(200))
     assert not diverged

@@ -30,6 +30,7 @@ SMALL: dict[str, dict] = {
     "training": {"steps": 3, "proxy_steps": 3},
     "condense": {"images_per_class": 1, "val_factor": 1.0, "val": "random"},
     "dc": {"networks": 2, "outer_steps": 2, "inner_epochs": 2, "batch_size": 4},
+    "idc": {"networks": 2, "outer_steps": 2, "relay_images": 8, "batch_size": 4},
     "dm": {"steps": 4, "batch_size": 4},
     "kip": {"steps": 4, "batch_size": 40},
     "mtt": {
@@ -232,6 +233,12 @@ def test_augmentations_that_make_no_sense_are_refused(methods, changes, message)
 def test_graphs_refuse_them(name, tmp_path):
     with pytest.raises(UserError, match=f"graph holds nodes, and the method '{name}' is for other data; leave it out"):
         pipeline.prepare(small_config(tmp_path, methods=(name,)))
+
+
+def test_idc_refuses_networks_without_convolutions():
+    with pytest.raises(UserError, match=r"the network 'mlp' has none; set idc\.distance = 'cosine'"):
+        pipeline.prepare(small(("idc",), model={"name": "mlp"}))
+    pipeline.prepare(small(("idc",), model={"name": "mlp"}, idc={"distance": "cosine"}))
 
 
 def test_settings_are_checked_and_listed():

@@ -13,9 +13,9 @@ from hcdc_jax import cli, pipeline
 from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import evaluate
-from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import RANK
+from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -32,22 +32,6 @@ METHODS = (
     "lambda_shift",
     "surrogate_grad",
 )
-BASE: dict[str, dict] = {
-    "data": {"name": "digits_images", "train": 120, "val": 60, "test": 100, "shrink": 2},
-    "space": {"name": "regularisation", "candidates": 6},
-    "model": {"name": "mlp", "width": 8},
-    "training": {"steps": 12, "proxy_steps": 8, "batch_size": 30, "schedule": "cosine", "proxy_inits": 1},
-    "condense": {"images_per_class": 2, "val_factor": 1.5},
-    "hcdc": {"full_trainings": 3, "draws": 2, "steps": 4, "sensitivity": "unroll", "inits": 1},
-}
-
-
-def config_with(methods: tuple[str, ...] = ("hcdc",), **changes: dict) -> Config:
-    config = Config(methods=methods)
-    sections = {name: {**BASE.get(name, {}), **changes.get(name, {})} for name in {*BASE, *changes}}
-    return dataclasses.replace(
-        config, **{name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -150,24 +134,6 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
             pipeline.condense(run)
         pipeline.run(configs.load(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
     assert_same_arrays(tmp_path / "run", folder)
-
-
-@pytest.mark.slow
-def test_cells_are_ranked_from_end_to_end(tmp_path):
-    config = config_with(
-        ("random", "herding", "kcenter", "real_val", "random_val"),
-        space={"name": "nas_bench_201", "candidates": 12},
-        model={"name": "nas_bench_201", "width": 2, "depth": 1, "norm": "batch"},
-        training={"steps": 6, "proxy_steps": 4},
-    )
-    with jax.numpy_rank_promotion("allow"):
-        report = pipeline.run(config, tmp_path / "run")
-    for entry in report["methods"].values():
-        assert np.isfinite(entry["spearman_loss"]["mean"])
-    assert report["space"]["candidates"] == 12
-    header, *rows = (tmp_path / "run" / "ranking.csv").read_text().splitlines()
-    assert "0-1 nor_conv_3x3" in header
-    assert len(rows) == 12
 
 
 @pytest.mark.parametrize(

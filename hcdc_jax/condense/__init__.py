@@ -11,6 +11,7 @@ from hcdc_jax.condense.edc import edc
 from hcdc_jax.condense.gradient_matching import gradient_matching
 from hcdc_jax.condense.hcdc import hcdc
 from hcdc_jax.condense.hcdc_shared import hcdc_shared
+from hcdc_jax.condense.idc import idc
 from hcdc_jax.condense.kip import kip
 from hcdc_jax.condense.mtt import mtt
 
@@ -22,6 +23,7 @@ _REGISTRY: dict[str, Callable[..., Condenser]] = {
     "gradient_matching": gradient_matching,
     "hcdc": hcdc,
     "hcdc_shared": hcdc_shared,
+    "idc": idc,
     "kip": kip,
     "mtt": mtt,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
@@ -78,7 +78,18 @@ class ImageRates(NamedTuple):
     momentum: float | Array = 0.5
 
 
-def image_optimizer(rates: ImageRates | MemoryRates) -> optax.GradientTransformation:
+AnyImageRates: TypeAlias = ImageRates | PixelRates | MemoryRates
+"""Of what a container of images learns: gradient descent for the first, Adam for the others."""
+
+
+def scaled(rates: AnyImageRates, factor: float | Array) -> AnyImageRates:
+    """The same with step sizes multiplied by a factor; a momentum stays what it is."""
+    if isinstance(rates, ImageRates):
+        return rates._replace(learning_rate=factor * rates.learning_rate)
+    return jax.tree.map(lambda rate: factor * rate, rates)
+
+
+def image_optimizer(rates: AnyImageRates) -> optax.GradientTransformation:
     """What moves `learned_fields`: gradient descent with momentum, as DC, DSA, DM and MTT have it for pixels.
 
     One step size cannot serve memories and networks, whose slopes differ by orders of magnitude: those have Adam.

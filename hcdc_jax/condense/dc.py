@@ -2,7 +2,7 @@
 
 Networks are trained on the synthetic images; along the way the synthetic images of every class are moved so that the
 gradient they give points where the gradient of real images of the class points. DSA is DC with every pair of batches
-seen through one draw of an augmentation.
+seen through one draw of an augmentation; `idc.py` has another distance, and networks that are trained on real images.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,14 +55,14 @@ class DCState(NamedTuple):
     Attributes:
       variables: of the container.
       opt_state: of what the container learns; it lives through changes of the network.
-      relay: parameters of the network under which gradients are compared.
+      relay: the network under which gradients are compared; of DC and DSA its parameters.
       hparams: of the relay.
       step: number of steps done.
     """
 
     variables: Variables
     opt_state: optax.OptState
-    relay: Params
+    relay: Any
     hparams: HParams
     step: Array
 
@@ -71,10 +71,100 @@ class DCInfo(NamedTuple):
     """One step.
 
     Attributes:
-      distance: sum over classes of `gradient_distance`, before the step.
+      distance: sum over classes of the distance of gradients, before the step.
     """
 
     distance: Array
+
+
+class Relays(NamedTuple):
+    """The networks under which gradients are compared.
+
+    Attributes:
+      begin: `begin(key, data) -> (relay, hparams)`, a fresh one; what a relay is besides its parameters is its own.
+      params: `params(relay)`, its parameters.
+      train: `train(key, relay, hparams, variables, data) -> relay`, what happens to it between two steps.
+    """
+
+    begin: Callable[[Array, Any], tuple[Any, HParams]]
+    params: Callable[[Any], Params]
+    train: Callable[[Array, Any, HParams, Variables, Any], Any]
+
+
+class Matching(NamedTuple):
+    """One step of matching, as far as methods share it.
+
+    Attributes:
+      outer_steps: steps before a fresh relay is drawn; see `LOOPS`.
+      batch_size: real images per class and step.
+      augmentation: siamese, one draw per class and step.
+      classes_at_once: classes worked on side by side; all by default. Less needs less memory.
+      synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
+    """
+
+    outer_steps: int = 10
+    batch_size: int = 256
+    augmentation: Augmentation | None = None
+    classes_at_once: int | None = None
+    synthetic_per_class: int | None = None
+
+
+def matched_gradients(
+    problem: Problem,
+    container: Container,
+    relays: Relays,
+    options: Matching,
+    *,
+    distance: Callable[[Params, Params], Array] = gradient_distance,
+    rates_at: Callable[[Any, Array], Any] = lambda data, step: data.rates,
+) -> Condenser:
+    """The condenser that DC, DSA and IDC are; one step moves the images once (one `ol` of Algorithm 1 of DC).
+
+    Args:
+      problem: the network. `val_loss`, which has no regularisers, is what is matched.
+      container: stores the synthetic images, sorted by class, equally many of each.
+      relays: networks that the gradients are those of.
+      options: of a step.
+      distance: between the gradients of the real and of the synthetic images of a class.
+      rates_at: `rates_at(data, step)`, step sizes of what the container learns.
+    """
+
+    def init(key, variables, data):
+        relay, hparams = relays.begin(key, data)
+        opt_state = image_optimizer(data.rates).init(learned_fields(variables))
+        return DCState(variables, opt_state, relay, hparams, jnp.zeros((), jnp.int32))
+
+    def step(key, state, data):
+        key_relay, key_real, key_augment, key_train = jax.random.split(key, 4)
+        relay, hparams = jax.lax.cond(
+            state.step % options.outer_steps == 0,
+            lambda: relays.begin(key_relay, data),
+            lambda: (state.relay, state.hparams),
+        )
+
+        def of_class(real: Batch, synthetic: Batch) -> Array:
+            gradient = functools.partial(jax.grad(problem.val_loss), relays.params(relay), hparams)
+            return distance(gradient(real), gradient(synthetic))
+
+        value, gradient = sum_over_classes(
+            siamese(of_class, options.augmentation),
+            key_augment,
+            draw_per_class(key_real, data.pool, options.batch_size),
+            container,
+            state.variables,
+            at_once=options.classes_at_once,
+            per_class=options.synthetic_per_class,
+        )
+        optimizer = image_optimizer(rates_at(data, state.step))
+        variables, opt_state = descend(optimizer, gradient, state.opt_state, state.variables)
+        relay = jax.lax.cond(
+            (state.step + 1) % options.outer_steps == 0,  # the next step draws a fresh one
+            lambda: relay,
+            lambda: relays.train(key_train, relay, hparams, variables, data),
+        )
+        return DCState(variables, opt_state, relay, hparams, state.step + 1), DCInfo(value)
+
+    return Condenser(init, step)
 
 
 @functools.cache
@@ -90,63 +180,35 @@ def dc(
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = None,
 ) -> Condenser:
-    """Gradient matching of images as a condenser; one step moves the images once (one `ol` of Algorithm 1 of DC).
+    """Gradient matching of images under networks that are trained on the synthetic ones.
 
     Args:
-      problem: the network. `val_loss`, which has no regularisers, is what is matched; `train_loss` trains the relay.
-      container: stores the synthetic images, sorted by class, equally many of each.
+      problem: the network; `train_loss` trains the relay. See `matched_gradients`.
+      container: see `matched_gradients`.
       draw_hparams: `draw_hparams(key) -> hparams` of a fresh relay; `gradient_matching.constant` or `drawn_from`.
-      outer_steps: steps before a fresh relay is drawn; see `LOOPS`.
+      outer_steps: see `Matching`.
       inner_epochs: epochs that the relay trains on the synthetic images between two steps.
       batch_size: real images per class and step, and the most synthetic images in a batch of the relay.
       augmentation: siamese, one draw per class and step; the relay trains with one draw per image.
-      classes_at_once: classes worked on side by side; all by default. Less needs less memory.
-      synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
+      classes_at_once: see `Matching`.
+      synthetic_per_class: see `Matching`.
     """
 
-    def fresh_relay(key):
+    def begin(key, data):
+        del data
         key_hparams, key_init = jax.random.split(key)
         hparams = draw_hparams(key_hparams)
         return problem.init(key_init, hparams), hparams
 
-    def init(key, variables, data):
-        relay, hparams = fresh_relay(key)
-        opt_state = image_optimizer(data.rates).init(learned_fields(variables))
-        return DCState(variables, opt_state, relay, hparams, jnp.zeros((), jnp.int32))
-
-    def train_relay(key, relay, hparams, batch, data):
+    def train(key, relay, hparams, variables, data):
+        batch: Batch = container.decode(variables)
         per_epoch, size = even_batches(batch.labels.shape[0], batch_size)
         training = Training(data.relay_rate, "sgd", inner_epochs * per_epoch, batch_size=size)
         return train_from(key, augmented(problem, augmentation), relay, hparams, batch, training)
 
-    def step(key, state, data):
-        key_relay, key_real, key_augment, key_train = jax.random.split(key, 4)
-        relay, hparams = jax.lax.cond(
-            state.step % outer_steps == 0, lambda: fresh_relay(key_relay), lambda: (state.relay, state.hparams)
-        )
-
-        def distance(real: Batch, synthetic: Batch) -> Array:
-            gradient = functools.partial(jax.grad(problem.val_loss), relay, hparams)
-            return gradient_distance(gradient(real), gradient(synthetic))
-
-        value, gradient = sum_over_classes(
-            siamese(distance, augmentation),
-            key_augment,
-            draw_per_class(key_real, data.pool, batch_size),
-            container,
-            state.variables,
-            at_once=classes_at_once,
-            per_class=synthetic_per_class,
-        )
-        variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
-        relay = jax.lax.cond(
-            (state.step + 1) % outer_steps == 0,  # the next step draws a fresh one
-            lambda: relay,
-            lambda: train_relay(key_train, relay, hparams, container.decode(variables), data),
-        )
-        return DCState(variables, opt_state, relay, hparams, state.step + 1), DCInfo(value)
-
-    return Condenser(init, step)
+    relays = Relays(begin, lambda relay: relay, train)
+    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
+    return matched_gradients(problem, container, relays, options)
 
 
 def dsa(

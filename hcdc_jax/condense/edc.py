@@ -183,7 +183,8 @@ def edc(
         opt_state, smooth, averages = jax.tree.map(
             lambda new, old: jnp.where(turn == 0, new, old), fresh(pixels, data), carried
         )
-        crop = draw_crop(key, data.crop_area, pixels.shape[1:3], flip=data.flip)
+        _, height, width, _ = pixels.shape
+        crop = draw_crop(key, data.crop_area, (height, width), flip=data.flip)
 
         def through(number: int):
             def observe(_):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
+from hcdc_jax.candidates import branches
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
@@ -142,15 +143,26 @@ def target_at(
 
 
 @functools.partial(jax.jit, static_argnames="problem")
+def direct_target(problem: Problem, params: Params, hparams: HParams, val_batch: Batch) -> tuple[Target, Array]:
+    """The loss of a trained candidate and its slope in hyperparameters that act inside the network, weights held fixed.
+
+    Solves nothing, and leaves out how the weights would follow. Of a cell, the slope in the weight of an absent
+    convolution is 0, as on S_val: its numbers were never trained.
+    """
+    value, gradient = jax.value_and_grad(problem.val_loss, argnums=1)(params, hparams, val_batch)
+    return Target(value, gradient), ~all_finite((value, gradient))
+
+
+@functools.partial(jax.jit, static_argnames="problem")
 def unrolled_target(
     key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
-) -> tuple[Target, Array]:
-    """The own-theta target of one candidate by reverse mode through its training, and whether it is not finite."""
+) -> tuple[Target, Params, Array]:
+    """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged."""
     training = dataclasses.replace(training, remat=True)
     gradient, info = unrolled_hypergradient(
         lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch
     )
-    return Target(info.value, gradient), ~all_finite((info.value, gradient))
+    return Target(info.value, gradient), info.params, ~all_finite((info.value, gradient))
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity"))
@@ -175,7 +187,7 @@ def condensed_pool(
       train_batch: S_train.
       training: how candidates are trained on S_train.
       solver: of the best-response Jacobian.
-      sensitivity: "implicit" or "unroll" (forward mode through training); as for the targets.
+      sensitivity: "implicit", "unroll" (forward mode through training), or "direct" (no response); as for the targets.
     """
 
     def one(index, hparams):
@@ -185,8 +197,14 @@ def condensed_pool(
         if sensitivity == "unroll":
             return unrolled_response(fit, hparams)
         params = fit(hparams)
+        if sensitivity == "direct":
+            return params, None
         jacobian, _ = response(problem.train_loss, params, hparams, train_batch, solver=solver)
         return params, jacobian
 
-    params, jacobian = jax.vmap(one)(jnp.arange(hparams.shape[0]), hparams)
+    indices = jnp.arange(hparams.shape[0])
+    if jax.default_backend() == "cpu" and branches(problem, hparams[0], train_batch):
+        params, jacobian = jax.lax.map(lambda pair: one(*pair), (indices, hparams))  # side by side it skips nothing
+    else:
+        params, jacobian = jax.vmap(one)(indices, hparams)
     return Pool(params, hparams, jacobian)

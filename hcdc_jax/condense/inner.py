@@ -1,4 +1,4 @@
-"""How image condensers train networks on the way: relays, experts and students, all by plain gradient descent."""
+"""How image condensers train networks on the way: relays, experts, students, and what protocols make of them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from hcdc_jax.augment import Augmentation, augment
+from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
+from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
@@ -28,6 +30,50 @@ def augmented(problem: Problem, augmentation: Augmentation | None) -> Problem:
         return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
 
     return problem._replace(perturb=perturb)
+
+
+@functools.cache
+def cropped(problem: Problem, least_area: float) -> Problem:
+    """The problem whose training sees a crop of each image, at least this share of it; at 1, the problem as it is.
+
+    What the problem itself does to its batches comes after it.
+    """
+    if least_area >= 1:
+        return problem
+
+    def perturb(key, hparams, batch):
+        key_crop, key_rest = jax.random.split(key)
+        n, height, width, _ = batch.inputs.shape
+        crops = draw_crop_each(key_crop, least_area, (height, width), n, flip=0.0)  # flips are an augmentation
+        batch = batch._replace(inputs=apply(crops, batch.inputs))
+        return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
+
+    return problem._replace(perturb=perturb)
+
+
+@functools.cache
+def taught(
+    problem: Problem, augmentation: Augmentation | None, cutmix: float, weight_decay: float, num_classes: int
+) -> Problem:
+    """The network of a problem under the training loss and the perturbations that a protocol of the field gives it.
+
+    Args:
+      problem: whose `init`, `apply` and `val_loss` stay; its own regularisers and noise stay out of it.
+      augmentation: see `augmented`.
+      cutmix: probability of `perturbations.cut_mixed` per step.
+      weight_decay: as PyTorch counts it, twice the factor of the squared norm.
+      num_classes: of the labels.
+    """
+
+    def train_loss(params, hparams, batch):
+        return problem.val_loss(params, hparams, batch) + weight_decay / 2 * optax.tree.norm(params, squared=True)
+
+    def perturb(key, hparams, batch):
+        del hparams
+        return cut_mixed(key, batch, cutmix, num_classes)
+
+    plain = problem._replace(train_loss=train_loss, perturb=perturb if cutmix else None)
+    return augmented(plain, augmentation)
 
 
 def even_batches(num_examples: int, batch_size: int) -> tuple[int, int]:

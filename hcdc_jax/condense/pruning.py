@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,13 +21,15 @@ import numpy as np
 
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
-from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, advance, begin, train
-from hcdc_jax.types import Array, Batch, HParams, Variables
+from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
 BETAS = tuple(i / 10 for i in range(11))
 """Shares of the hard end that are tried; the paper's grid is not known."""
+MOST_AT_ONCE = 256
+"""Images that a trained network is asked about at a time: it trains on fewer, so that no more memory is needed here."""
 
 
 class Judge(NamedTuple):
@@ -73,6 +76,7 @@ def prune(
     judge: Judge,
     validation: Batch | None = None,
     betas: tuple[float, ...] = BETAS,
+    keep: Callable[[str, Callable[[], Array]], np.ndarray] = lambda name, make: np.asarray(make()),
 ) -> Pruned:
     """Removes `drop_per_class` images of each class; `containers.stored_scalars` of the result is its new ledger.
 
@@ -87,6 +91,8 @@ def prune(
       validation: real images, for "double_end". A validation part: chosen on the test part, accuracies there mean
         nothing any more.
       betas: shares of the hard end that "double_end" tries; ties go to the first.
+      keep: `keep(name, make)` gives what `make()` returns; it is asked for each part that takes long, "margins" and
+        then "beta_0.3" and so on, and may have it from before.
 
     Raises:
       UserError: another strategy, "double_end" without `validation`, nothing left of a class, or a container whose
@@ -106,12 +112,16 @@ def prune(
         return Pruned(container.take(variables, jnp.asarray(kept)), kept, None, None, None)
     # Before anything is trained: whether so many can go does not depend on margins.
     kept_places(np.zeros(len(classes)), classes, drop_per_class, 0.0)
-    margins = np.asarray(area_under_margin(key_margins, batch, judge))
+    margins = keep("margins", lambda: area_under_margin(key_margins, batch, judge))
     beta, accuracies = {"easy_only": 0.0, "hard_only": 1.0}.get(strategy), None
     if beta is None:
         assert validation is not None
-        choices = np.stack([kept_places(margins, classes, drop_per_class, beta) for beta in betas])
-        accuracies = np.asarray(validation_accuracies(key_choice, batch, choices, validation, judge))
+
+        def tried(share: float) -> Array:
+            chosen = kept_places(margins, classes, drop_per_class, share)
+            return validation_accuracy(key_choice, batch, chosen, validation, judge)
+
+        accuracies = np.stack([keep(f"beta_{share:g}", functools.partial(tried, share)) for share in betas])
         beta = betas[int(accuracies.argmax())]
     kept = kept_places(margins, classes, drop_per_class, beta)
     return Pruned(container.take(variables, jnp.asarray(kept)), kept, margins, beta, accuracies)
@@ -135,12 +145,13 @@ def _mean_margins(key, batch, hparams, training, *, problem, inits):
         def epoch(carry, _):
             trainee, total = carry
             trainee = advance(problem, hparams, trainee, batch, training, per_epoch)
-            return (trainee, total + margin(problem.apply(trainee.params, hparams, batch.inputs), batch.labels)), None
+            logits = _logits(problem, trainee.params, hparams, batch.inputs)
+            return (trainee, total + margin(logits, batch.labels)), None
 
         start = begin(key, problem, hparams, training), jnp.zeros(count, batch.inputs.dtype)
         return jax.lax.scan(epoch, start, length=epochs)[0][1] / epochs
 
-    return jax.vmap(one)(jax.random.split(key, inits)).mean(0)
+    return _of_each(one, jax.random.split(key, inits)).mean(0)
 
 
 def area_under_margin(key: Array, batch: Batch, judge: Judge) -> Array:
@@ -186,34 +197,42 @@ def kept_places(scores: np.ndarray, classes: np.ndarray, drop_per_class: int, be
     return np.concatenate(kept)
 
 
-def validation_accuracies(key: Array, batch: Batch, choices: np.ndarray, validation: Batch, judge: Judge) -> Array:
-    """Accuracies [num_choices] on real validation images of networks trained on each choice of condensed ones.
-
-    All choices see the same initialisations.
+def validation_accuracy(key: Array, batch: Batch, places: np.ndarray, validation: Batch, judge: Judge) -> Array:
+    """Mean accuracy on real validation images of networks that are trained on some of the condensed ones.
 
     Args:
-      key: for initialisations and batches.
+      key: for initialisations and batches; with the same key, other places see the same ones.
       batch: the condensed images, decoded.
-      choices: [num_choices, m] places.
+      places: [m] of those that are trained on.
       validation: real images.
       judge: how networks are trained.
     """
-    return _accuracies(
-        key, batch, jnp.asarray(choices), validation, judge.hparams, judge.training,
+    return _accuracy(
+        key, batch, jnp.asarray(places), validation, judge.hparams, judge.training,
         problem=judge.problem, inits=judge.inits,
     )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "inits"))
-def _accuracies(key, batch, choices, validation, hparams, training, *, problem, inits):
-    def of_choice(places):
-        chosen = jax.tree.map(lambda leaf: leaf[places], batch)
+def _accuracy(key, batch, places, validation, hparams, training, *, problem, inits):
+    chosen = jax.tree.map(lambda leaf: leaf[places], batch)
+    classes = validation.labels if validation.labels.ndim == 1 else validation.labels.argmax(1)
 
-        def of_init(key):
-            params, _ = train(key, problem, hparams, chosen, training)
-            return accuracy(problem, params, hparams, validation)
+    def one(key):
+        params, _ = train(key, problem, hparams, chosen, training)
+        correct = _logits(problem, params, hparams, validation.inputs).argmax(1) == classes
+        return jnp.vdot(correct.astype(validation.weights.dtype), validation.weights) / validation.weights.sum()
 
-        return jax.vmap(of_init)(jax.random.split(key, inits)).mean()
+    return _of_each(one, jax.random.split(key, inits)).mean()
 
-    # One choice after the other: their images together would not fit where those of one do.
-    return jax.lax.map(of_choice, choices)
+
+def _logits(problem: Problem, params: Params, hparams: HParams, inputs: Array) -> Array:
+    """[n, num_classes] of images [n, h, w, c], some at a time."""
+    return jax.lax.map(
+        lambda image: problem.apply(params, hparams, image[None])[0], inputs, batch_size=min(MOST_AT_ONCE, len(inputs))
+    )
+
+
+def _of_each(one: Callable[[Array], Array], keys: Array) -> Array:
+    """`one` of every key: side by side, on a CPU one by one, whose cache holds one network in training."""
+    return jax.lax.map(one, keys) if jax.default_backend() == "cpu" else jax.vmap(one)(keys)

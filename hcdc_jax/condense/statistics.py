@@ -73,7 +73,7 @@ def views(seen: LayerInputs) -> tuple[Array, ...]:
 
 
 def emphasis(seen: LayerInputs, first: float | Array) -> Array:
-    """[views] factors of views in a sum: `first` for those of the first norm and the first convolution, 1 for others."""
+    """[views] factors of views in a sum: `first` for the first norm and the first convolution, 1 for others."""
     count, norms = len(seen.normed) + 2 * len(seen.convolved), len(seen.normed)
     places = jnp.array([*([0] if norms else []), norms, norms + 1])
     return jnp.ones(count).at[places].set(first)

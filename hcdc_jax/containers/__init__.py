@@ -6,6 +6,7 @@ from hcdc_jax.containers.hmn import HMNVariables, MemoryShapes, hmn_container
 from hcdc_jax.containers.hmn_budget import Ledger, hmn_sizes, ledger, planned_ledger, usual_shapes
 from hcdc_jax.containers.images import ImageStart, ImageVariables, image_container
 from hcdc_jax.containers.multi_formation import multi_formation_container
+from hcdc_jax.containers.views import ViewStart, ViewVariables, view_container
 
 __all__ = [
     "ADJACENCIES",
@@ -17,6 +18,8 @@ __all__ = [
     "ImageVariables",
     "Ledger",
     "MemoryShapes",
+    "ViewStart",
+    "ViewVariables",
     "graph_container",
     "hmn_container",
     "hmn_sizes",
@@ -26,4 +29,5 @@ __all__ = [
     "planned_ledger",
     "stored_scalars",
     "usual_shapes",
+    "view_container",
 ]

@@ -20,6 +20,7 @@ from hcdc_jax.models.nas_bench_201 import NASBench201, present
 from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
 from hcdc_jax.models.vit import ViT
 from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
 from hcdc_jax.types import Array, HParams, Params
 
 
@@ -117,6 +118,7 @@ def image_problem(
     *,
     weight_decay: float = 2.5e-4,
     read: Callable[[HParams], ImageSetting] = unread,
+    soft_loss: SoftLoss | None = None,
     **options: Any,
 ) -> Problem:
     """A network of `image_nets()` as a `Problem` on batches of images [n, h, w, c].
@@ -128,6 +130,8 @@ def image_problem(
       weight_decay: factor of the squared L2 norm of all parameters in the training loss; 2.5e-4 is what PyTorch calls
         a weight decay of 5e-4.
       read: `read(hparams) -> ImageSetting`; by default hyperparameters are ignored.
+      soft_loss: what training minimises on labels [n, num_classes]; the cross-entropy if not given. Validation has
+        the cross-entropy in any case.
       **options: of the network, see `image_net_options`.
 
     Raises:
@@ -152,7 +156,11 @@ def image_problem(
         setting = read(hparams)
         if setting.label_smoothing is not None:
             batch = batch._replace(labels=smoothed(batch.labels, num_classes, setting.label_smoothing))
-        return val_loss(params, hparams, batch) + _penalty(params, setting, weight_decay, first)
+        if soft_loss is None or batch.labels.ndim == 1:
+            fit = val_loss(params, hparams, batch)
+        else:
+            fit = soft_label_loss(apply(params, hparams, batch.inputs), batch, soft_loss)
+        return fit + _penalty(params, setting, weight_decay, first)
 
     def perturb(key, hparams, batch):
         setting = read(hparams)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hcdc_jax.config import Config
 from hcdc_jax.data import GraphData, ImageData
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import graphs, images
+from hcdc_jax.pipeline.recipes import graphs, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
 from hcdc_jax.spaces import Space
 from hcdc_jax.train import Training
@@ -30,9 +30,9 @@ def build(config: Config, data: Data) -> Setup:
     _check_goes_with(config, kind, space, data.name)
     real = kind.build(config, data, space)
 
-    def training(steps: int) -> Training:
+    def training(steps: int, batch_size: int | None) -> Training:
         return Training(
-            options.learning_rate, options.optimizer, steps, batch_size=options.batch_size, schedule=options.schedule
+            options.learning_rate, options.optimizer, steps, batch_size=batch_size, schedule=options.schedule
         )
 
     return Setup(
@@ -41,13 +41,14 @@ def build(config: Config, data: Data) -> Setup:
         data=real.data,
         space=space,
         problem=real.problem,
-        training=training(options.steps),
-        proxy_training=training(options.proxy_steps or options.steps),
+        training=training(options.steps, options.batch_size),
+        proxy_training=training(options.proxy_steps or options.steps, options.proxy_batch_size or options.batch_size),
         candidates=space.sample(key_for(CANDIDATES, config.space.seed), config.space.candidates),
         train=real.train,
         val=real.val,
         test=real.test,
         preprocessing=real.preprocessing,
+        taught_problem=real.taught_problem,
     )
 
 
@@ -80,6 +81,17 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
         )
     if "edc" in (*config.methods, config.hcdc.train_method) and config.condense.container not in ("auto", "pixels"):
         raise UserError("edc moves pixels, batch by batch: set condense.container = 'pixels', or leave the method out")
+    if config.pruning.strategy != "none" and kind is graphs.KIND:
+        raise UserError(
+            f"{where}, which hang together, and pruning.strategy = {config.pruning.strategy!r} lets single ones go; "
+            "set pruning.strategy = 'none'"
+        )
+    if config.labels.teachers and kind is graphs.KIND:
+        raise UserError(f"{where}, and labels.teachers label images: leave it out")
+    if space.name != CELLS:
+        for method in config.methods:
+            if method in zero_cost.METHODS:
+                raise UserError(f"the method {method!r} scores cells, not the space {space.name!r}: leave it out")
     foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
     for method in (*config.methods, config.hcdc.train_method):
         if method in foreign:

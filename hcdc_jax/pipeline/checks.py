@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from hcdc_jax import spaces
+from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, validate
+from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.building import MODELS
+from hcdc_jax.pipeline.building import CELLS, MODELS
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Setup
 
@@ -24,12 +25,54 @@ def check_config(config: Config) -> None:
     check_methods(config, recipes.METHODS)
     _check_name("space.name", config.space.name, spaces.names())
     _check_name("model.name", config.model.name, MODELS)
-    if config.truth.table is not None:
-        raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
+    _check_table(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
+    _check_labels(config)
+
+
+def _check_table(config: Config) -> None:
+    if config.truth.table is None:
+        return
+    if config.space.name != CELLS:
+        raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
+    _check_name("truth.table", config.truth.table, [CELLS])
+    # Read now: what is wrong with the file should be known before anything is trained.
+    published_accuracies(config.data.name, "val")
+
+
+def _check_labels(config: Config) -> None:
+    labels, methods = config.labels, config.methods
+    augment.parse(labels.augmentation)
+    if not labels.teachers:
+        needing = [name for name in methods if name == "teacher_val" or name.endswith("_hard")]
+        if needing or labels.val == "teachers":
+            what = f"the method {needing[0]!r}" if needing else "labels.val = 'teachers'"
+            raise UserError(f"{what} needs teachers: set labels.teachers = 3")
+    if labels.teachers > config.hcdc.full_trainings:
+        raise UserError(
+            f"labels.teachers = {labels.teachers}, but hcdc.full_trainings = {config.hcdc.full_trainings} are all that "
+            "can teach; lower the one or raise the other"
+        )
+    if labels.teachers and "hcdc_shared" in methods:
+        raise UserError(
+            "hcdc_shared matches losses of S_train with real ones, which labels of teachers are not: leave it out"
+        )
+    by_class = [name for name in methods if isinstance(val := recipes.get(config, name).val, Recipe) and val.by_class]
+    if labels.val == "teachers" and by_class:
+        raise UserError(
+            f"the S_val of {by_class[0]} is learned class by class: set labels.val = 'own' or condense.val = 'random'"
+        )
+    if labels.val == "teachers" and config.condense.container not in ("auto", "pixels"):
+        raise UserError(
+            "labels.val = 'teachers' is for images that are stored as they are: set condense.container = 'pixels'"
+        )
+    if config.hcdc.sensitivity == "direct" and not config.hcdc.direct:
+        raise UserError(
+            "hcdc.sensitivity = 'direct' and hcdc.direct = false leave no hypergradient; change one of them"
+        )
 
 
 def check_sizes(setup: Setup) -> None:

@@ -17,6 +17,12 @@ class Elapsed:
     run: float = 0.0
     compile: float = 0.0
 
+    def plus(self, other: Elapsed) -> Elapsed:
+        """The sum of both."""
+        total = Elapsed()
+        total.run, total.compile = self.run + other.run, self.compile + other.compile
+        return total
+
 
 @contextmanager
 def measured() -> Iterator[Elapsed]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from hcdc_jax.artefact import load_condensed, read_card, save_condensed
@@ -11,6 +12,7 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.pipeline.teaching import make_train, relabelled_start
 
 
 def condense(run: Run) -> None:
@@ -25,7 +27,7 @@ def condense(run: Run) -> None:
         for name in config.methods:
             method = recipes.get(config, name)
             recipe = recipes.train_recipe(config, name)
-            train = make_half(run, recipe, "train", seed, method=name)
+            train = make_train(run, name, seed)
             if method.train is None and train.diverged:  # its own ranks would stay empty; this one would pay in vain
                 raise UserError(
                     f"S_train of {recipe.name}, seed {seed}, which {name} builds on, has diverged; lower the rate of "
@@ -34,7 +36,10 @@ def condense(run: Run) -> None:
             if method.prepare is not None:
                 method.prepare(trial_of(run, seed, train))
             if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
-                val = make_half(run, method.val, "val", seed, method=name, condensed_train=train.batch)
+                val = make_half(
+                    run, method.val, "val", seed, method=name, condensed_train=train.batch,
+                    relabel=functools.partial(relabelled_start, run, seed, name),
+                )  # fmt: skip
                 if _is_saved(run.folder, name, seed):
                     load_condensed(run.folder, name, seed, config_hash=config_hash(config))
                 else:

@@ -51,7 +51,8 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
         with measured() as elapsed:
             if options.draws > 1:
                 key = key_for(DRAWS, seed)
-                scores = evaluate(key, setup.problem, points, condensed_train, setup.val, training=setup.proxy_training)
+                problem = setup.problem_on(condensed_train)
+                scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
                 losses = np.asarray(scores.loss)
                 points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
         files.write_npz(

@@ -16,19 +16,16 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
 from hcdc_jax.models import image_problem
 from hcdc_jax.models.image_layers import check
-from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
+from hcdc_jax.pipeline.teaching import train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
-
-NO_MIRRORS = ("mnist", "svhn", "digits_images")
-"""Data sets whose images mean something else in a mirror: DSA does not flip them."""
 
 _IDENTITY = ("s_train", "seed", "model")
 _SETTINGS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name not in ("about", "networks"))
@@ -134,11 +131,10 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
     if plan.augment is not None:
         chosen = None if plan.augment == "none" else augment.parse(plan.augment)
         return dataclasses.replace(protocol, augmentation=chosen)
-    if protocol.augmentation is None or setup.data.name not in NO_MIRRORS:
+    if protocol.augmentation is None:
         return protocol
-    kept = tuple(name for name in protocol.augmentation.operations if name != "flip")
-    chosen = protocol.augmentation._replace(operations=kept) if kept else None
-    return dataclasses.replace(protocol, augmentation=chosen)
+    chosen = augment.fitting(protocol.augmentation, setup.data.name)
+    return dataclasses.replace(protocol, augmentation=chosen if chosen.operations else None)
 
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
@@ -168,7 +164,7 @@ def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, .
         check("method of this run", method, config.methods)
     sharing: dict[str, list[str]] = {}
     for method in config.methods:
-        sharing.setdefault(recipes.train_recipe(config, method).name, []).append(method)
+        sharing.setdefault(train_place(folder, config, method, 0).recipe, []).append(method)
     sets = []
     for seed in config.seeds:
         for s_train, methods in sharing.items():

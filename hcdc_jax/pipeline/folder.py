@@ -88,9 +88,15 @@ def describe(setup: Setup) -> dict[str, Any]:
             "name": space.name,
             "candidates": len(setup.candidates),
             "hparam_names": list(space.hparam_names),
+            **_sizes(setup),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
     }
+
+
+def _sizes(setup: Setup) -> dict[str, list[int]]:
+    sizes = setup.kind.num_parameters(setup)
+    return {} if sizes is None else {"num_parameters": sizes.astype(int).tolist()}
 
 
 def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +15,15 @@ from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import Condenser, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables
+from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
+from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
-from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.pipeline.scoring import networks_on, rank_keys
+from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.train import all_finite
 from hcdc_jax.types import Array, Batch, Variables
 
@@ -39,6 +44,7 @@ class Half(NamedTuple):
       cost: of making it.
       matched: [m, h] candidates that it was matched on; m may be 0.
       facts: numbers by name that were learned besides, for the card.
+      pruning: see `pruning.Outcome`; empty where nothing was pruned.
     """
 
     variables: Variables
@@ -46,6 +52,7 @@ class Half(NamedTuple):
     cost: Cost
     matched: np.ndarray
     facts: dict[str, float]
+    pruning: dict[str, np.ndarray]
 
     @property
     def diverged(self) -> bool:
@@ -82,13 +89,30 @@ class Place(NamedTuple):
         return self.finished.with_suffix("")
 
     @property
+    def over_budget(self) -> Path:
+        """The file of what was learned, before the surplus went; it stays, so that others may prune it otherwise."""
+        return self.finished.with_name(f"{self.finished.stem}_over_budget.npz")
+
+    @property
+    def pruning(self) -> Path:
+        """The folder of what pruning has found out, until it is finished."""
+        return self.finished.with_name(f"{self.finished.stem}_pruning")
+
+    @property
     def snapshots(self) -> Path:
         """The folder of what it looked like on its way."""
         return self.folder / "checkpoints" / "snapshots" / f"{self.recipe}_{self.part}_seed{self.seed}"
 
 
 def make_half(
-    run: Run, recipe: Recipe, part: str, seed: int, *, method: str, condensed_train: Batch | None = None
+    run: Run,
+    recipe: Recipe,
+    part: str,
+    seed: int,
+    *,
+    method: str,
+    condensed_train: Batch | None = None,
+    relabel: Callable[[Start], Start] | None = None,
 ) -> Half:
     """Makes one half, or reads it if it is finished, or goes on where it was interrupted.
 
@@ -99,25 +123,30 @@ def make_half(
       seed: of the method.
       method: under whose name the steps are logged.
       condensed_train: S_train, for S_val.
+      relabel: gives what the half starts from its labels; it keeps them if not given.
     """
     place = Place(run.folder, recipe.name, part, seed)
     if not place.finished.exists():
         setup = run.setup
         start = recipe.start(setup, part, seed)
+        start = start if relabel is None else relabel(start)
         if recipe.learner is None:
-            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {})
+            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {}, {})
         else:
             request = Request(run, part, seed, start, condensed_train)
             with jax.enable_x64(recipe.learner.dtype == "float64"):
                 learned = _learn(request, place, recipe, recipe.learner, method)
+            if setup.kind.surplus(setup, part):
+                learned = _pruned(run, place, recipe, learned)
         matched = learned.matched
         if matched is None:
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
         decode = (recipe.finished or recipe.container)(setup, part).decode
         batch = jax.jit(decode)(learned.variables)
-        half = Half(learned.variables, batch, learned.cost, matched, learned.facts)
+        half = Half(learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning)
         files.write_npz(place.finished, to_arrays(half))
         checkpoint.clear(place.checkpoints)
+        shutil.rmtree(place.pruning, ignore_errors=True)
     return read_half(place)
 
 
@@ -133,12 +162,26 @@ def read_half(place: Place) -> Half:
     cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
     tree = to_tree(arrays)
     facts = {name: float(value) for name, value in tree.get("facts", {}).items()}
-    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts)
+    pruning = {name: np.asarray(values) for name, values in tree.get("pruning", {}).items()}
+    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning)
+
+
+def read_over_budget(place: Place) -> Variables:
+    """What was learned of a half that was pruned then.
+
+    Raises:
+      UserError: it was not, or the file is damaged.
+    """
+    if not place.over_budget.exists():
+        raise UserError(f"{place.folder} holds no {place}, before pruning: run `hcdc condense` with [pruning] first")
+    return _variables(to_tree(read_arrays(place.over_budget))["variables"])
 
 
 def trial_of(run: Run, seed: int, train: Half) -> Trial:
     """What a rival without S_val is asked, given the S_train of the run."""
-    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)))
+    setup = run.setup
+    networks = functools.cache(lambda: networks_on(setup, rank_keys(setup, seed), setup.candidates, train.batch))
+    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)), networks)
 
 
 def snapshots(place: Place) -> dict[int, Variables]:
@@ -161,6 +204,20 @@ class _Learned(NamedTuple):
     cost: Cost
     matched: np.ndarray | None
     facts: dict[str, float]
+    pruning: dict[str, np.ndarray]
+
+
+def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learned:
+    """Without what is over the budget. The last checkpoint stays until this is done: nothing is learned twice."""
+    container = recipe.container(run.setup, place.part)
+    files.write_npz(place.over_budget, to_arrays({"variables": learned.variables}))
+    found = pruned(run, place.seed, container, learned.variables, place.pruning, str(place))
+    return learned._replace(
+        variables=found.variables,
+        cost=learned.cost.plus(found.cost),
+        facts=learned.facts | found.facts,
+        pruning=found.arrays,
+    )
 
 
 def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, method: str) -> _Learned:
@@ -204,7 +261,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     if _equal(saved.state.variables, variables):
         progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
     facts = {**work.facts, **learner.facts(saved.state)}
-    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts)
+    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts, {})
 
 
 def _advanced(
@@ -280,8 +337,10 @@ def _save_snapshot(place: Place, step: int, variables: Variables) -> None:
         files.write_npz(place.snapshots / f"{step:06d}.npz", to_arrays(_single(variables)))
 
 
-def _variables(tree: dict[str, Any]) -> GraphVariables | ImageVariables | HMNVariables:
+def _variables(tree: dict[str, Any]) -> Variables:
     """Variables of a container from their codec, which stores nothing for an empty structure."""
+    if "images" in tree:
+        return ViewVariables(_variables(tree["images"]), tree["labels"], tree["key"])
     if "instance_memories" in tree:
         return HMNVariables(**tree)
     if "pixels" in tree:

@@ -12,16 +12,16 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import memory_budget, memory_chunk_size
+from hcdc_jax.candidates import branches, memory_budget, memory_chunk_size
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import Place, read_half, snapshots, trial_of
-from hcdc_jax.pipeline.recipes.base import Recipe, Verdict
-from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
+from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
+from hcdc_jax.pipeline.scoring import Networks, networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.shifts import on_condensed, stated
-from hcdc_jax.train import train
-from hcdc_jax.types import Array, Batch
+from hcdc_jax.pipeline.teaching import teachers_of, train_place
+from hcdc_jax.types import Batch
 
 
 def rank(run: Run) -> None:
@@ -32,26 +32,38 @@ def rank(run: Run) -> None:
     """
     config = run.setup.config
     jobs = [(seed, method) for seed in config.seeds for method in config.methods]
+    # Rows that train on one S_train share its networks, which are kept while they follow one another.
+    jobs.sort(key=lambda job: (job[0], train_place(run.folder, config, job[1], job[0]).recipe))
     left = [job for job in jobs if not _path(run.folder, *job).exists()]
     what = f"ranking {len(run.setup.candidates)} candidates, {len(jobs)} rankings"
+    half, trial, at = None, None, None
     for seed, method in run.progress.track(left, what, len(jobs) - len(left)):
-        files.write_npz(_path(run.folder, seed, method), _rank_one(run, method, seed))
+        place = train_place(run.folder, config, method, seed)
+        if half is None or trial is None or place != at:
+            half, at = read_half(place), place
+            trial = trial_of(run, seed, half)
+        files.write_npz(_path(run.folder, seed, method), _rank_one(run, method, half, trial))
 
 
 def _path(folder: Path, seed: int, method: str) -> Path:
     return folder / "results" / f"{method}_seed{seed}.npz"
 
 
-def _rank_one(run: Run, name: str, seed: int) -> dict[str, Any]:
-    setup, folder, config = run.setup, run.folder, run.setup.config
+def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
+    setup, config, seed = run.setup, run.setup.config, trial.seed
     val = recipes.get(config, name).val
-    half = read_half(Place(folder, recipes.train_recipe(config, name).name, "train", seed))
+    if half.pruning:
+        files.write_npz(run.folder / "results" / f"{name}_seed{seed}_pruning.npz", half.pruning)
     if isinstance(val, Recipe):
-        verdict, extra = _on_condensed(setup, folder, val, name, seed)
+        verdict, extra = _on_condensed(trial, val, name)
     else:
-        verdict, extra = val(trial_of(run, seed, half)), {}
-    cost = half.cost.plus(verdict.cost)
-    matched = np.zeros((0, setup.candidates.shape[1]), np.float32) if verdict.matched is None else verdict.matched
+        verdict, extra = val(trial), {}
+    cost, matched = half.cost.plus(verdict.cost), verdict.matched
+    if recipes.is_taught(config, name) and (matched is None or not len(matched)):
+        # Who was fitted to the m full trainings has paid for those that teach.
+        paid = teachers_of(run, seed)
+        cost, matched = cost.plus(paid.cost), paid.paid
+    matched = np.zeros((0, setup.candidates.shape[1]), np.float32) if matched is None else matched
     if verdict.shift is not None:
         extra = extra | {"shift": verdict.shift / np.asarray(setup.space.prior_std)}
     return {
@@ -67,47 +79,50 @@ def _rank_one(run: Run, name: str, seed: int) -> dict[str, Any]:
     } | extra
 
 
-def _on_condensed(setup: Setup, folder: Path, recipe: Recipe, name: str, seed: int) -> tuple[Verdict, dict[str, Any]]:
+def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dict[str, Any]]:
     """The verdict of both condensed halves, and how S_val came to it."""
+    setup, folder, seed = trial.run.setup, trial.run.folder, trial.seed
     condensed = load_condensed(folder, name, seed, config_hash=config_hash(setup.config))
     place = Place(folder, recipe.name, "val", seed)
     half = read_half(place)
     write = _write_images if setup.kind.unit == "images" else _write_adjacency
     write(folder / "results", f"{name}_seed{seed}", condensed)
-    candidates = on_condensed(setup, condensed, setup.candidates)
-    scores, elapsed = mean_scores(setup, rank_keys(setup, seed), candidates, condensed.train, condensed.val)
-    stored = condensed.card["stored_scalars"]
-    trace = _trace(setup, recipe, place, candidates, condensed.train)
-    return Verdict(scores, elapsed, stored, half.cost, half.matched, stated(setup, condensed)), trace
+    shift = stated(setup, condensed)
+    if shift is None:
+        networks = trial.networks()
+    else:
+        candidates = on_condensed(setup, condensed, setup.candidates)
+        networks = networks_on(setup, rank_keys(setup, seed), candidates, condensed.train)
+    scores, elapsed = networks.on(condensed.val)
+    trace = _trace(setup, recipe, place, networks, condensed.train)
+    return Verdict(scores, elapsed, condensed.card["stored_scalars"], half.cost, half.matched, shift), trace
 
 
-def _trace(setup: Setup, recipe: Recipe, place: Place, candidates: Array, train_batch: Batch) -> dict[str, np.ndarray]:
+def _trace(setup: Setup, recipe: Recipe, place: Place, networks: Networks, train_batch: Batch) -> dict[str, np.ndarray]:
     """Losses [t, n] of the candidates on the snapshots of S_val: what held-out rank correlations are made of."""
     found = snapshots(place)
     if not found:
         return {}
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
-    budget = memory_budget(jax.local_devices()[0].platform)
-    fitting = memory_chunk_size(setup.problem, candidates[0], train_batch, budget=budget)
-    chunk_size = min(fitting, len(candidates))
-    training = setup.proxy_training
+    problem, candidates, platform = networks.problem, networks.candidates, jax.local_devices()[0].platform
+    alone = platform == "cpu" and branches(problem, candidates[0], train_batch)
+    fitting = memory_chunk_size(problem, candidates[0], train_batch, budget=memory_budget(platform))
     losses = [
-        _losses_on(key, setup.problem, candidates, train_batch, batches, training, chunk_size=chunk_size)
-        for key in rank_keys(setup, place.seed)
+        _losses_on(problem, params, candidates, batches, chunk_size=None if alone else min(fitting, len(candidates)))
+        for params in networks.params
     ]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))
-def _losses_on(key, problem, candidates, train_batch, batches, training, *, chunk_size):
-    """[n, t] validation losses of the candidates, each trained once, on t batches."""
+def _losses_on(problem, params, candidates, batches, *, chunk_size):
+    """[n, t] validation losses of trained candidates on t batches."""
 
-    def one(hparams):
-        params, _ = train(key, problem, hparams, train_batch, training)
-        return jax.lax.map(lambda batch: problem.val_loss(params, hparams, batch), batches)
+    def one(network):
+        return jax.lax.map(lambda batch: problem.val_loss(*network, batch), batches)
 
-    return jax.lax.map(one, candidates, batch_size=chunk_size)
+    return jax.lax.map(one, (params, candidates), batch_size=chunk_size)
 
 
 def _write_images(folder: Path, name: str, condensed: Condensed) -> None:

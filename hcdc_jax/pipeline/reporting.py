@@ -37,7 +37,8 @@ def full_training_seconds(folder: Path) -> float | None:
     truth = folder / "results" / "truth.npz"
     if truth.exists():
         arrays = read_arrays(truth)
-        found.append(float(arrays["seconds"]) / arrays["loss"].size)
+        if float(arrays["seconds"]):  # a published table took no time here
+            found.append(float(arrays["seconds"]) / arrays["loss"].size)
     targets = sorted((folder / "checkpoints").glob("targets_seed*/*.npz"))
     trained = [float(read_arrays(path)["training_seconds"]) for path in targets]
     if any(trained):  # unrolled targets do not know what their training took alone

@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
-from hcdc_jax.candidates import Scores, evaluate
+from hcdc_jax.candidates import Scores, evaluate, score_each, train_each
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
-from hcdc_jax.types import Array, Batch
+from hcdc_jax.problem import Problem
+from hcdc_jax.types import Array, Batch, Params
 
 
 def rank_keys(setup: Setup, seed: int) -> list[Array]:
     """One key per initialisation that scores are averaged over."""
     return [jax.random.fold_in(key_for(RANK, seed), i) for i in range(setup.config.training.proxy_inits)]
+
+
+class Networks(NamedTuple):
+    """Candidates trained on one S_train, for all who want to score them.
+
+    Attributes:
+      params: by initialisation, leading axis [n] each.
+      candidates: [n, h].
+      problem: what was trained.
+      elapsed: the time of it.
+    """
+
+    params: list[Params]
+    candidates: Array
+    problem: Problem
+    elapsed: Elapsed
+
+    def on(self, val_batch: Batch) -> tuple[Scores, Elapsed]:
+        """Scores on a batch, averaged over initialisations, and the time of training and scoring."""
+        with measured() as scoring:
+            scores = _mean([score_each(self.problem, params, self.candidates, val_batch) for params in self.params])
+        return scores, self.elapsed.plus(scoring)
+
+
+def networks_on(setup: Setup, keys: list[Array], candidates: Array, train_batch: Batch) -> Networks:
+    """Trains the candidates on S_train from the initialisations of the keys."""
+    problem, training = setup.problem_on(train_batch), setup.proxy_training
+    with measured() as elapsed:
+        params = [train_each(key, problem, candidates, train_batch, training=training) for key in keys]
+        # On the host: many networks are more than what a device has left while it trains others.
+        params = [jax.tree.map(np.asarray, leaves) for leaves in params]
+    return Networks(params, candidates, problem, elapsed)
 
 
 def mean_scores(
@@ -25,6 +60,11 @@ def mean_scores(
     """
     with measured() as elapsed:
         training = setup.proxy_training
-        runs = [evaluate(key, setup.problem, candidates, train_batch, val_batch, training=training) for key in keys]
-        means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
-    return means._replace(status=means.status == 1), elapsed
+        problem = setup.problem_on(train_batch)
+        scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
+    return scores, elapsed
+
+
+def _mean(runs: list[Scores]) -> Scores:
+    means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
+    return means._replace(status=means.status == 1)

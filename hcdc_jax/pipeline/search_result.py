@@ -15,9 +15,11 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
-from hcdc_jax.pipeline.setup import Setup
+from hcdc_jax.pipeline.setup import Run, Setup
+from hcdc_jax.pipeline.teaching import teachers_of, train_place
 from hcdc_jax.search import Halving, History, break_even
 
 
@@ -144,11 +146,14 @@ def _best_of_truth(folder: Path) -> float | None:
 
 def _condense_cost(setup: Setup, folder: Path, method: str, seed: int) -> Cost | None:
     """What both halves of condensed data took to make; None where the run folder does not hold them."""
-    val, train = recipes.get(setup.config, method).val, recipes.train_recipe(setup.config, method)
+    val = recipes.get(setup.config, method).val
     if not isinstance(val, Recipe):
         return None
-    places = [Place(folder, train.name, "train", seed), Place(folder, val.name, "val", seed)]
+    places = [train_place(folder, setup.config, method, seed), Place(folder, val.name, "val", seed)]
     if not all(place.finished.exists() for place in places):
         return None
     ours, theirs = (read_half(place).cost for place in places)
-    return ours.plus(theirs)
+    cost = ours.plus(theirs)
+    if recipes.is_taught(setup.config, method) and not theirs.full_trainings:
+        cost = cost.plus(teachers_of(Run(setup, folder, silent()), seed).cost)
+    return cost

@@ -126,10 +126,13 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
                 "--artefact, or --method random"
             )
         extra = {
-            "objective": Objective(setup.problem, condensed.train, condensed.val, setup.proxy_training),
+            "objective": Objective(
+                setup.problem_on(condensed.train), condensed.train, condensed.val, setup.proxy_training
+            ),
             "solver": solver_of(setup.config),
             "direct": options.direct,
-            "sensitivity": options.sensitivity,
+            # What is enough for a match leads nowhere: a descent needs the whole hypergradient.
+            "sensitivity": "unroll" if options.sensitivity == "unroll" else "implicit",
         }
     if plan.storage is not None:
         extra = {"study": open_study(plan.seed, storage=plan.storage, name=plan.study)}

@@ -37,6 +37,7 @@ class RealParts(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     data: Data
@@ -45,6 +46,7 @@ class RealParts(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None = None
+    taught_problem: Problem | None = None
 
 
 class Kind(NamedTuple):
@@ -62,6 +64,8 @@ class Kind(NamedTuple):
         for impossible sizes.
       to_learn: `to_learn(setup, part, seed)`, real examples that the learned container starts from, as many as it
         decodes; raises `UserError` likewise.
+      surplus: `surplus(setup, part)`, how many of these are over the budget in each class, and are pruned when they are
+        learned; raises `UserError` likewise.
       embeddings: `embeddings(setup, part)`, [n, d] of all examples: where coresets measure distances.
       noise: `noise(rng, start)`, the start with noise in place of its inputs, of their mean and standard deviation.
       fixed: `fixed(setup, part)`, the container of real examples that stay as they are.
@@ -71,6 +75,7 @@ class Kind(NamedTuple):
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
       storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
+      num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where all learn as many.
     """
 
     unit: str
@@ -82,6 +87,7 @@ class Kind(NamedTuple):
     count: Callable[[Config, Any, str], int]
     sampled: Callable[[Setup, str, int, Selection], Start]
     to_learn: Callable[[Setup, str, int], Start]
+    surplus: Callable[[Setup, str], int]
     embeddings: Callable[[Setup, str], np.ndarray]
     noise: Callable[[np.random.Generator, Start], Start]
     fixed: Callable[[Setup, str], Container]
@@ -91,6 +97,7 @@ class Kind(NamedTuple):
     real_scalars: Callable[[Setup], int]
     words: Callable[[Setup], str]
     storage: Callable[[Setup], str]
+    num_parameters: Callable[[Setup], np.ndarray | None]
 
 
 class Setup(NamedTuple):
@@ -109,6 +116,7 @@ class Setup(NamedTuple):
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      taught_problem: what is trained on labels of teachers, where there are any.
     """
 
     config: Config
@@ -123,6 +131,12 @@ class Setup(NamedTuple):
     val: Batch
     test: Batch
     preprocessing: Preprocessing | None
+    taught_problem: Problem | None
+
+    def problem_on(self, condensed_train: Batch) -> Problem:
+        """What is trained on this S_train: labels of teachers have a loss of their own."""
+        taught = self.taught_problem is not None and condensed_train.labels.ndim == 2
+        return self.taught_problem if taught else self.problem  # pyright: ignore[reportReturnType]
 
 
 class Run(NamedTuple):
@@ -140,7 +154,9 @@ class Run(NamedTuple):
 
 
 # Offsets that keep the keys of different purposes apart.
-CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, OBSERVERS, MOSAICS = range(12)
+(
+    CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
+) = range(13)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:

@@ -59,7 +59,10 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
             matched.hparams, matched.target.value, scale, condensed_train, setup.val, setup.proxy_training,
             jnp.float32(RATE),
         )  # fmt: skip
-        condenser, key = lambda_shift(setup.problem, setup.space, steps=STEPS), half_key("val", seed)
+        condenser, key = (
+            lambda_shift(setup.problem_on(condensed_train), setup.space, steps=STEPS),
+            half_key("val", seed),
+        )
         run.progress.start(f"shift of the hyperparameters, seed {seed}", STEPS, 0)
 
         def tell(step: int, state: Any, info: Any) -> None:

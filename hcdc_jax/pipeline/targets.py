@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax import files
-from hcdc_jax.condense.hcdc import fit, target_at, unrolled_target
+from hcdc_jax.codec import to_arrays, to_tree
+from hcdc_jax.condense.hcdc import direct_target, fit, target_at, unrolled_target
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Target
@@ -18,7 +19,7 @@ from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import Draws, log_spread
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import TARGETS, Run, Setup, key_for, solver_of
-from hcdc_jax.types import Array
+from hcdc_jax.types import Array, Params
 
 UNFELT = 0.1
 """Share of the spread of log losses after full trainings; 0.5 to 1.3 were seen wherever rankings were good."""
@@ -31,11 +32,13 @@ class Matched(NamedTuple):
       hparams: [m, h].
       target: values [m] and hypergradients [m, h].
       cost: of the draws, of all m full trainings and of their hypergradients, the diverged ones included.
+      params: of the trained networks, leading axis [m], where they are kept: where they teach.
     """
 
     hparams: Array
     target: Target
     cost: Cost
+    params: Params = None
 
 
 def folder_of(folder: Path, seed: int) -> Path:
@@ -67,6 +70,7 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
         files.write_npz(paths[i], _one(setup, jax.random.fold_in(key_for(TARGETS, seed), i), hparams))
     records = [read_arrays(path) for path in paths]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    networks = {name: array for name, array in stacked.items() if name.startswith("params/")}
     good = ~stacked["diverged"] & np.isfinite(stacked["gradient"]).all(1) & np.isfinite(stacked["value"])
     if not good.any():
         raise UserError(
@@ -93,12 +97,13 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
                 full_trainings=len(paths),
             )
         ),
+        params=to_tree({name: array[good] for name, array in networks.items()}).get("params"),
     )
 
 
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
-    implicit = setup.config.hcdc.sensitivity == "implicit"
-    target, diverged, training, targeting = (_implicit if implicit else _unrolled)(setup, key, jnp.asarray(hparams))
+    target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
+    target, params, diverged, training, targeting = target_of(setup, key, jnp.asarray(hparams))
     return {
         "hparams": hparams,
         "value": np.asarray(target.value),
@@ -107,30 +112,35 @@ def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]
         "training_seconds": np.asarray(training.run),
         "target_seconds": np.asarray(targeting.run),
         "compile_seconds": np.asarray(training.compile + targeting.compile),
-    }
+    } | (to_arrays({"params": params}) if setup.config.labels.teachers else {})
 
 
-def _implicit(setup: Setup, key: Array, hparams: Array) -> tuple[Target, Array, Elapsed, Elapsed]:
+_Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
+
+
+def _after_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
     options = setup.config.hcdc
     with measured() as training:
         params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
     with measured() as targeting:
-        target, diverged = jax.block_until_ready(
-            target_at(
+        if options.sensitivity == "direct":
+            found = direct_target(setup.problem, params, hparams, setup.val)
+        else:
+            found = target_at(
                 setup.problem, params, hparams, setup.train, setup.val,
                 solver=solver_of(setup.config), direct=options.direct,
-            )
-        )  # fmt: skip
-    return target, diverged, training, targeting
+            )  # fmt: skip
+        target, diverged = jax.block_until_ready(found)
+    return target, params, diverged, training, targeting
 
 
-def _unrolled(setup: Setup, key: Array, hparams: Array) -> tuple[Target, Array, Elapsed, Elapsed]:
+def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
     # Training and its reverse pass are one program; all of it counts as the target's price.
     with measured() as targeting:
-        target, diverged = jax.block_until_ready(
+        target, params, diverged = jax.block_until_ready(
             unrolled_target(key, setup.problem, hparams, setup.train, setup.val, setup.training)
         )
-    return target, diverged, Elapsed(), targeting
+    return target, params, diverged, Elapsed(), targeting
 
 
 def _downhill(setup: Setup, record: dict[str, np.ndarray], otherwise: np.ndarray) -> np.ndarray:

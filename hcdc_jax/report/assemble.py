@@ -43,6 +43,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         run.curves,
         next(iter(run.condensed.get(tables.lead(report) or "", ())), None),
         _shifts(run),
+        run.prunings,
     )
     pictures = [_save(folder / "figures", plate) for plate in plates]
     chapters = [_chapter(folder, name, stored) for name, stored in run.evaluation.items()]
@@ -55,7 +56,8 @@ def summarise(run: Run) -> dict[str, Any]:
     """The content of `report.json`, with NaN where a number is undefined."""
     n, truth = len(run.hparams), run.truth
     full_seconds = run.info.get("full_training_seconds")
-    methods = {method: _summarise_method(results, truth) for method, results in run.results.items()}
+    sizes = run.info.get("space", {}).get("num_parameters")
+    methods = {method: _summarise_method(results, truth, sizes) for method, results in run.results.items()}
     ceiling = metrics.rank_report(*truth.losses[:2], bootstrap=0)["spearman"] if len(truth.losses) > 1 else math.nan
     return {
         **{key: run.info.get(key) for key in ("config_hash", "versions", "device")},
@@ -107,7 +109,7 @@ def best_candidates(report: tables.Report, run: Run, count: int = 10) -> tables.
     return tables.Table(list(columns), rows)
 
 
-def _summarise_method(results: Sequence[Result], truth: Truth) -> dict[str, Any]:
+def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[int] | None) -> dict[str, Any]:
     losses = _losses(results)
     loss = [metrics.rank_report(truth.loss, r.loss, bootstrap=0) for r in results]
     accuracy = [metrics.rank_report(truth.accuracy, r.accuracy, bootstrap=0, higher_is_better=True) for r in results]
@@ -130,7 +132,32 @@ def _summarise_method(results: Sequence[Result], truth: Truth) -> dict[str, Any]
         "stored_scalars": _whole(max(r.stored_scalars for r in results)),
         "failed": int((~np.isfinite(losses)).sum()),
         "matched_among_ranked": max(r.matched_among_ranked for r in results),
+        **({} if len(results) < 2 else {"spearman_of_mean_loss": _spearman(truth.loss, losses.mean(axis=0))}),
+        **({} if sizes is None else {"beyond_size": _beyond_size(losses, truth, np.array(sizes, float))}),
     }
+
+
+def _beyond_size(losses: np.ndarray, truth: Truth, sizes: np.ndarray) -> dict[str, Any]:
+    """What a ranking [seeds, n] says besides that larger candidates [n] are better, and with it."""
+    found = []
+    for loss in losses:
+        valid = np.isfinite(loss) & np.isfinite(truth.loss)
+        true, ours, size = truth.loss[valid], loss[valid], sizes[valid]
+        within, among = metrics.spearman_within(true, ours, size)
+        found.append(
+            {
+                "partial_spearman": metrics.partial_spearman(true, ours, size),
+                "spearman_within": within,
+                "candidates_within": among,
+                "spearman_of_rank_mean": metrics.spearman(true, metrics.rank_mean(ours, -size)),
+            }
+        )
+    return {name: metrics.summarise(one[name] for one in found) for name in found[0]}
+
+
+def _spearman(truth: np.ndarray, loss: np.ndarray) -> float:
+    valid = np.isfinite(truth) & np.isfinite(loss)
+    return metrics.spearman(truth[valid], loss[valid])
 
 
 def _break_even(method: str, entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:

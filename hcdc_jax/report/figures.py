@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 from hcdc_jax import metrics
 from hcdc_jax.report import evaluations, tables
 from hcdc_jax.report.condensed import adjacency, image_grids
-from hcdc_jax.report.results import Adjacency, Curve, Images
+from hcdc_jax.report.pruning import pruning
+from hcdc_jax.report.results import Adjacency, Curve, Images, Pruning
 from hcdc_jax.report.style import (
     BLUE,
     GREY,
@@ -246,6 +247,7 @@ def draw_all(
     curves: Mapping[str, Sequence[Curve]],
     condensed: Adjacency | Images | None,
     shifts: Mapping[str, np.ndarray],
+    prunings: Mapping[str, Sequence[Pruning]],
 ) -> list[Plate]:
     """Every figure of a report, in reading order.
 
@@ -256,6 +258,7 @@ def draw_all(
       curves: what the condensation of each method logged.
       condensed: the graphs or images of the main method, or None.
       shifts: [seeds, h] of the methods that move candidates, in prior standard deviations.
+      prunings: of S_train by method, each by seed.
     """
     ordered = {method: proxies[method] for method in tables.best_first(report)}
     parts = {
@@ -299,7 +302,10 @@ def draw_all(
         ),
         _images(condensed) if isinstance(condensed, Images) else _graphs(condensed),
     ]
-    return [*plates, _shifts(shifts, report["space"]["hparam_names"])] if shifts else plates
+    if shifts:
+        plates.append(_shifts(shifts, report["space"]["hparam_names"]))
+    # Methods that are ranked on one S_train state one pruning: the first of them is enough.
+    return [*plates, _pruning(next(iter(prunings.values())))] if prunings else plates
 
 
 def evaluation(name: str, stored: Mapping[str, Any]) -> Plate:
@@ -340,6 +346,17 @@ def _shifts(shifts: Mapping[str, np.ndarray], names: Sequence[str]) -> Plate:
         "By how much candidates are moved before they are trained on the small S_train, so that it wants what the full "
         "data wants; one dot a seed. To the right of zero a hyperparameter is raised.",
         learned_shifts(shifts, names),
+    )
+
+
+def _pruning(prunings: Sequence[Pruning]) -> Plate:
+    return Plate(
+        "pruning",
+        "Pruning to the budget",
+        "Left: the area under the margin of every learned image of S_train, low for hard ones; images of the dark "
+        "part went. Right: accuracy on real validation images of networks trained on what is left, by the share of "
+        "hard ones among those that went; the ring is the share that was chosen.",
+        pruning(prunings),
     )
 
 

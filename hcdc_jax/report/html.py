@@ -87,6 +87,7 @@ def render(
         _table(tables.verdict(report), main),
         _element("p", _legend(report), "note"),
         _list(tables.reading(report)),
+        *(_beyond_size(report, main) if tables.knows_sizes(report) else ()),
         _element("h2", "Best candidates"),
         _table(best, None),
         _element("h2", "Figures"),
@@ -111,6 +112,19 @@ def render(
     )
     content = "\n".join(part for part in body if part)
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{content}\n</body>\n</html>\n'
+
+
+def _beyond_size(report: Report, main: str | None) -> list[str]:
+    within = max(entry["beyond_size"]["candidates_within"]["mean"] or 0 for entry in report["methods"].values())
+    note = (
+        "Larger networks are mostly better, so a ranking by size is a rival. Given log #parameters: Spearman's partial "
+        f"correlation. Among equals: inside groups of candidates of one size, which hold {within:.0f} candidates."
+    )
+    return [
+        _element("h2", "Beyond size"),
+        _table(tables.beyond_size(report), main),
+        _element("p", note, "note"),
+    ]
 
 
 def what_was_run(report: Report) -> list[str]:

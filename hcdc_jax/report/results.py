@@ -113,6 +113,26 @@ class Images(NamedTuple):
     val_labels: np.ndarray
 
 
+class Pruning(NamedTuple):
+    """How a learned S_train was pruned to its budget; arrays that a strategy did not need are empty.
+
+    Attributes:
+      method: that learned it.
+      seed: of the method.
+      margins: [n] area under the margin of each image.
+      kept: [m] places of those that stayed.
+      betas: [b] shares of the hard end that were tried.
+      accuracies: [b] on the real validation part.
+    """
+
+    method: str
+    seed: int
+    margins: np.ndarray
+    kept: np.ndarray
+    betas: np.ndarray
+    accuracies: np.ndarray
+
+
 class Run(NamedTuple):
     """Everything a report is made of.
 
@@ -124,6 +144,7 @@ class Run(NamedTuple):
       results: rankings by method, in the order of the config, each by seed.
       curves: logs of condensation by method.
       condensed: what the condensed data looks like, by method, each by seed.
+      prunings: of S_train by method, each by seed; empty where nothing was pruned.
       evaluation: how new networks do that were trained on condensed images, by protocol; empty if none were.
     """
 
@@ -134,6 +155,7 @@ class Run(NamedTuple):
     results: dict[str, list[Result]]
     curves: dict[str, list[Curve]]
     condensed: dict[str, list[Adjacency | Images]]
+    prunings: dict[str, list[Pruning]]
     evaluation: dict[str, Any]
 
 
@@ -167,6 +189,7 @@ def read(folder: Path) -> Run:
         results=results,
         curves=_curves(_read_log(folder / "metrics.jsonl"), results, truth),
         condensed=_read_condensed(folder / "results"),
+        prunings=_read_prunings(folder / "results"),
         evaluation=evaluations.read(folder)["protocols"],
     )
 
@@ -311,4 +334,15 @@ def _read_condensed(folder: Path) -> dict[str, list[Adjacency | Images]]:
             if match:
                 parts = _arrays(path, "train", "val", "train_labels", "val_labels")
                 found.setdefault(match["method"], []).append(kind(match["method"], int(match["seed"]), **parts))
+    return found
+
+
+def _read_prunings(folder: Path) -> dict[str, list[Pruning]]:
+    found: dict[str, list[Pruning]] = {}
+    for path in sorted(folder.glob("*_pruning.npz")):
+        match = _parse(path.with_name(path.name.replace("_pruning.npz", ".npz")))
+        if match:
+            arrays = _arrays(path, "kept")
+            parts = {name: arrays.get(name, np.zeros(0)) for name in ("margins", "kept", "betas", "accuracies")}
+            found.setdefault(match["method"], []).append(Pruning(match["method"], int(match["seed"]), **parts))
     return found

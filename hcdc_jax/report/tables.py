@@ -11,6 +11,8 @@ from rich.text import Text
 
 MISSING = "–"
 BEATS = "▲"
+LOW_CEILING = 0.8
+"""Two trainings that agree less than this leave a quarter of the truth's ranks to chance."""
 
 Report: TypeAlias = dict[str, Any]
 
@@ -81,6 +83,33 @@ def verdict(report: Report) -> Table:
     return _assemble(methods, columns)
 
 
+def knows_sizes(report: Report) -> bool:
+    """Whether candidates differ in how many numbers they learn, and a truth says what that explains."""
+    return has_truth(report) and any("beyond_size" in entry for entry in report["methods"].values())
+
+
+def beyond_size(report: Report) -> Table:
+    """How well each method ranks candidates besides knowing their sizes, and together with those."""
+    methods = best_first(report)
+    entries = [report["methods"][method]["beyond_size"] for method in methods]
+
+    def score(key: str) -> list[Cell]:
+        return _cells([spread(e[key], 3) for e in entries], [e[key]["mean"] for e in entries], digits=3, better=max)
+
+    losses = [report["methods"][method]["spearman_loss"] for method in methods]
+    columns = {
+        "Spearman, losses": _cells([spread(e, 3) for e in losses], [e["mean"] for e in losses], digits=3, better=max),
+        "Given log #parameters": score("partial_spearman"),
+        "Among equals in size": score("spearman_within"),
+        "Rank mean with log #parameters": score("spearman_of_rank_mean"),
+    }
+    if any("spearman_of_mean_loss" in report["methods"][method] for method in methods):
+        means = [report["methods"][method].get("spearman_of_mean_loss") for method in methods]
+        texts = [MISSING if value is None else f"{value:.3f}" for value in means]
+        columns["Mean of seeds first"] = _cells(texts, means, digits=3, better=max)
+    return _assemble(methods, columns)
+
+
 def costs(report: Report) -> Table:
     """Where the seconds of each method went, and how large its data is."""
     methods = best_first(report)
@@ -99,7 +128,7 @@ def reading(report: Report) -> list[str]:
     """What the verdict says and where it is weak, in sentences that claim nothing beyond its numbers."""
     if not has_truth(report):
         return []
-    claims = [_ranking(report), _regret(report), _ceiling(report)]
+    claims = [_ceiling(report), _ranking(report), _regret(report)]
     return [claim for claim in claims if claim] + _caveats(report)
 
 
@@ -239,7 +268,13 @@ def _ceiling(report: Report) -> str:
     ceiling = report["truth"]["seed_ceiling_spearman"]
     if ceiling is None:
         return "The truth has one seed, so how far it agrees with itself is not known."
-    return f"Ceiling: two full trainings of every candidate, with different seeds, agree at Spearman {ceiling:.3f}."
+    text = f"Ceiling: two full trainings of every candidate, with different seeds, agree at Spearman {ceiling:.3f}."
+    if ceiling < LOW_CEILING:
+        text += (
+            f" Below {LOW_CEILING} the truth is mostly noise and methods cannot be told apart: train longer, or "
+            "choose candidates that differ more."
+        )
+    return text
 
 
 def _caveats(report: Report) -> list[str]:

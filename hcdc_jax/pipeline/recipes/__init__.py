@@ -10,10 +10,12 @@ from hcdc_jax.pipeline.recipes import (
     gradient_matching,
     hcdc,
     hcdc_shared,
+    idc,
     image_matching,
     kip,
     mtt,
     rivals,
+    zero_cost,
 )
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
 
@@ -27,6 +29,7 @@ METHODS: dict[str, Method] = {
     "dc": image_matching.DC,
     "dsa": image_matching.DSA,
     "dm": image_matching.DM,
+    "idc": idc.METHOD,
     "kip": kip.METHOD,
     "mtt": mtt.METHOD,
     "edc": edc.METHOD,
@@ -35,6 +38,8 @@ METHODS: dict[str, Method] = {
     "hcdc_shifted": hcdc.SHIFTED,
     "value_only": hcdc.VALUE_ONLY,
     "real_val": rivals.REAL_VAL,
+    "real_val_hard": rivals.REAL_VAL_HARD,
+    "teacher_val": rivals.TEACHER_VAL,
     "random_val": rivals.RANDOM_VAL,
     "real_val_residual": rivals.REAL_VAL_RESIDUAL,
     "lambda_shift": rivals.LAMBDA_SHIFT,
@@ -42,6 +47,9 @@ METHODS: dict[str, Method] = {
     "surrogate_grad": rivals.SURROGATE_GRAD,
     "successive_halving": rivals.SUCCESSIVE_HALVING,
     "random_choice": rivals.RANDOM_CHOICE,
+    "train_loss": rivals.TRAIN_LOSS,
+    "train_loss_hard": rivals.TRAIN_LOSS_HARD,
+    **zero_cost.METHODS,
 }
 
 
@@ -68,10 +76,24 @@ def train_recipe(config: Config, name: str) -> Recipe:
     Raises:
       UserError: it takes its S_train from a method that has none of its own.
     """
-    recipe = get(config, name).train or METHODS[config.hcdc.train_method].train
+    return get(config, name).train or given_recipe(config)
+
+
+def given_recipe(config: Config) -> Recipe:
+    """The recipe of `hcdc.train_method`, for methods without an S_train of their own.
+
+    Raises:
+      UserError: that method has none either.
+    """
+    recipe = METHODS[config.hcdc.train_method].train
     if recipe is None:
         own = [method for method in METHODS if METHODS[method].train is not None]
         raise UserError(
             f"hcdc.train_method: {config.hcdc.train_method!r} has no S_train of its own; choose one of {', '.join(own)}"
         )
     return recipe
+
+
+def is_taught(config: Config, name: str) -> bool:
+    """Whether the method `name` trains on labels of teachers."""
+    return config.labels.teachers > 0 and METHODS[name].labels == "teachers"

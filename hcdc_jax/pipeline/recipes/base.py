@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.clock import Elapsed
+from hcdc_jax.pipeline.scoring import Networks
 from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, Start, key_for
 from hcdc_jax.types import Array, Batch
 
@@ -83,6 +84,7 @@ class Learner(NamedTuple):
       rate: the setting, or settings, to lower where it diverges.
       dtype: of its numbers, "float32" or "float64"; what is kept of them is float32.
       facts: `facts(state)`, numbers by name that it learned besides, for the card.
+      by_class: whether it needs labels that are classes.
     """
 
     condenser: Callable[[Setup, Container], Condenser]
@@ -91,6 +93,7 @@ class Learner(NamedTuple):
     rate: str
     dtype: str = "float32"
     facts: Callable[[Any], dict[str, float]] = lambda state: {}
+    by_class: bool = True
 
 
 class Recipe(NamedTuple):
@@ -110,6 +113,11 @@ class Recipe(NamedTuple):
     learner: Learner | None = None
     finished: Callable[[Setup, str], Container] | None = None
 
+    @property
+    def by_class(self) -> bool:
+        """Whether it is learned class by class, and so needs labels that are classes."""
+        return self.learner is not None and self.learner.by_class
+
 
 class Trial(NamedTuple):
     """What a rival without S_val is asked to rank.
@@ -119,12 +127,14 @@ class Trial(NamedTuple):
       seed: of the method.
       condensed_train: S_train.
       train_scalars: numbers that S_train holds.
+      networks: `networks()`, the candidates of the run trained on S_train; trained once, however many rows ask.
     """
 
     run: Run
     seed: int
     condensed_train: Batch
     train_scalars: int
+    networks: Callable[[], Networks]
 
 
 class Verdict(NamedTuple):
@@ -155,12 +165,14 @@ class Method(NamedTuple):
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
       val: recipe of S_val; or how a rival without S_val ranks.
       prepare: what such a rival pays for when the others condense, kept in the run folder.
+      labels: of S_train, "teachers" where the run has any, or always its "own".
     """
 
     about: str
     train: Recipe | None
     val: Recipe | Callable[[Trial], Verdict]
     prepare: Callable[[Trial], Any] | None = None
+    labels: Literal["teachers", "own"] = "teachers"
 
 
 def half_key(part: str, seed: int) -> Array:

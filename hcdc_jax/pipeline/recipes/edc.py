@@ -35,7 +35,7 @@ from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Reques
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Setup, key_for
-from hcdc_jax.types import Array, Batch, Params
+from hcdc_jax.types import Array, Params
 
 STATISTICS_BATCH = 64
 """Images at once; the authors' code takes so many, which decides its variances."""
@@ -163,7 +163,7 @@ def _mosaics(request: Request, nets: tuple[Observer, ...], params: list[Params])
 
     def judge(images: Array, labels: Array) -> Array:
         said = [net.problem.apply(one, (), images) for net, one in zip(nets, params, strict=True)]
-        return sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels) for logits in said)
+        return jnp.stack([optax.softmax_cross_entropy_with_integer_labels(one, labels) for one in said]).mean(0)
 
     key = jax.random.fold_in(half_key(request.part, request.seed), MOSAICS)
     made = mosaics(

@@ -203,6 +203,7 @@ def _words(setup: Setup) -> str:
 
 
 KIND = Kind(
+    num_parameters=lambda setup: None,
     unit="nodes",
     models=tuple(MODELS),
     containers=("auto", "graph", *_GIVEN),
@@ -212,6 +213,7 @@ KIND = Kind(
     count=num_nodes,
     sampled=sampled,
     to_learn=functools.partial(sampled, select=coresets.uniform),
+    surplus=lambda setup, part: 0,
     embeddings=embeddings,
     noise=with_noise,
     fixed=container_of(fixed()),

@@ -8,7 +8,7 @@ import numpy as np
 
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
-from hcdc_jax.containers import Container
+from hcdc_jax.containers import Container, ImageStart
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Pool, Target
 from hcdc_jax.krylov import norm
@@ -17,7 +17,7 @@ from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.selection import DISTANCES, settled
-from hcdc_jax.pipeline.setup import POOL, Setup, key_for, solver_of
+from hcdc_jax.pipeline.setup import POOL, Setup, Start, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
 from hcdc_jax.types import Array
@@ -73,7 +73,8 @@ def _work_at(request: Request, matched: Matched, hparams: Array) -> Work:
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(
-                key_for(POOL, request.seed), setup.problem, hparams, request.condensed_train, setup.proxy_training,
+                key_for(POOL, request.seed), setup.problem_on(request.condensed_train), hparams,
+                request.condensed_train, setup.proxy_training,
                 solver=solver_of(setup.config), sensitivity=options.sensitivity,
             )
         )  # fmt: skip
@@ -104,20 +105,46 @@ def steps(setup: Setup) -> int:
     return setup.config.hcdc.steps
 
 
-_START = to_learn(stored)
+def _first(setup: Setup, part: str, seed: int) -> Start:
+    """Real examples of the part that S_val stands for, or those that S_train starts from."""
+    if setup.config.hcdc.start == "val":
+        return stored(setup, part, seed)
+    if setup.kind.unit != "images":
+        raise UserError("hcdc.start = 'train' is for images; leave it out")
+    images, labels = stored(setup, "train", seed)
+    wanted = setup.kind.count(setup.config, setup.data, part) // setup.data.num_classes
+    if wanted > np.bincount(labels).min():
+        raise UserError(
+            "hcdc.start = 'train' takes S_val from the images of S_train: set condense.val_factor = 1 or less"
+        )
+    kept = np.concatenate([np.flatnonzero(labels == c)[:wanted] for c in range(setup.data.num_classes)])
+    return ImageStart(images[kept], labels[kept])
+
+
+_START = to_learn(_first)
 
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",
     train=None,
-    val=Recipe("hcdc", _START, learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step")),
+    val=Recipe("hcdc", _START, learned, Learner(_condenser, _work, steps, rate="hcdc.feature_step", by_class=False)),
 )
 VALUE_ONLY = Method(
     "as hcdc, but the losses of the same full trainings are matched, without their hypergradients",
     train=None,
-    val=Recipe("value_only", _START, learned, Learner(_values_alone, _work_of_values, steps, rate="hcdc.feature_step")),
+    val=Recipe(
+        "value_only",
+        _START,
+        learned,
+        Learner(_values_alone, _work_of_values, steps, rate="hcdc.feature_step", by_class=False),
+    ),
 )
 SHIFTED = Method(
     "hcdc at hyperparameters shifted as lambda_shift does, so that S_train wants what the full data wants",
     train=None,
-    val=Recipe("hcdc_shifted", _START, learned, Learner(_condenser, _shifted_work, steps, rate="hcdc.feature_step")),
+    val=Recipe(
+        "hcdc_shifted",
+        _START,
+        learned,
+        Learner(_condenser, _shifted_work, steps, rate="hcdc.feature_step", by_class=False),
+    ),
 )

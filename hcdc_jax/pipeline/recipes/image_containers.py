@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +22,7 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.hmn import Fit
 from hcdc_jax.containers.images import as_they_are
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup
 
 NAMES = ("auto", "pixels", "multi_formation", "hmn")
@@ -37,12 +40,36 @@ def generated_per_class(setup: Setup, part: str) -> int:
     Raises:
       UserError: a memory network of one image per class stores more.
     """
+    return _fitting(setup, part, 1.0)
+
+
+def surplus(setup: Setup, part: str) -> int:
+    """Images of each class that are learned beyond the budget, and are pruned in the end.
+
+    Raises:
+      UserError: there is to be a surplus, and it is less than an image.
+    """
+    options = setup.config.pruning
+    if part != "train" or options.strategy == "none":
+        return 0
+    fitting = generated_per_class(setup, part)
+    more = _fitting(setup, part, 1 + options.over_budget) - fitting
+    if more == 0:
+        raise UserError(
+            f"pruning.over_budget = {options.over_budget:g} of the budget of S_train is less than one image of each "
+            f"class, {fitting} of which fit: raise it, or set pruning.strategy = 'none'"
+        )
+    return more
+
+
+def _fitting(setup: Setup, part: str, factor: float) -> int:
+    """Images of each class that are decoded from so many times the numbers of the budget."""
     images, name = per_class(setup.config, part), setup.config.condense.container
-    if name == "multi_formation":
-        return setup.config.condense.formation_factor**2 * images
     if name == "hmn":
-        return hmn_sizes(images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
-    return images
+        return hmn_sizes(factor * images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
+    tiles = setup.config.condense.formation_factor**2 if name == "multi_formation" else 1
+    # 1.1 times 10 comes out as 11.000000000000002, other products a little too small.
+    return math.floor(factor * tiles * images + 1e-9)
 
 
 def fixed(setup: Setup, part: str) -> Container:
@@ -69,12 +96,14 @@ def learned(setup: Setup, part: str) -> Container:
 
 
 def storage(setup: Setup) -> str:
-    """How many images are learned in the numbers of how many, and the ledger of a memory network."""
-    name, data = setup.config.condense.container, setup.data
+    """How many images are learned in the numbers of how many, what is pruned, and the ledger of a memory network."""
+    name, data, over = setup.config.condense.container, setup.data, surplus(setup, "train")
+    pruned = f"; {over} more of each class are learned for S_train and pruned" if over else ""
     if name not in ("multi_formation", "hmn"):
-        return ""
+        return pruned
     counts = {part: generated_per_class(setup, part) for part in ("train", "val")}
     told = f"; in their numbers {name} stores {counts['train']} + {counts['val']} of each class, where they are learned"
+    told += pruned
     if name == "hmn":
         for part, count in counts.items():
             planned = planned_ledger(data.image_shape, data.num_classes, shapes(setup, part), count)
@@ -106,7 +135,7 @@ def adam_rates(setup: Setup, start: ImageStart) -> PixelRates | MemoryRates:
 
 
 def image_rates(setup: Setup, image_rate: float) -> ImageRates | MemoryRates:
-    """Step sizes of what DC, DSA, DM and MTT move: `image_rate` of pixels, or those of `[hmn]`."""
+    """Step sizes of what DC, DSA, DM, IDC and MTT move: `image_rate` of pixels, or those of `[hmn]`."""
     if setup.config.condense.container == "hmn":
         return _memory_rates(setup.config)
     return ImageRates(jnp.float32(image_rate))

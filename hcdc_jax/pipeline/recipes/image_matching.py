@@ -39,7 +39,7 @@ def _dsa(setup: Setup, container: Container) -> Condenser:
     return _gradients(setup, container, dsa, augmentation=augmentation)
 
 
-def _side_by_side(setup: Setup) -> int | None:
+def side_by_side(setup: Setup) -> int | None:
     """Classes that are differentiated at once; None for all.
 
     On a CPU one by one: the weights' gradients of several classes at once are grouped convolutions, which XLA runs
@@ -49,11 +49,11 @@ def _side_by_side(setup: Setup) -> int | None:
     return 1 if given is None and jax.default_backend() == "cpu" else given
 
 
-def _gradients(setup: Setup, container: Container, method, **options) -> Condenser:
+def _gradients(setup: Setup, container: Container, factory, **options) -> Condenser:
     network, (outer_steps, inner_epochs) = relay(setup), _loops(setup)
-    return method(
+    return factory(
         network.problem, container, constant(network.hparams), outer_steps=outer_steps, inner_epochs=inner_epochs,
-        batch_size=setup.config.dc.batch_size, classes_at_once=_side_by_side(setup),
+        batch_size=setup.config.dc.batch_size, classes_at_once=side_by_side(setup),
         synthetic_per_class=setup.config.condense.synthetic_per_class, **options,
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def _dm(setup: Setup, container: Container) -> Condenser:
     network = relay(setup)
     return dm(
         network.problem, network.embed, container, constant(network.hparams), batch_size=setup.config.dm.batch_size,
-        augmentation=strategy(setup), classes_at_once=_side_by_side(setup),
+        augmentation=strategy(setup), classes_at_once=side_by_side(setup),
         synthetic_per_class=setup.config.condense.synthetic_per_class,
     )  # fmt: skip
 
@@ -87,22 +87,23 @@ def _dm_steps(setup: Setup) -> int:
     return setup.config.dm.steps
 
 
-def _method(about: str, name: str, learner: Learner) -> Method:
+def method(about: str, name: str, learner: Learner) -> Method:
+    """A method both of whose halves are learned, from what `condense.init` says."""
     recipe = Recipe(name, to_learn(stored), learned, learner)
     return Method(about, recipe, recipe)
 
 
-DC = _method(
+DC = method(
     "DC: images whose gradients are those of real ones (arXiv 2006.05929)",
     "dc",
     Learner(_dc, _dc_work, _dc_steps, rate="dc.image_rate"),
 )
-DSA = _method(
+DSA = method(
     "DSA: as dc, both sides seen through one augmentation (arXiv 2102.08259)",
     "dsa",
     Learner(_dsa, _dc_work, _dc_steps, rate="dc.image_rate"),
 )
-DM = _method(
+DM = method(
     "DM: images with the mean features of real ones in random networks (arXiv 2110.04181)",
     "dm",
     Learner(_dm, _dm_work, _dm_steps, rate="dm.image_rate"),

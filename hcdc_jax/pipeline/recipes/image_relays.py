@@ -35,9 +35,9 @@ class Relay(NamedTuple):
 def relay(setup: Setup) -> Relay:
     """The network that `condense.relay` names.
 
-    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM and MTT have it: like GCond's filter
-    of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in the
-    middle of the space.
+    "plain" is the network of `[model]` without any regularisation, as DC, DSA, DM, IDC and MTT have it: like GCond's
+    filter of GCN it is the network as published, whatever the space asks of candidates. "centre" is the candidate in
+    the middle of the space.
     """
     config, data, space = setup.config, setup.data, setup.space
     name, options = config.model.name, network_options(config.model)
@@ -55,8 +55,19 @@ def strategy(setup: Setup) -> Augmentation | None:
     Raises:
       UserError: an unknown operation.
     """
-    text = setup.config.condense.augmentation
-    return None if text == "none" else augment.parse(text)
+    return augmentation_of(setup, setup.config.condense.augmentation)
+
+
+def augmentation_of(setup: Setup, text: str) -> Augmentation | None:
+    """What a setting such as "color_crop" draws from; None for "none", and for "flip" alone of digits.
+
+    Raises:
+      UserError: an unknown operation.
+    """
+    if text == "none":
+        return None
+    augmentation = augment.fitting(augment.parse(text), setup.data.name)
+    return augmentation if augmentation.operations else None
 
 
 def real_images(request: Request) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from hcdc_jax.data.images import shrunk, summary
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, fit_standardisation, fit_whitening, image_batch
 from hcdc_jax.models import image_net_options, image_nets, image_problem
+from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.recipes import image_containers
 from hcdc_jax.pipeline.recipes.image_containers import generated_per_class, per_class
 from hcdc_jax.pipeline.recipes.starts import sampling_rng
 from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
+from hcdc_jax.soft_labels import SoftLoss
 from hcdc_jax.spaces import Space
 from hcdc_jax.types import Batch
 
@@ -29,7 +32,8 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
     preprocessing = _preprocessing(config, data)
-    problem = image_problem(
+    problem_of = functools.partial(
+        image_problem,
         config.model.name,
         data.image_shape,
         data.num_classes,
@@ -37,9 +41,21 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
         read=space.read,
         **network_options(config.model),
     )
+    labels = config.labels
+    taught = problem_of(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
-    return RealParts(data, problem, train, val, test, preprocessing)
+    return RealParts(data, problem_of(), train, val, test, preprocessing, taught)
+
+
+def num_parameters(setup: Setup) -> np.ndarray | None:
+    """[n] numbers that each candidate learns, where candidates differ in them, as cells do."""
+    settings = [setup.space.read(hparams) for hparams in setup.candidates]
+    if settings[0].cell is None:
+        return None
+    options = {name: value for name, value in network_options(setup.config.model).items() if name != "activation"}
+    shape, num_classes = setup.data.image_shape, setup.data.num_classes
+    return np.array([size_of(np.asarray(one.cell), shape, num_classes, **options).parameters for one in settings])
 
 
 def network_options(model: ModelConfig) -> dict[str, Any]:
@@ -65,8 +81,8 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart
 
 
 def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
-    """As `sampled` at random, as many as are decoded; where a class has fewer, some stand more than once."""
-    count = generated_per_class(setup, part)
+    """As `sampled` at random, as many as are decoded, the surplus too; where a class has fewer, some stand twice."""
+    count = generated_per_class(setup, part) + image_containers.surplus(setup, part)
     if count == per_class(setup.config, part):
         return sampled(setup, part, seed, uniform)
     data, numbers = setup.data, pool(setup.data, part)
@@ -126,12 +142,13 @@ KIND = Kind(
     unit="images",
     models=tuple(image_nets()),
     containers=image_containers.NAMES,
-    methods=("dc", "dsa", "dm", "kip", "mtt", "edc"),
+    methods=("dc", "dsa", "dm", "idc", "kip", "mtt", "edc"),
     summary=summary,
     build=build,
     count=_count,
     sampled=sampled,
     to_learn=_to_learn,
+    surplus=image_containers.surplus,
     embeddings=_pixels,
     noise=_with_noise,
     fixed=image_containers.fixed,
@@ -141,4 +158,5 @@ KIND = Kind(
     real_scalars=_real_scalars,
     words=_words,
     storage=image_containers.storage,
+    num_parameters=num_parameters,
 )

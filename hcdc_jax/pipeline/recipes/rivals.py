@@ -17,6 +17,7 @@ from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
 from hcdc_jax.pipeline.shifts import learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.pipeline.teachers import relabelled, teachers
 from hcdc_jax.search import successive_halving
 from hcdc_jax.surrogate import predict
 from hcdc_jax.types import Batch
@@ -41,10 +42,31 @@ def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Ver
     def judge(trial: Trial) -> Verdict:
         setup, seed = trial.run.setup, trial.seed
         val = validation(setup, seed)
-        scores, elapsed = mean_scores(setup, rank_keys(setup, seed), setup.candidates, trial.condensed_train, val)
+        scores, elapsed = trial.networks().on(val)
         return Verdict(scores, elapsed, trial.train_scalars + setup.kind.real_scalars(setup))
 
     return judge
+
+
+def _on_teachers(trial: Trial) -> Verdict:
+    """Trains on S_train and asks how far networks agree with the teachers on validation images, of any class.
+
+    Accuracy is the share of images on which network and teachers name the same class.
+    """
+    setup, seed = trial.run.setup, trial.seed
+    taught_by = teachers(trial.run, seed, trial.condensed_train)
+    with measured() as labelling:
+        val = jax.block_until_ready(relabelled(setup, taught_by, setup.val))
+    scores, elapsed = trial.networks().on(val)
+    stored = trial.train_scalars + setup.kind.real_scalars(setup) + val.labels.size
+    cost = Cost(labelling.run, labelling.compile).plus(taught_by.cost)
+    return Verdict(scores, elapsed, stored, cost, taught_by.paid)
+
+
+def _on_itself(trial: Trial) -> Verdict:
+    """The loss that is left on S_train itself."""
+    scores, elapsed = trial.networks().on(trial.condensed_train)
+    return Verdict(scores, elapsed, trial.train_scalars)
 
 
 def _paid(trial: Trial) -> Matched:
@@ -81,7 +103,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     keys = rank_keys(setup, trial.seed)
     with measured() as fitting:
         at_matched, _ = mean_scores(setup, keys, matched.hparams, trial.condensed_train, setup.val)
-    scores, elapsed = mean_scores(setup, keys, setup.candidates, trial.condensed_train, setup.val)
+    scores, elapsed = trial.networks().on(setup.val)
     usable = np.asarray(at_matched.status)  # a failed network on S_train says nothing about its residual
     residual = np.log(np.asarray(matched.target.value)[usable]) - np.log(at_matched.loss[usable])
     points = np.asarray(matched.hparams)[usable] / scale
@@ -130,6 +152,16 @@ def _halving(trial: Trial) -> Verdict:
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
+REAL_VAL_HARD = Method(
+    "real_val on S_train with its own labels, where others have teachers", None, _on_real(_whole), labels="own"
+)
+TEACHER_VAL = Method(
+    "S_train with real validation images and what the teachers of [labels] say of them", None, _on_teachers
+)
+TRAIN_LOSS = Method("the loss that is left on S_train, nothing else", None, _on_itself)
+TRAIN_LOSS_HARD = Method(
+    "train_loss on S_train with its own labels, where others have teachers", None, _on_itself, labels="own"
+)
 RANDOM_VAL = Method("S_train with random real validation examples, as many as S_val has", None, _on_real(_some))
 SURROGATE = Method(
     "Gaussian process on the losses of hcdc's full trainings",

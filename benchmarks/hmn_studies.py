@@ -1,0 +1,238 @@
+"""What the paper of HMN (arXiv 2310.07506) leaves open, measured: containers, pruning, memory sizes, losses.
+
+    python -m benchmarks.hmn_studies [study ...] [--config configs/images/hmn_mini.toml] [--out DIR]
+                                     [--networks 2] [--epochs 500] [--section.field value ...]
+
+Every variant is a run of its own in DIR; what is finished is not made again, and interrupted runs go on. Accuracies
+are those of new networks on the real test part, trained on the whole of S_train by the protocol of IDC; nothing is
+chosen by them. Prints one table per study, writes them into `hmn_studies.md`, and draws `pruning.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.table2 import spread
+from hcdc_jax import config as configs
+from hcdc_jax import files, metrics, pipeline
+from hcdc_jax.condense.pruning import prune
+from hcdc_jax.config import Config
+from hcdc_jax.containers import Container
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, with_epochs
+from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
+from hcdc_jax.pipeline.progress import silent
+from hcdc_jax.pipeline.pruning import judge_of
+from hcdc_jax.pipeline.recipes.base import Request
+from hcdc_jax.pipeline.recipes.image_relays import relay
+from hcdc_jax.pipeline.setup import EVALUATE, PRUNE, Run, Setup, key_for
+from hcdc_jax.report.pruning import pruning as pruning_figure
+from hcdc_jax.report.results import Pruning
+from hcdc_jax.report.style import to_png
+from hcdc_jax.terminal import progress
+from hcdc_jax.types import Batch
+
+OVER = ["--pruning.strategy", "double_end"]
+STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
+
+
+class Study(NamedTuple):
+    """Where variants lie, and how S_train is judged.
+
+    Attributes:
+      base: configuration of all variants.
+      out: folder of their runs.
+      networks: that are trained on each S_train.
+      protocol: how.
+    """
+
+    base: Config
+    out: Path
+    networks: int
+    protocol: Protocol
+
+
+def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[Half]]:
+    """S_train of a variant, by seed: made, continued, or read."""
+    config = configs.apply_overrides(study.base, overrides)
+    method = config.methods[0]
+    with progress() as shown, pipeline.opened(config, study.out / name, progress=shown) as run:
+        recipe = recipes.train_recipe(config, method)
+        return run.setup, [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
+
+
+def accuracies(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -> list[float]:
+    """Test accuracies of new networks on one S_train, kept beside the runs under `name`."""
+    path = study.out / "accuracies" / f"{name}_seed{seed}.json"
+    if not path.exists():
+        scores = evaluate_networks(
+            key_for(EVALUATE, seed), relay(setup).problem, study.protocol, batch, setup.test, networks=study.networks
+        )
+        files.write_json(path, np.asarray(scores.accuracy, float).tolist())
+    return json.loads(path.read_text())
+
+
+def percent(values: Sequence[float]) -> str:
+    return spread(metrics.summarise([100 * value for value in values]), 1)
+
+
+def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
+    """One line of a table: what is stored and generated, how well networks do on it, what it took."""
+    setup, halves = made(study, name, overrides)
+    found = [
+        accuracy
+        for seed, half in zip(setup.config.seeds, halves, strict=True)
+        for accuracy in accuracies(study, name, setup, seed, half.batch)
+    ]
+    stored = sum(leaf.size for leaf in jax.tree.leaves(_learned(halves[0])))
+    images = halves[0].batch.labels.shape[0] // setup.data.num_classes
+    seconds = np.mean([half.cost.seconds + half.cost.training_seconds for half in halves])
+    return f"| {label} | {stored:,} | {images} | {percent(found)} | {seconds:.0f} |"
+
+
+def _learned(half: Half) -> Any:
+    """What counts: labels, which are known from the places of the images, and weights of 1 do not."""
+    variables = half.variables._asdict()
+    return {name: value for name, value in variables.items() if name not in ("labels", "weights")}
+
+
+HEAD = ["| | stored numbers | images a class | test accuracy, % | seconds |", "|---|---|---|---|---|"]
+
+
+def containers(study: Study) -> list[str]:
+    """The same loss, the same stored numbers, three containers."""
+    rows = [
+        line(study, name, f"`{name}`", ["--condense.container", name]) for name in ("pixels", "multi_formation", "hmn")
+    ]
+    return ["**Containers under one loss**", "", *HEAD, *rows, ""]
+
+
+def memory(study: Study) -> list[str]:
+    """Channels of an image's memory and of the decoder against the number of images."""
+    rows = []
+    for setting, values in (("instance_channels", (1, 2, 4)), ("decoder_width", (2, 4, 6))):
+        for value in values:
+            overrides = ["--seeds", "0", "--condense.container", "hmn", f"--hmn.{setting}", str(value)]
+            rows.append(line(study, f"hmn_{setting}_{value}", f"`hmn.{setting}` = {value}", overrides))
+    return ["**Size of the memories, one seed**", "", *HEAD, *rows, ""]
+
+
+def pruning(study: Study) -> list[str]:
+    """All strategies on the same over-budget sets, and accuracy against the share of hard images."""
+    setup, halves = made(study, "hmn_over", ["--condense.container", "hmn", *OVER])
+    container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
+    drop = setup.kind.surplus(setup, "train")
+    found: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "nothing went")}
+    for seed, half in zip(setup.config.seeds, halves, strict=True):
+        over = read_over_budget(Place(study.out / "hmn_over", setup.config.methods[0], "train", seed))
+        for strategy in STRATEGIES:
+            batch = half.batch
+            if strategy != "double_end":
+                batch = jax.jit(container.decode)(_pruned(setup, container, over, half, drop, strategy, seed))
+            found[strategy] += accuracies(study, f"pruned_{strategy}", setup, seed, batch)
+        found["nothing went"] += accuracies(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
+    prunings = [
+        Pruning("idc", seed, *(half.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
+        for seed, half in zip(setup.config.seeds, halves, strict=True)
+    ]
+    figure = pruning_figure(prunings)
+    assert not isinstance(figure, str)
+    files.write_bytes(study.out / "pruning.png", to_png(figure))
+    images = halves[0].batch.labels.shape[0] // setup.data.num_classes
+    lines = ["**Pruning**", "", "| what goes | images a class | test accuracy, % |", "|---|---|---|"]
+    for strategy, values in found.items():
+        count = images + drop if strategy == "nothing went" else images
+        lines.append(f"| {strategy} | {count} | {percent(values)} |")
+    betas = ", ".join(f"{half.facts['pruning_beta']:g}" for half in halves)
+    curve = np.mean([half.pruning["accuracies"] for half in halves], axis=0)
+    shares = prunings[0].betas
+    told = ", ".join(f"{share:g}: {100 * value:.1f}" for share, value in zip(shares, curve, strict=True))
+    return [*lines, "", f"Chosen beta by seed: {betas}. Validation accuracy by beta, mean over seeds: {told}.", ""]
+
+
+def _pruned(setup: Setup, container: Container, over: Any, half: Half, drop: int, strategy: str, seed: int) -> Any:
+    """Another strategy on the margins that are known already."""
+
+    def known(name: str, make: Callable[[], jax.Array]) -> np.ndarray:
+        del make
+        assert name == "margins"
+        return half.pruning["margins"]
+
+    judge = judge_of(setup, len(half.pruning["labels"]))
+    return prune(key_for(PRUNE, seed), container, over, drop, strategy, judge=judge, keep=known).variables
+
+
+def losses(study: Study) -> list[str]:
+    """Batches against trajectories on the same memory network: accuracy, time, memory of one step."""
+    head = "| | condensed images in a step | test accuracy, % | seconds | temporary memory of a step, MB |"
+    lines = ["**Loss on a memory network, one seed**", "", head, "|---|---|---|---|---|"]
+    for method, name in (("idc", "hmn"), ("mtt", "hmn_mtt")):
+        overrides = ["--methods", method, "--condense.container", "hmn"]
+        setup, (half, *_) = made(study, name, overrides if method == "idc" else [*overrides, "--seeds", "0"])
+        images, chosen = half.batch.labels.shape[0], setup.config.condense.synthetic_per_class
+        seen = images if method == "mtt" or chosen is None else min(chosen * setup.data.num_classes, images)
+        values = percent(accuracies(study, name, setup, setup.config.seeds[0], half.batch))
+        seconds = half.cost.seconds + half.cost.training_seconds
+        megabytes = _memory_of_a_step(study, name, setup) / 1e6
+        lines.append(f"| `{method}` | {seen} | {values} | {seconds:.0f} | {megabytes:.0f} |")
+    return [*lines, ""]
+
+
+def _memory_of_a_step(study: Study, name: str, setup: Setup) -> int:
+    """Bytes that one step takes besides what it reads and gives, as the compiler plans them."""
+    path = study.out / "memory" / f"{name}.json"
+    if not path.exists():
+        config = setup.config
+        recipe = recipes.train_recipe(config, config.methods[0])
+        learner, container = recipe.learner, recipe.container(setup, "train")
+        assert learner is not None
+        start = recipe.start(setup, "train", config.seeds[0])
+        request = Request(Run(setup, study.out / name, silent()), "train", config.seeds[0], start, None)
+        key, condenser, data = jax.random.key(0), learner.condenser(setup, container), learner.work(request).data
+        state = jax.eval_shape(condenser.init, key, jax.eval_shape(container.init, key, start), data)
+        analysis = jax.jit(condenser.step).lower(key, state, data).compile().memory_analysis()
+        files.write_json(path, analysis.temp_size_in_bytes)
+    return json.loads(path.read_text())
+
+
+STUDIES: dict[str, Callable[[Study], list[str]]] = {
+    "containers": containers,
+    "pruning": pruning,
+    "memory": memory,
+    "losses": losses,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(STUDIES)}; all by default")
+    parser.add_argument(
+        "--config", type=Path, default=Path(__file__).parents[1] / "configs" / "images" / "hmn_mini.toml"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/hmn_studies"), help="folder of the runs")
+    parser.add_argument("--networks", type=int, default=2, help="trained on each S_train")
+    parser.add_argument("--epochs", type=int, default=500, help="of each; IDC has 1,000")
+    args, overrides = parser.parse_known_args()
+    unknown = set(args.studies) - set(STUDIES)
+    if unknown:
+        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(STUDIES)}")
+    base = configs.apply_overrides(configs.load(args.config), overrides)
+    study = Study(base, args.out, args.networks, with_epochs(PROTOCOLS["idc"], args.epochs))
+    seeds = ", ".join(map(str, study.base.seeds))
+    what = f"{args.networks} networks on each S_train, {args.epochs} epochs; mean ± their deviation"
+    lines = [f"{args.config.stem}, seeds {seeds}, {what}", ""]
+    for name in args.studies or STUDIES:
+        lines += STUDIES[name](study)
+        files.write_text(args.out / "hmn_studies.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""HCDC's Table 1 (arXiv 2405.17535): cells ranked on condensed images, with every rival and the paper's numbers.
+
+    python -m benchmarks.table1 [row ...] [--out DIR] [--section.field value ...]
+
+Rows are `mini`, `cifar10` and `cifar100`, the names of configurations after `nb201_`; `mini`, which a CPU can check, by
+default. Runs that were interrupted go on, runs that are finished are read. Prints tables in Markdown and writes
+`table1.md` into the folder of the runs. In the paper a baseline has the S_train and the S_val of its method with their
+own labels, and correlations are of accuracies; its numbers stand beside rows of the same name, whose S_train has
+labels of teachers here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.table2 import CONFIGS, spread
+from hcdc_jax import config as configs
+from hcdc_jax import files, pipeline
+from hcdc_jax.terminal import progress
+
+# Correlation, and test accuracy in per cent of the selected cell, as printed in the paper's Table 1.
+PAPER: dict[str, dict[str, tuple[float, float]]] = {
+    "mini": {},
+    "cifar10": {
+        "random": (-0.12, 91.3),
+        "kcenter": (0.19, 91.4),
+        "herding": (-0.05, 90.2),
+        "dc": (-0.21, 89.2),
+        "dsa": (-0.33, 73.5),
+        "dm": (-0.10, 92.2),
+        "kip": (-0.27, 91.8),
+        "mtt": (-0.07, 75.2),
+        "hcdc": (0.74, 92.9),
+    },
+    "cifar100": {
+        "random": (-0.05, 71.1),
+        "kcenter": (-0.07, 69.5),
+        "herding": (0.08, 67.9),
+        "dc": (-0.13, 64.9),
+        "dsa": (-0.28, 59.0),
+        "dm": (-0.15, 70.1),
+        "kip": (-0.08, 68.8),
+        "mtt": (-0.09, 51.3),
+        "hcdc": (0.63, 72.4),
+    },
+}
+COLUMNS = (
+    "method", "paper", "Spearman, losses", "Spearman, accuracies", "given log #parameters",
+    "rank mean with log #parameters", "selected, test %", "paper", "full trainings", "seconds",
+)  # fmt: skip
+
+
+def row(name: str, out: Path, overrides: list[str]) -> dict:
+    """The report of one row, from a run that is made, continued or read."""
+    config = configs.apply_overrides(configs.load(CONFIGS / f"nb201_{name}.toml"), overrides)
+    with progress() as shown:
+        return pipeline.run(config, out / name, resume=True, progress=shown)
+
+
+def lines(name: str, report: dict) -> list[str]:
+    """The table of one row: a line per method."""
+    ceiling = report["truth"]["seed_ceiling_spearman"]
+    agreement = f", two full trainings agree at {ceiling:.3f}" if ceiling is not None else ""
+    table = [f"**{name}**{agreement}", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for method, entry in sorted(report["methods"].items(), key=lambda item: -(item[1]["spearman_loss"]["mean"] or 0)):
+        paper = PAPER[name].get(method)
+        rho, chosen = ("", "") if paper is None else (f"{paper[0]:.2f}", f"{paper[1]:.1f}")
+        percent = {key: _percent(value) for key, value in entry["selected_test_accuracy"].items()}
+        cells = (
+            f"`{method}`", rho, spread(entry["spearman_loss"], 3), spread(entry["spearman_accuracy"], 3),
+            *(spread(entry["beyond_size"][key], 3) for key in ("partial_spearman", "spearman_of_rank_mean")),
+            spread(percent, 1), chosen, str(entry["full_trainings_used"]),
+            f"{sum(entry['seconds'][part] for part in ('condense', 'rank')):.1f}",
+        )  # fmt: skip
+        table.append(f"| {' | '.join(cells)} |")
+    return [*table, ""]
+
+
+def _percent(value: list[float] | float | None) -> list[float] | float | None:
+    if isinstance(value, list):
+        return [100 * one for one in value if one is not None]
+    return None if value is None else 100 * value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(PAPER)}; mini by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the runs")
+    args, overrides = parser.parse_known_args()
+    unknown = set(args.rows) - set(PAPER)
+    if unknown:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; rows are {', '.join(PAPER)}")
+    text = "\n".join(line for name in args.rows or ["mini"] for line in lines(name, row(name, args.out, overrides)))
+    print(text)
+    files.write_text(args.out / "table1.md", text + "\n")
+
+
+if __name__ == "__main__":
+    main()

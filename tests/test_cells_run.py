@@ -1,0 +1,93 @@
+"""Runs that rank cells of NAS-Bench-201."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from hcdc_jax import pipeline, spaces
+from hcdc_jax.cells import OPERATIONS, all_cells
+from hcdc_jax.errors import UserError
+from hcdc_jax.models.nas_bench_201 import size_of
+from hcdc_jax.pipeline import true_scores
+from tests.image_runs import config_with
+
+PROXIES = ("num_parameters", "flops", "synflow", "naswot", "jacob_cov", "grad_norm", "snip")
+TRAINED = ("random", "hcdc", "value_only", "real_val", "real_val_hard", "teacher_val", "train_loss", "train_loss_hard")
+CELLS = {
+    "space": {"name": "nas_bench_201", "candidates": 12},
+    "model": {"name": "nas_bench_201", "width": 2, "depth": 1, "norm": "batch"},
+    "training": {"steps": 6, "proxy_steps": 4},
+}
+
+
+@pytest.mark.slow  # a minute of compilation
+def test_cells_are_ranked_from_end_to_end(tmp_path):
+    config = config_with(
+        TRAINED + PROXIES,
+        **CELLS,
+        labels={"teachers": 2, "views": 2},
+        hcdc={"sensitivity": "direct", "draws": 1, "start": "train"},
+        condense={"val_factor": 1.0},
+    )
+    with jax.numpy_rank_promotion("allow"):
+        report = pipeline.run(config, tmp_path / "run")
+    sizes = np.array(report["space"]["num_parameters"])
+    with np.load(tmp_path / "run" / "results" / "truth.npz") as truth:
+        losses = truth["loss"].mean(0)
+    for method, entry in report["methods"].items():
+        assert np.isfinite(entry["spearman_loss"]["mean"]), method
+        assert np.isfinite(entry["beyond_size"]["spearman_of_rank_mean"]["mean"]), method
+        assert entry["full_trainings_used"] == (0 if method in PROXIES or method.endswith("_hard") else 3)
+    expected = scipy.stats.spearmanr(losses, -sizes).statistic
+    assert report["methods"]["num_parameters"]["spearman_loss"]["mean"] == pytest.approx(expected)
+    assert "Beyond size" in (tmp_path / "run" / "report.html").read_text()
+    header, *rows = (tmp_path / "run" / "ranking.csv").read_text().splitlines()
+    assert "0-1 nor_conv_3x3" in header
+    assert len(rows) == 12
+    with np.load(tmp_path / "run" / "checkpoints" / "targets_seed0" / "000.npz") as target:
+        slopes, cell = target["gradient"].reshape(6, 5), target["hparams"].reshape(6, 5)
+    absent = [(edge, place) for edge in range(6) for place in (2, 3) if cell[edge, place] == 0]
+    assert absent
+    assert all(slopes[place] == 0 for place in absent)
+    assert np.abs(slopes).max() > 0
+
+
+def test_sizes_of_cells_are_those_of_their_networks():
+    setup = pipeline.prepare(config_with(("random",), **CELLS))
+    sizes = setup.kind.num_parameters(setup)
+    expected = [
+        size_of(np.asarray(h).reshape(6, 5), (4, 4, 1), 10, width=2, depth=1).parameters for h in setup.candidates
+    ]
+    np.testing.assert_array_equal(sizes, expected)
+    assert len(set(expected)) > 3
+
+
+def test_a_published_table_stands_for_the_truth(tmp_path, monkeypatch):
+    (tmp_path / "nasbench201").mkdir()
+    val, test = np.random.default_rng(0).uniform(10, 90, (2, 15625))
+    arrays = {"ops": all_cells(), "op_names": np.array(OPERATIONS, "S")}
+    np.savez(tmp_path / "nasbench201" / "nasbench201.npz", cifar10_valid_val_acc=val, cifar10_test_acc=test, **arrays)
+    monkeypatch.setenv("HCDC_DATA_DIR", str(tmp_path))
+    candidates = spaces.one_hot([5, 15624, 5])
+    truth = true_scores._published(SimpleNamespace(candidates=candidates, data=SimpleNamespace(name="cifar10")))
+    np.testing.assert_allclose(truth["loss"], [1 - val[[5, 15624, 5]] / 100])
+    np.testing.assert_allclose(truth["test_accuracy"], [test[[5, 15624, 5]] / 100])
+    assert truth["status"].all()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("nasbench201", "unknown name 'nasbench201' in 'truth.table'; did you mean 'nas_bench_201'?"),
+        ("nas_bench_201", "there are no published accuracies for 'digits_images', 'val'; known are cifar10 val"),
+    ],
+)
+def test_tables_that_do_not_fit(table, message):
+    with pytest.raises(UserError) as caught:
+        pipeline.prepare(config_with(("random",), **CELLS, truth={"table": table}))
+    assert message in str(caught.value)
