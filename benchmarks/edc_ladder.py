@@ -80,9 +80,10 @@ STUDIES: dict[str, list[Rung]] = {
 def condensed(config: Config, folder: Path, shared: Path) -> Path:
     """A run folder with the S_train of edc of every seed; takes over the observers of `shared` if they are its own."""
     ours, theirs = observers_of(folder, "train"), observers_of(shared, "train")
-    if theirs.exists() and not ours.exists() and _same_observers(config, configs.load(shared / "config.toml")):
-        shutil.copytree(theirs, ours)
-    with progress() as shown, pipeline.opened(config, folder, progress=shown) as run:
+    same = theirs.exists() and _same_observers(config, configs.load(shared / "config.toml"))
+    with progress() as shown, pipeline.opened(config, folder, resume=True, progress=shown) as run:
+        if same and not ours.exists():
+            shutil.copytree(theirs, ours)
         for seed in config.seeds:
             make_half(run, train_recipe(config, "edc"), "train", seed, method="edc")
     return folder

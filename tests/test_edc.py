@@ -59,9 +59,13 @@ def variables_of(per_class=4):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def looked(number, images=REAL.inputs):
+def read_by(number, params, images):
     weights = jnp.ones(len(images))
-    return tuple(moments_of(view, weights) for view in views(LOOKS[number](target(number).params, images)))
+    return tuple(moments_of(view, weights) for view in views(LOOKS[number](params, images)))
+
+
+def looked(number, images=REAL.inputs):
+    return read_by(number, target(number).params, images)
 
 
 @functools.partial(jax.jit, static_argnames="condenser")
@@ -161,12 +165,14 @@ def test_a_batch_is_moved_alone_within_bounds_and_starts_afresh():
 def test_steps_bring_statistics_closer():
     condenser = edc(LOOKS, CLASSES, iterations=60, flatness="none")
     noise = variables_of()._replace(pixels=jax.random.normal(KEY, (12, 6, 6, 1)))
-    data, seen = data_of(momentum=0.0, crop_area=1.0, matching_weight=1.0, image_rate=0.2, alpha=1.0), []
+    wide = data_of()._replace(low=jnp.full(1, -9.0), high=jnp.full(1, 9.0), flip=0.0)
+    data = wide._replace(momentum=0.0, crop_area=1.0, matching_weight=1.0, image_rate=0.2, alpha=1.0)
+    seen = []
     run(
         KEY, condenser, condenser.init(KEY, noise, data), data, steps=60, every=20,
         report=lambda step, state, infos: seen.append(float(infos.matching.mean())),
     )  # fmt: skip
-    assert seen[2] < 0.8 * seen[0]
+    assert seen[2] < 0.5 * seen[0]
 
 
 def test_switches_change_what_they_say():
