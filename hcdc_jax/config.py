@@ -231,6 +231,7 @@ class MTTConfig:
 class EDCConfig:
     """Matching statistics of networks trained on the real data (EDC), and its design choices; docs/edc.md."""
 
+    # networks to look through, each with its options
     observers: tuple[str, ...] = ("resnet18", "convnet", "convnet:width=32", "convnet:depth=1", "convnet:depth=2")
     observer_epochs: Count = 10  # weak observers are better ones
     observer_rate: Positive = 0.05  # their step size
@@ -239,9 +240,8 @@ class EDCConfig:
     iterations: Count = 2000  # steps of each batch of images; 75 in the code for CIFAR-10
     batch_size: Count | None = None  # condensed images moved at once, a multiple of the classes; all if left out
     image_rate: Positive = 0.05  # Adam step of the pixels
-    alpha: Annotated[float, Range(low=0, high=1)] = (
-        0.5  # weight of statistics of all images; of those of classes the rest
-    )
+    # weight of the statistics of all images; those of classes have the rest
+    alpha: Annotated[float, Range(low=0, high=1)] = 0.5
     matching_weight: NonNegative = 0.01  # of statistics beside the cross-entropy; 0.1 for ImageNet-1k
     first_layer: NonNegative = 10.0  # factor of the statistics of the first layer
     momentum: Annotated[float, Range(low=0, high=0.999)] = 0.8  # of the average of a batch's statistics over steps

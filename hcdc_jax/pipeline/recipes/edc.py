@@ -28,7 +28,6 @@ from hcdc_jax.condense.observers import (
 from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.errors import UserError
 from hcdc_jax.images import Standardisation
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
@@ -50,12 +49,10 @@ def observers(setup: Setup) -> tuple[Observer, ...]:
     """The networks that `edc.observers` names.
 
     Raises:
-      UserError: none, or one that is unknown, twice there, or does not go with the images.
+      UserError: one is unknown, or does not go with the images.
     """
-    texts = setup.config.edc.observers
-    if not texts or len(set(texts)) < len(texts):
-        raise UserError("edc.observers: name at least one network, and each once")
-    return tuple(observer(text, setup.data.image_shape, setup.data.num_classes) for text in texts)
+    data = setup.data
+    return tuple(observer(text, data.image_shape, data.num_classes) for text in setup.config.edc.observers)
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
@@ -75,6 +72,8 @@ def _steps(setup: Setup) -> int:
 
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.edc
+    sized = _of_size(setup, request.start.images.shape[0])
+    _steps(sized)  # what makes no batches is refused before any observer is trained
     nets, (params, cost) = observers(setup), trained_observers(request)
     low, high = _range(setup)
     scalars = {
@@ -93,9 +92,7 @@ def _work(request: Request) -> Work:
         jax.block_until_ready((targets, start))
     flip = jnp.float32(0.5 if _mirrors(setup) else 0.0)
     data = EDCData(targets, low, high, start, flip=flip, **scalars)
-    return Work(
-        data, cost.plus(Cost(elapsed.run, elapsed.compile)), setup=_of_size(setup, request.start.images.shape[0])
-    )
+    return Work(data, cost.plus(Cost(elapsed.run, elapsed.compile)), setup=sized)
 
 
 def _of_size(setup: Setup, count: int) -> Setup:
