@@ -83,6 +83,43 @@ def parse(text: str) -> Augmentation:
     return Augmentation(operations)
 
 
+def draw_crop(key: Array, least_area: float | Array, shape: tuple[int, int], *, flip: float = 0.5) -> Draw:
+    """A part of the image, enlarged to its size, and a mirror: what the field calls a random resized crop.
+
+    The area is uniform between `least_area` and 1, the ratio of the sides between 3/4 and 4/3, uniform in its
+    logarithm. Sides that would be longer than the image's are cut down to those, where others draw again.
+
+    Args:
+      key: decides all.
+      least_area: as a share of the image; 1 leaves all of it.
+      shape: (height, width) of the images.
+      flip: probability of the mirror.
+    """
+    uniform = jax.random.uniform(key, (5,))
+    area, ratio = least_area + (1 - least_area) * uniform[0], (4 / 3) ** (2 * uniform[1] - 1)
+    sides = jnp.minimum(jnp.sqrt(area * jnp.stack([1 / ratio, ratio])), 1.0)
+    sides = jnp.where(jnp.asarray(least_area) < 1, sides, 1.0)
+    mirror = jnp.where(uniform[4] < flip, -1.0, 1.0)
+    room = (1 - sides) * (jnp.asarray(shape, uniform.dtype) - 1)  # between centres of pixels: no border is seen
+    one, none = jnp.ones_like(area), jnp.zeros_like(area)
+    return Draw(
+        operation=jnp.zeros((), jnp.int32),
+        brightness=none,
+        saturation=one,
+        contrast=one,
+        matrix=jnp.diag(sides * jnp.stack([one, mirror])),
+        shift=room * (uniform[2:4] - 0.5),
+        hole=jnp.zeros((2, 2), uniform.dtype),
+    )
+
+
+def draw_crop_each(
+    key: Array, least_area: float | Array, shape: tuple[int, int], num_images: int, *, flip: float = 0.5
+) -> Draw:
+    """`draw_crop` for each image: leaves [n, ...]."""
+    return jax.vmap(lambda key: draw_crop(key, least_area, shape, flip=flip))(jax.random.split(key, num_images))
+
+
 def draw(key: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Draw:
     """One operation and its parameters.
 

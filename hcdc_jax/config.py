@@ -96,7 +96,7 @@ class CondenseConfig:
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
     container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
-    init: Literal["real", "noise", "fit_real"] = "real"  # features or pixels to start from; hmn is fitted to real ones
+    init: Literal["real", "noise", "fit_real", "mosaics"] = "real"  # to start from; hmn is fitted, edc knows mosaics
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
     relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: of these; digits without flip; or "none"
@@ -228,6 +228,34 @@ class MTTConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EDCConfig:
+    """Matching statistics of networks trained on the real data (EDC), and its design choices; docs/edc.md."""
+
+    # networks to look through, each with its options
+    observers: tuple[str, ...] = ("resnet18", "convnet", "convnet:width=32", "convnet:depth=1", "convnet:depth=2")
+    observer_epochs: Count = 10  # weak observers are better ones
+    observer_rate: Positive = 0.05  # their step size
+    observer_batch_size: Count = 64  # real images per step of theirs
+    statistics: Literal["paper", "code"] = "paper"  # variances of all numbers, or inside images and batches alone
+    iterations: Count = 2000  # steps of each batch of images; 75 in the code for CIFAR-10
+    batch_size: Count | None = None  # condensed images moved at once, a multiple of the classes; all if left out
+    image_rate: Positive = 0.05  # Adam step of the pixels
+    # weight of the statistics of all images; those of classes have the rest
+    alpha: Annotated[float, Range(low=0, high=1)] = 0.5
+    matching_weight: NonNegative = 0.01  # of statistics beside the cross-entropy; 0.1 for ImageNet-1k
+    first_layer: NonNegative = 10.0  # factor of the statistics of the first layer
+    momentum: Annotated[float, Range(low=0, high=0.999)] = 0.8  # of the average of a batch's statistics over steps
+    crop_area: Share = 0.5  # observers see crops of at least this share; 0.08 is the strong augmentation, 1 is none
+    flatness: Literal["none", "paper", "code"] = "paper"  # logits are held near those of averaged images
+    flatness_weight: NonNegative = 0.25  # of that term
+    flatness_decay: Annotated[float, Range(low=0, high=1)] = 0.99  # of the average of images
+    flatness_temperature: Positive = 4.0  # under which logits are compared
+    mosaic_factor: Count = 1  # condense.init = "mosaics": tiles along each side; 2 for images of 224 pixels
+    mosaic_images: Count = 300  # of each class that are looked at for them
+    mosaic_crops: Count = 5  # of each of those
+
+
+@dataclasses.dataclass(frozen=True)
 class HCDCConfig:
     """Hypergradient matching (HCDC)."""
 
@@ -281,6 +309,7 @@ class Config:
     dm: DMConfig = DMConfig()
     kip: KIPConfig = KIPConfig()
     mtt: MTTConfig = MTTConfig()
+    edc: EDCConfig = EDCConfig()
     hcdc: HCDCConfig = HCDCConfig()
     truth: TruthConfig = TruthConfig()
 

@@ -15,14 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from hcdc_jax import metrics
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
-from hcdc_jax.condense.inner import even_batches, taught
+from hcdc_jax.condense.inner import cropped, even_batches, taught
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.sharding import Device, local_devices, over_candidates
-from hcdc_jax.train import Training, advance, begin, optimizer_of
+from hcdc_jax.train import Training, advance, begin, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 TEST_BATCH = 256
@@ -36,14 +37,18 @@ class Protocol:
     Attributes:
       about: one line.
       epochs: passes over the set; sets that fit into one batch take as many steps.
-      drops: after how many epochs the learning rate falls.
+      drops: after how many epochs the learning rate falls; not read where `zeta` says how it does.
       factor: by which it is multiplied then.
       forgets: whether the optimiser starts anew at each drop, without its momentum.
       augmentation: with parameters for each image, one operation per step; None for none.
       cutmix: probability of `perturbations.cut_mixed` per step.
+      crop_area: least share of an image that is seen, at its full size, see `augment.draw_crop`; 1 for all of it.
       learning_rate: until the first drop.
+      zeta: the learning rate follows `smooth_factors` from epoch to epoch; None for drops.
+      early_late: whether it then falls to 0 over the last sixth of the epochs.
+      average: decay of the moving average of the parameters, which is what is tested; 0 for the parameters themselves.
       learned_rate: whether a learning rate that was condensed together with the set takes the place of that.
-      optimizer: a name in `train.OPTIMIZERS`; "momentum" is SGD with momentum 0.9.
+      optimizer: a name in `train.OPTIMIZERS`; "momentum" is SGD with momentum 0.9, "adamw" has a decay of its own.
       weight_decay: added to each gradient per unit of its parameter, as PyTorch counts it; half of it is the factor of
         the squared norm in the loss.
       batch_size: images per step at most; batches of an epoch are equally large.
@@ -52,11 +57,15 @@ class Protocol:
 
     about: str
     epochs: int
-    drops: tuple[int, ...]
+    drops: tuple[int, ...] = ()
     factor: float = 0.1
     forgets: bool = False
     augmentation: Augmentation | None = None
     cutmix: float = 0.0
+    crop_area: float = 1.0
+    zeta: float | None = None
+    early_late: bool = False
+    average: float = 0.0
     learning_rate: float = 0.01
     learned_rate: bool = False
     optimizer: str = "momentum"
@@ -64,6 +73,12 @@ class Protocol:
     batch_size: int = 256
     networks: int = 20
 
+
+_EDC = Protocol(
+    "EDC (arXiv 2404.13733): 1,000 epochs of AdamW in batches of 25, crops and CutMix, average of the parameters",
+    epochs=1000, zeta=2.0, average=0.99, crop_area=0.08, cutmix=1.0, augmentation=Augmentation(("flip",)),
+    learning_rate=0.001, optimizer="adamw", weight_decay=0.0, batch_size=25, networks=5,
+)  # fmt: skip
 
 # DC's code, from which DSA's and MTT's came, counts E from 0 to E inclusively, and lowers the rate at the end of epoch
 # E / 2 + 1 by making a new optimiser.
@@ -84,6 +99,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
         epochs=1000, drops=(666, 833), factor=0.2, cutmix=0.5, batch_size=64, networks=5,
         augmentation=Augmentation(("color", "crop", "flip", "scale", "rotate")),
     ),
+    "edc": _EDC,
+    "edc_early_late": dataclasses.replace(
+        _EDC, about="as edc, with a rate that falls to 0 in the end: for 40 images a class and more", early_late=True
+    ),
 }  # fmt: skip
 """Protocols by name. Numbers that were made under different ones do not belong in one table."""
 
@@ -92,6 +111,26 @@ def with_epochs(protocol: Protocol, epochs: int) -> Protocol:
     """The protocol over another number of epochs, its drops at the same shares of them."""
     drops = tuple(round(drop * epochs / protocol.epochs) for drop in protocol.drops)
     return dataclasses.replace(protocol, epochs=epochs, drops=drops)
+
+
+def smooth_factors(epochs: int, zeta: float, early_late: bool = False) -> np.ndarray:
+    """[epochs] what the learning rate is multiplied by in each: (1 + cos(pi i / (zeta epochs))) / 2 in epoch i.
+
+    EDC's smoothing schedule; zeta 1 is the usual cosine down to 0, 2 ends near one half. With `early_late` (SSRS) the
+    last sixth is linear instead: the value at 5 / 6 times (epochs - i) / epochs, a sixth of it to begin with.
+    """
+    done = np.arange(epochs) / epochs
+    factors = (1 + np.cos(np.pi * done / zeta)) / 2
+    if early_late:
+        factors = np.where(done >= 5 / 6, (1 + np.cos(np.pi * 5 / 6 / zeta)) / 2 * (1 - done), factors)
+    return factors
+
+
+def stages(protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of the learning rate, and for how many epochs each lasts."""
+    if protocol.zeta is not None:
+        return smooth_factors(protocol.epochs, protocol.zeta, protocol.early_late), np.ones(protocol.epochs, int)
+    return protocol.factor ** np.arange(len(protocol.drops) + 1), np.diff((0, *protocol.drops, protocol.epochs))
 
 
 def evaluate_networks(
@@ -136,6 +175,7 @@ def evaluate_networks(
     network = taught(
         problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
     )
+    network = cropped(network, protocol.crop_area)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
@@ -143,11 +183,11 @@ def evaluate_networks(
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
     chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), devices)
     rate = protocol.learning_rate if learning_rate is None else learning_rate
-    rates = jnp.asarray(rate) * jnp.asarray(protocol.factor) ** jnp.arange(len(protocol.drops) + 1)
-    steps = per_epoch * jnp.asarray(np.diff((0, *protocol.drops, protocol.epochs)))
+    factors, epochs = stages(protocol)
+    rates, steps = jnp.asarray(rate) * jnp.asarray(factors), per_epoch * jnp.asarray(epochs)
     training = Training(rate, protocol.optimizer, batch_size=batch_size)
     arguments = replicate((hparams, train, slices, training, rates, steps))
-    scores = _train_and_test(chunks, network, *arguments, forgets=protocol.forgets)
+    scores = _train_and_test(chunks, network, *arguments, forgets=protocol.forgets, average=protocol.average)
     return jax.tree.map(lambda leaf: leaf.reshape(-1)[:networks], scores)
 
 
@@ -161,18 +201,27 @@ def summary(scores: Scores) -> dict[str, Any]:
     return metrics.summarise(shares[status]) | {"values": values.tolist(), "failed": int((~status).sum())}
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "forgets"))
-def _train_and_test(chunks, problem, hparams, train, slices, training, rates, steps, *, forgets):
+@functools.partial(jax.jit, static_argnames=("problem", "forgets", "average"))
+def _train_and_test(chunks, problem, hparams, train, slices, training, rates, steps, *, forgets, average):
     def one(key):
-        def stage(trainee, rate_and_steps):
-            rate, steps = rate_and_steps
+        def stage(carried, rate_and_steps):
+            (trainee, tested), (rate, steps) = carried, rate_and_steps
             part = dataclasses.replace(training, learning_rate=rate)
             if forgets:
                 trainee = trainee._replace(opt_state=optimizer_of(part).init(trainee.params))
-            return advance(problem, hparams, trainee, train, part, steps), None
+            if not average:
+                trainee = advance(problem, hparams, trainee, train, part, steps)
+                return (trainee, trainee.params), None
 
-        trainee, _ = jax.lax.scan(stage, begin(key, problem, hparams, training), (rates, steps))
-        return _tested(problem, trainee.params, hparams, slices)
+            def step(_, carried):
+                trainee = take_step(problem, hparams, carried[0], train, part)[0]
+                return trainee, optax.incremental_update(trainee.params, carried[1], 1 - average)
+
+            return jax.lax.fori_loop(0, steps, step, (trainee, tested)), None
+
+        trainee = begin(key, problem, hparams, training)
+        (_, tested), _ = jax.lax.scan(stage, (trainee, trainee.params), (rates, steps))
+        return _tested(problem, tested, hparams, slices)
 
     return jax.lax.map(jax.vmap(one), chunks)
 

@@ -15,6 +15,7 @@ from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 OPTIMIZERS = {
     "adam": optax.adam,
+    "adamw": functools.partial(optax.adamw, weight_decay=0.01),  # PyTorch's default
     "sgd": optax.sgd,
     "momentum": functools.partial(optax.sgd, momentum=0.9),
 }

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hcdc_jax.augment import OPERATIONS, Augmentation, apply, augment, draw, draw_each, fitting, parse
+from hcdc_jax.augment import (
+    OPERATIONS,
+    Augmentation,
+    apply,
+    augment,
+    draw,
+    draw_crop,
+    draw_crop_each,
+    draw_each,
+    fitting,
+    parse,
+)
 from hcdc_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -189,3 +200,26 @@ def test_strategies_are_parsed_and_what_is_wrong_is_named():
 def test_digits_are_never_mirrored():
     assert fitting(Augmentation(), "svhn").operations == ("color", "crop", "cutout", "scale", "rotate")
     assert fitting(Augmentation(), "cifar10") == Augmentation()
+
+
+def test_a_crop_is_enlarged_without_a_border_and_upright():
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (8, 8, 1))
+    images = jnp.stack([ramp + 1, ramp.swapaxes(0, 1) + 1])
+
+    @jax.jit
+    def crops_of(key):
+        drawn = draw_crop_each(key, 0.25, (8, 8), 40, flip=0.0)
+        return jax.vmap(lambda one: apply(one, images))(drawn)
+
+    crops = crops_of(jax.random.key(0))
+    assert crops.min() > 1 - 1e-4, "no border of 0"
+    assert crops.max() < 8 + 1e-4
+    np.testing.assert_allclose(jnp.diff(crops[:, 0, ..., 0], axis=2), 0, atol=1e-4)
+    shares = [jnp.diff(crops[:, i, ..., 0], axis=1 + i)[:, 0, 0] for i in (0, 1)]
+    areas, ratios = shares[0] * shares[1], shares[1] / shares[0]
+    assert 0.2 < areas.min() < 0.5 < areas.max() < 1 + 1e-4
+    assert 0.7 < ratios.min() < ratios.max() < 1.4
+    whole = draw_crop(jax.random.key(0), 1.0, (8, 8), flip=0.0)
+    np.testing.assert_array_equal(apply(whole, images), images)
+    mirrored = draw_crop(jax.random.key(0), 1.0, (8, 8), flip=1.0)
+    np.testing.assert_allclose(apply(mirrored, images), images[:, :, ::-1], atol=1e-6)

@@ -20,6 +20,7 @@ from hcdc_jax.condense.base import GraphRates, ImageRates, learned_fields
 from hcdc_jax.condense.class_batches import class_pool
 from hcdc_jax.condense.dc import DCData
 from hcdc_jax.condense.dm import DMData
+from hcdc_jax.condense.edc import EDCData, ObserverTarget
 from hcdc_jax.condense.experts import ExpertTraining, expert_trajectory
 from hcdc_jax.condense.gradient_matching import MatchingData, constant, drawn_from
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
@@ -27,6 +28,8 @@ from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.condense.kernels import always, fully_connected
 from hcdc_jax.condense.kip import KIPData
 from hcdc_jax.condense.mtt import MTTData
+from hcdc_jax.condense.observers import observer
+from hcdc_jax.condense.statistics import statistics
 from hcdc_jax.containers import ADJACENCIES, Container, ImageStart, graph_container, image_container
 from hcdc_jax.containers.graph import fixed, free
 from hcdc_jax.frozen import Target
@@ -123,10 +126,23 @@ def mtt_case() -> Case:
     return Case(condenser, data, image_variables)
 
 
+def edc_case() -> Case:
+    net = observer("convnet:width=2,depth=1", (6, 6, 1), 3)
+    images, labels = blobs(12)
+    batch, params = (
+        Batch(jnp.asarray(images, jnp.float32), jnp.asarray(labels), jnp.ones(12)),
+        net.problem.init(KEY, ()),
+    )
+    found = ObserverTarget(params, statistics(net.look, params, batch, 3))
+    condenser = condense.get("edc")((net.look,), 3, iterations=3, batch_size=3, flatness="none")
+    return Case(condenser, EDCData((found,), jnp.full(1, -9.0), jnp.full(1, 9.0)), image_variables)
+
+
 CASES = {
     "dc": functools.partial(class_case, "dc"),
     "dm": functools.partial(class_case, "dm"),
     "dsa": functools.partial(class_case, "dsa"),
+    "edc": edc_case,
     "gradient_matching": matching_case,
     "hcdc": hcdc_case,
     "hcdc_shared": shared_case,

@@ -11,7 +11,7 @@ import pytest
 
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
-from hcdc_jax.evaluation import PROTOCOLS, TEST_BATCH, Protocol, evaluate_networks, summary, with_epochs
+from hcdc_jax.evaluation import PROTOCOLS, TEST_BATCH, Protocol, evaluate_networks, smooth_factors, summary, with_epochs
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.types import Batch
@@ -77,14 +77,18 @@ def by_hand(protocol, train, test, weights):
         powers = np.exp(logits - logits.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True)
 
+    shadow = weights
     for epoch in range(protocol.epochs):
         if epoch in protocol.drops:
             rate *= protocol.factor
             velocity = 0.0 if protocol.forgets else velocity
+        if protocol.zeta:
+            rate = protocol.learning_rate * (1 + np.cos(epoch * np.pi / (protocol.zeta * protocol.epochs))) / 2
         gradient = x.T @ (softmax(x @ weights) - y) / len(x) + protocol.weight_decay * weights
         velocity = 0.9 * velocity + gradient
         weights = weights - rate * velocity
-        seen = softmax(np.asarray(test.inputs, float).reshape(len(test.inputs), -1) @ weights)
+        shadow = protocol.average * shadow + (1 - protocol.average) * weights
+        seen = softmax(np.asarray(test.inputs, float).reshape(len(test.inputs), -1) @ shadow)
         losses = -np.log(seen[np.arange(len(seen)), test.labels])
         right = seen.argmax(1) == np.asarray(test.labels)
         history.append([np.average(values, weights=test.weights) for values in (losses, right)])
@@ -108,6 +112,36 @@ def test_training_is_a_plain_loop_and_the_last_step_counts(forgets):
     assert scores.accuracy[0] < history[:, 1].max() - 0.3
     other = by_hand(dataclasses.replace(protocol, forgets=not forgets), train, test, start)
     assert abs(other[-1, 0] - history[-1, 0]) > 1e-2 * history[-1, 0]  # the loop can tell
+
+
+def test_a_smooth_rate_and_the_average_of_parameters_are_those_of_the_loop():
+    protocol = Protocol("", epochs=9, zeta=1.5, average=0.8, learning_rate=0.2, weight_decay=0.1)
+    start = blobs(3)[0].reshape(3, -1).T
+    train, test = batch_of(12, shift=1), batch_of(9, seed=1)
+    problem = linear(lambda key: jnp.asarray(start, jnp.float32))
+    found = evaluate_networks(KEY, problem, protocol, train, test, networks=1)
+    np.testing.assert_allclose(found.loss, by_hand(protocol, train, test, start)[-1:, 0], rtol=1e-4)
+    for changes in ({"zeta": 1.0}, {"average": 0.0}):
+        other = by_hand(dataclasses.replace(protocol, **changes), train, test, start)
+        assert abs(other[-1, 0] - found.loss[0]) > 1e-3 * found.loss[0], "the loop can tell"
+
+
+def test_the_smooth_schedule_has_the_published_values():
+    factors = smooth_factors(600, 2.0)
+    np.testing.assert_allclose(factors[[0, 300, 599]], [1, (1 + np.cos(np.pi / 4)) / 2, 0.5], atol=2e-3)
+    assert smooth_factors(600, 1.0)[-1] < 1e-4
+    late = smooth_factors(600, 2.0, early_late=True)
+    np.testing.assert_array_equal(late[:500], factors[:500])
+    np.testing.assert_allclose(late[500] / factors[500], 1 / 6)
+    np.testing.assert_allclose(np.diff(late[500:]), np.diff(late[500:])[0])
+    np.testing.assert_allclose(late[599], late[500] / 100)
+
+
+def test_edc_is_as_published_for_cifar():
+    edc = PROTOCOLS["edc"]
+    assert (edc.epochs, edc.batch_size, edc.optimizer, edc.learning_rate) == (1000, 25, "adamw", 0.001)
+    assert (edc.zeta, edc.average, edc.cutmix, edc.crop_area) == (2.0, 0.99, 1.0, 0.08)
+    assert dataclasses.replace(PROTOCOLS["edc_early_late"], early_late=False, about=edc.about) == edc
 
 
 ROUGH = Protocol(

@@ -74,6 +74,7 @@ OWN_PLACES = {
         "models/image.py",
         "models/image_layers.py",
         "models/image_nets.py",
+        "models/layer_inputs.py",
         "models/nas_bench_201.py",
         "models/vit.py",
         "containers/graph.py",

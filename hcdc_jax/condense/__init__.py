@@ -7,6 +7,7 @@ from collections.abc import Callable
 from hcdc_jax.condense.base import Condenser, run
 from hcdc_jax.condense.dc import dc, dsa
 from hcdc_jax.condense.dm import dm
+from hcdc_jax.condense.edc import edc
 from hcdc_jax.condense.gradient_matching import gradient_matching
 from hcdc_jax.condense.hcdc import hcdc
 from hcdc_jax.condense.hcdc_shared import hcdc_shared
@@ -18,6 +19,7 @@ _REGISTRY: dict[str, Callable[..., Condenser]] = {
     "dc": dc,
     "dm": dm,
     "dsa": dsa,
+    "edc": edc,
     "gradient_matching": gradient_matching,
     "hcdc": hcdc,
     "hcdc_shared": hcdc_shared,
@@ -44,6 +46,7 @@ __all__ = [
     "dc",
     "dm",
     "dsa",
+    "edc",
     "get",
     "gradient_matching",
     "hcdc",

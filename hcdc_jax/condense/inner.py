@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.augment import Augmentation, augment
+from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
@@ -27,6 +27,25 @@ def augmented(problem: Problem, augmentation: Augmentation | None) -> Problem:
     def perturb(key, hparams, batch):
         key_augment, key_rest = jax.random.split(key)
         batch = batch._replace(inputs=augment(key_augment, augmentation, batch.inputs))
+        return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
+
+    return problem._replace(perturb=perturb)
+
+
+@functools.cache
+def cropped(problem: Problem, least_area: float) -> Problem:
+    """The problem whose training sees a crop of each image, at least this share of it; at 1, the problem as it is.
+
+    What the problem itself does to its batches comes after it.
+    """
+    if least_area >= 1:
+        return problem
+
+    def perturb(key, hparams, batch):
+        key_crop, key_rest = jax.random.split(key)
+        n, height, width, _ = batch.inputs.shape
+        crops = draw_crop_each(key_crop, least_area, (height, width), n, flip=0.0)  # flips are an augmentation
+        batch = batch._replace(inputs=apply(crops, batch.inputs))
         return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
 
     return problem._replace(perturb=perturb)

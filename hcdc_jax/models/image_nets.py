@@ -13,7 +13,7 @@ from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered,
 from hcdc_jax.types import Array
 
 VGG11_WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-RESNET18_WIDTHS = (64, 128, 256, 512)
+RESNET18_STAGES = 4
 
 
 class Head(nn.Module):
@@ -204,12 +204,14 @@ class ResNet18(nn.Module):
 
     Attributes:
       num_classes: number of logits.
+      width: channels of the stem and of the first of four stages, each of which has twice as many as the one before.
       norm: one of `image_layers.NORMS`.
       activation: see `MLP`.
       precision: see `MLP`.
     """
 
     num_classes: int
+    width: int = 64
     norm: str = "instance"
     activation: str | Activation = "relu"
     precision: str = "highest"
@@ -217,9 +219,11 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes]."""
-        hidden = conv(RESNET18_WIDTHS[0], 3, bordered(images), self.precision, padding=1, bias=False)
+        hidden = conv(self.width, 3, bordered(images), self.precision, padding=1, bias=False)
         hidden = activation(self.activation)(Norm(self.norm)(hidden))
-        for stage, width in enumerate(RESNET18_WIDTHS):
+        for stage in range(RESNET18_STAGES):
             for stride in (1 if stage == 0 else 2, 1):
-                hidden = ResidualBlock(width, stride, self.norm, self.activation, self.precision)(hidden)
+                hidden = ResidualBlock(self.width * 2**stage, stride, self.norm, self.activation, self.precision)(
+                    hidden
+                )
         return Head(self.num_classes, self.precision)(hidden.mean((1, 2)))

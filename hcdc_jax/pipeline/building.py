@@ -75,6 +75,12 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
             "condense.init = 'fit_real' is how a memory network starts: set condense.container = 'hmn', or "
             "condense.init = 'real'"
         )
+    if config.condense.init == "mosaics" and "edc" not in (*config.methods, config.hcdc.train_method):
+        raise UserError(
+            "condense.init = 'mosaics' is how edc starts: set condense.init = 'real', or add the method edc"
+        )
+    if "edc" in (*config.methods, config.hcdc.train_method) and config.condense.container not in ("auto", "pixels"):
+        raise UserError("edc moves pixels, batch by batch: set condense.container = 'pixels', or leave the method out")
     if config.pruning.strategy != "none" and kind is graphs.KIND:
         raise UserError(
             f"{where}, which hang together, and pruning.strategy = {config.pruning.strategy!r} lets single ones go; "

@@ -133,7 +133,8 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
         return dataclasses.replace(protocol, augmentation=chosen)
     if protocol.augmentation is None:
         return protocol
-    return dataclasses.replace(protocol, augmentation=augment.fitting(protocol.augmentation, setup.data.name))
+    chosen = augment.fitting(protocol.augmentation, setup.data.name)
+    return dataclasses.replace(protocol, augmentation=chosen if chosen.operations else None)
 
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
@@ -228,7 +229,9 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
 
 
 def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:
-    theirs, asked = ({"networks": x["networks"], **x["settings"]} for x in (stored, ours))
+    # Settings that are younger than the file had their defaults when it was made.
+    younger = {field.name: field.default for field in dataclasses.fields(Protocol)}
+    theirs, asked = ({**younger, "networks": x["networks"], **x["settings"]} for x in (stored, ours))
     for key, value in asked.items():
         if theirs.get(key) != value:
             raise UserError(

@@ -154,7 +154,9 @@ class Run(NamedTuple):
 
 
 # Offsets that keep the keys of different purposes apart.
-CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE = range(11)
+(
+    CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
+) = range(13)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:

@@ -149,7 +149,11 @@ def _protocol(settings: Mapping[str, Any]) -> str:
     chosen = settings["augmentation"]
     changed = f"augmented by {', '.join(chosen['operations'])}" if chosen else "without augmentation"
     mixed = f", CutMix in {100 * settings['cutmix']:g} % of the steps" if settings["cutmix"] else ""
-    return f"{count(settings['epochs'])} epochs in batches of at most {settings['batch_size']}, {changed}{mixed}"
+    # Files of older versions lack the two below.
+    cropped = f", crops of at least {100 * area:g} %" if (area := settings.get("crop_area", 1)) < 1 else ""
+    averaged = f", parameters averaged with a decay of {decay:g}" if (decay := settings.get("average")) else ""
+    batches = f"in batches of at most {settings['batch_size']}"
+    return f"{count(settings['epochs'])} epochs {batches}, {changed}{cropped}{mixed}{averaged}"
 
 
 def _pool(values: list[float]) -> Pooled:

@@ -6,6 +6,7 @@ from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import (
     coresets,
+    edc,
     gradient_matching,
     hcdc,
     hcdc_shared,
@@ -31,6 +32,7 @@ METHODS: dict[str, Method] = {
     "idc": idc.METHOD,
     "kip": kip.METHOD,
     "mtt": mtt.METHOD,
+    "edc": edc.METHOD,
     "hcdc": hcdc.METHOD,
     "hcdc_shared": hcdc_shared.METHOD,
     "hcdc_shifted": hcdc.SHIFTED,

@@ -79,3 +79,9 @@ def real_pool(request: Request) -> ClassPool:
     """The same, class by class."""
     real = real_images(request)
     return class_pool(real.inputs, real.labels, request.run.setup.data.num_classes)
+
+
+def full_trainings(setup: Setup, images: int) -> float:
+    """So many images seen in training, in full trainings of a candidate."""
+    training, count = setup.training, setup.train.labels.shape[0]
+    return images / (training.steps * min(training.batch_size or count, count))

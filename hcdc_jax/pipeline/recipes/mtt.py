@@ -25,7 +25,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.image_containers import image_rates
-from hcdc_jax.pipeline.recipes.image_relays import real_images, relay, strategy
+from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, relay, strategy
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import EXPERTS, Run, Setup, key_for
 from hcdc_jax.problem import Problem
@@ -91,7 +91,7 @@ def _trained_experts(request: Request, problem: Problem, hparams: HParams, folde
     return Cost(
         compile_seconds=sum(record["compile_seconds"] for record in spent),
         training_seconds=sum(record["seconds"] for record in spent),
-        full_trainings=options.experts * _share(setup, training.epochs * real.labels.shape[0]),
+        full_trainings=options.experts * full_trainings(setup, training.epochs * real.labels.shape[0]),
     )
 
 
@@ -114,12 +114,6 @@ def _check_space(run: Run, folder: Path, size: int, missing: int) -> None:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"
-
-
-def _share(setup: Setup, images: int) -> float:
-    """So many images seen in training, in full trainings of a candidate."""
-    training, count = setup.training, setup.train.labels.shape[0]
-    return images / (training.steps * min(training.batch_size or count, count))
 
 
 def _facts(state: MTTState) -> dict[str, float]:

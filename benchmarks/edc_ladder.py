@@ -1,0 +1,159 @@
+"""EDC from G-VBSM up, one design choice at a time (rungs A to G), and single studies from the top.
+
+    python -m benchmarks.edc_ladder [study ...] [--config FILE] [--out DIR] [--section.field=value ...]
+
+Each rung condenses in its own folder and is tested by new networks under the protocol of its rung; observers are
+trained once and shared. Interrupted runs go on, finished rungs are read. Prints a table per study and writes
+`edc_ladder.md` into the folder of the runs. Labels are hard, the paper's are soft: its figures stand in docs/edc.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.table2 import spread
+from hcdc_jax import config as configs
+from hcdc_jax import files, metrics, pipeline
+from hcdc_jax.config import Config
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
+from hcdc_jax.pipeline.halves import Place, make_half, read_half
+from hcdc_jax.pipeline.recipes import train_recipe
+from hcdc_jax.pipeline.recipes.edc import observers_of
+from hcdc_jax.pipeline.recipes.image_relays import relay
+from hcdc_jax.pipeline.setup import EVALUATE, key_for
+from hcdc_jax.terminal import progress
+
+
+class Rung(NamedTuple):
+    """A variant: what of the configuration it changes, and what of the protocol."""
+
+    label: str
+    overrides: tuple[str, ...] = ()
+    protocol: dict = {}  # noqa: RUF012
+
+
+BIG_BATCH = 100
+"""Images per step before "small batch": all of them at 10 images a class of 10 classes."""
+
+# Steps of synthesis are halved where images start from real ones, as in the paper.
+NOISE = ("--condense.init", "noise")
+REAL = ("--condense.init", "real", "--edc.iterations")
+PLAIN = ("--edc.flatness", "none", "--edc.alpha", "1.0", "--edc.crop_area", "0.08")
+COSINE, SMOOTH = {"zeta": 1.0}, {"zeta": 2.0}
+BIG, SMALL = {"batch_size": BIG_BATCH}, {}
+
+
+def ladder(iterations: int) -> list[Rung]:
+    """The rungs; `iterations` are those of the rungs that start from real images."""
+    few, many = str(iterations), str(2 * iterations)
+    flat = ("--edc.alpha", "1.0", "--edc.crop_area", "0.08")
+    aware = ("--edc.crop_area", "0.08")
+    return [
+        Rung("A: G-VBSM", (*NOISE, "--edc.iterations", many, *PLAIN), {**COSINE, **BIG, "average": 0.0}),
+        Rung("B: + real images to start from, half the steps", (*REAL, few, *PLAIN), {**COSINE, **BIG, "average": 0.0}),
+        Rung("C: + smoothing learning rate", (*REAL, few, *PLAIN), {**SMOOTH, **BIG, "average": 0.0}),
+        Rung("D: + flatness", (*REAL, few, *flat), {**SMOOTH, **BIG, "average": 0.0}),
+        Rung("E: + small batch", (*REAL, few, *flat), {**SMOOTH, **SMALL, "average": 0.0}),
+        Rung("F: + soft category-aware matching", (*REAL, few, *aware), {**SMOOTH, **SMALL, "average": 0.0}),
+        Rung("G: + weak augmentation and average", (*REAL, few), {**SMOOTH, **SMALL}),
+    ]
+
+
+STUDIES: dict[str, list[Rung]] = {
+    "alpha": [Rung(f"alpha {x}", ("--edc.alpha", str(x))) for x in (0.0, 0.25, 0.75, 1.0)],
+    "zeta": [Rung(f"zeta {x}", (), {"zeta": x}) for x in (1.0, 1.5, 2.5, 3.0)],
+    "start": [Rung(f"start {x}", ("--condense.init", x)) for x in ("noise", "mosaics")],
+    "observers": [Rung("one observer", ("--edc.observers", "convnet:width=16,depth=2"))],
+    "observer epochs": [Rung(f"{x} epochs of observers", ("--edc.observer_epochs", str(x))) for x in (1, 20)],
+    "statistics": [Rung("variances of the code", ("--edc.statistics", "code"))],
+    "crops in evaluation": [Rung(f"crops of at least {x}", (), {"crop_area": x}) for x in (0.5, 1.0)],
+}
+
+
+def condensed(config: Config, folder: Path, shared: Path) -> Path:
+    """A run folder with the S_train of edc of every seed; takes over the observers of `shared` if they are its own."""
+    ours, theirs = observers_of(folder, "train"), observers_of(shared, "train")
+    same = theirs.exists() and _same_observers(config, configs.load(shared / "config.toml"))
+    with progress() as shown, pipeline.opened(config, folder, resume=True, progress=shown) as run:
+        if same and not ours.exists():
+            shutil.copytree(theirs, ours)
+        for seed in config.seeds:
+            make_half(run, train_recipe(config, "edc"), "train", seed, method="edc")
+    return folder
+
+
+def _same_observers(a: Config, b: Config) -> bool:
+    names = ("observers", "observer_epochs", "observer_rate", "observer_batch_size")
+    return a.data == b.data and all(getattr(a.edc, name) == getattr(b.edc, name) for name in names)
+
+
+def tested(config: Config, folder: Path, recipe: str, protocol: Protocol, networks: int) -> dict:
+    """Test accuracies of new networks on every seed's S_train, from disk where they were measured before."""
+    wanted = {"protocol": json.loads(json.dumps(dataclasses.asdict(protocol))), "networks": networks}
+    path = folder / "ladder.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    for entry in known:
+        if all(entry[name] == value for name, value in {**wanted, "recipe": recipe}.items()):
+            return entry
+    setup, values = pipeline.prepare(config), []
+    network = relay(setup)
+    for seed in config.seeds:
+        batch = read_half(Place(folder, recipe, "train", seed)).batch
+        scores = evaluate_networks(
+            key_for(EVALUATE, seed), network.problem, protocol, batch, setup.test, networks=networks,
+            hparams=network.hparams,
+        )  # fmt: skip
+        values += summary(scores)["values"]
+    entry = wanted | {"recipe": recipe, "values": values}
+    files.write_json(path, [*known, entry])
+    return entry
+
+
+def row(rung: Rung, base: Config, args: argparse.Namespace, protocol: Protocol) -> str:
+    """One line of a table: mean and standard deviation over the networks of all seeds."""
+    config = configs.apply_overrides(base, rung.overrides)
+    folder = args.out / (configs.config_hash(config))
+    condensed(config, folder, args.out / configs.config_hash(base))
+    entry = tested(config, folder, "edc", dataclasses.replace(protocol, **rung.protocol), args.networks)
+    shares = 100 * np.array([value for value in entry["values"] if value is not None])
+    return f"| {rung.label} | {spread(metrics.summarise(shares), 1)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = ["ladder", *STUDIES]
+    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(known)}; the ladder by default")
+    parser.add_argument(
+        "--config", type=Path, default=Path(__file__).parents[1] / "configs" / "images" / "edc_mini.toml"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/edc_ladder"), help="folder of the runs")
+    parser.add_argument("--networks", type=int, default=3, help="new networks per seed")
+    parser.add_argument("--epochs", type=int, default=300, help="of each of them")
+    args, overrides = parser.parse_known_args()
+    unknown = set(args.studies) - set(known)
+    if unknown:
+        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(known)}")
+    base = configs.apply_overrides(configs.load(args.config), ["--methods", "edc", *overrides])
+    protocol = with_epochs(PROTOCOLS["edc"], args.epochs)
+    lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}, {args.networks} networks each", ""]
+    lines += ["| | test accuracy, % |", "|---|---|"]
+    # The top first: its observers serve all others.
+    top = row(Rung("default"), base, args, protocol)
+    for study in args.studies or ["ladder"]:
+        rungs = ladder(base.edc.iterations) if study == "ladder" else [Rung("default"), *STUDIES[study]]
+        for rung in rungs:
+            lines.append(top if rung.label == "default" else row(rung, base, args, protocol))
+            print(lines[-1], flush=True)
+    print("\n".join(lines))
+    files.write_text(args.out / "edc_ladder.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

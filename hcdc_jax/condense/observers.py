@@ -1,0 +1,185 @@
+"""Observers: networks trained on the real data, through which statistics of images are compared (EDC, G-VBSM).
+
+One .npz per observer, written whole or not at all, so that a killed run goes on with the next one; `observers.json`
+says of each what made it, with the SHA-256 of its file. Training for a few epochs only is not thrift: EDC finds weak
+observers better (arXiv 2404.13733, Table 19).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.augment import Augmentation
+from hcdc_jax.codec import to_arrays, to_tree
+from hcdc_jax.condense.inner import augmented, even_batches
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
+from hcdc_jax.files import sha256, write_json, write_npz
+from hcdc_jax.models import image_net_options, image_problem
+from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs
+from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.train import Training, train
+from hcdc_jax.types import Array, Batch, Params
+
+MANIFEST = "observers.json"
+
+
+class Observer(NamedTuple):
+    """A network that is to be trained.
+
+    Attributes:
+      text: how it was asked for, such as "convnet:width=32".
+      problem: without hyperparameters.
+      look: what its layers read.
+    """
+
+    text: str
+    problem: Problem
+    look: Callable[[Params, Array], LayerInputs]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate"],
+    meta_fields=["epochs", "batch_size", "augmentation"],
+)
+@dataclasses.dataclass(frozen=True)
+class ObserverTraining:
+    """How observers are trained: gradient descent with momentum 0.9 at one rate, as in EDC's code.
+
+    Attributes:
+      learning_rate: traced.
+      epochs: 10 in the paper, for CIFAR.
+      batch_size: real images per step.
+      augmentation: with parameters for each image, one operation per step.
+    """
+
+    learning_rate: float | Array = 0.05
+    epochs: int = 10
+    batch_size: int = 64
+    augmentation: Augmentation | None = None
+
+
+def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> Observer:
+    """The observer that a word asks for.
+
+    Args:
+      text: name of an image network and, after a colon, its options: "resnet18", "convnet:width=32,depth=2".
+      image_shape: (height, width, channels).
+      num_classes: number of classes.
+
+    Raises:
+      UserError: no such network or option, a value of another type, images too small for it, or no convolution.
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, _, value = part.partition("=")
+        usual = image_net_options(name).get(option)
+        try:
+            options[option] = int(value) if isinstance(usual, int) else value
+        except ValueError as error:
+            raise UserError(f"observer {text!r}: {option} must be a whole number, not {value!r}") from error
+    try:
+        problem = image_problem(name, image_shape, num_classes, weight_decay=0.0, **options)
+        look = layer_inputs(name, num_classes, **options)
+        jax.eval_shape(lambda: look(problem.init(jax.random.key(0), ()), jnp.zeros((1, *image_shape))))
+    except UserError as error:
+        raise UserError(f"observer {text!r}: {error}") from error
+    return Observer(text, problem, look)
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def train_observer(key: Array, problem: Problem, batch: Batch, training: ObserverTraining) -> Params:
+    """Parameters after the last epoch on the real images."""
+    per_epoch, size = even_batches(batch.labels.shape[0], training.batch_size)
+    steps = Training(training.learning_rate, "momentum", training.epochs * per_epoch, batch_size=size)
+    return train(key, augmented(problem, training.augmentation), (), batch, steps)[0]
+
+
+@functools.cache
+def ensemble(problems: tuple[Problem, ...]) -> Problem:
+    """Networks that speak together: parameters are tuples, logits the mean of theirs; what labels are to come from."""
+
+    def init(key, hparams):
+        keys = jax.random.split(key, len(problems))
+        return tuple(problem.init(k, hparams) for problem, k in zip(problems, keys, strict=True))
+
+    def apply(params, hparams, inputs):
+        said = [problem.apply(p, hparams, inputs) for problem, p in zip(problems, params, strict=True)]
+        return jnp.stack(said).mean(0)
+
+    def loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    return Problem(init, apply, loss, loss)
+
+
+def identity_of(key: Array, observer: Observer, batch: Batch, training: ObserverTraining) -> dict[str, Any]:
+    """All that decides the parameters of an observer, as JSON gives it back."""
+    content = b"".join(np.asarray(leaf).tobytes() for leaf in batch)
+    made_by = {
+        "observer": observer.text,
+        "data": sha256(content),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "learning_rate": float(training.learning_rate),
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "augmentation": training.augmentation._asdict() if training.augmentation else None,
+    }
+    return json.loads(json.dumps(made_by))
+
+
+def save_observer(folder: Path, number: int, params: Params, made_by: dict[str, Any], **told: Any) -> None:
+    """Keeps an observer: first its file, then what made it; `told` is kept beside that, seconds for example.
+
+    Raises:
+      UserError: the disk is full or cannot be written.
+    """
+    path = _path(folder, number)
+    write_npz(path, to_arrays(params))
+    entries = _read_manifest(folder)
+    entries[str(number)] = {"made_by": made_by, "sha256": sha256(path), **told}
+    write_json(folder / MANIFEST, entries)
+
+
+def load_observer(folder: Path, number: int, made_by: dict[str, Any]) -> tuple[Params, dict[str, Any]] | None:
+    """The parameters of an observer and its entry in the manifest; None if it has not been trained yet.
+
+    Raises:
+      UserError: the folder holds one that other data, another network or another training made, or a damaged file.
+    """
+    entry = _read_manifest(folder).get(str(number))
+    if entry is None:
+        return None
+    path = _path(folder, number)
+    for name, value in made_by.items():
+        if entry["made_by"].get(name) != value:
+            what = name.replace("_", " ")
+            raise UserError(
+                f"{path} was made with another {what} than this run has; use another folder or delete {folder}"
+            )
+    if not path.exists() or sha256(path) != entry["sha256"]:
+        raise UserError(f"{path} is missing or not what was written; delete {folder} and run again")
+    return to_tree(read_arrays(path)), entry
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"observer_{number:02d}.npz"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read; delete {folder} and run again") from error

@@ -1,0 +1,196 @@
+"""Means and variances of what the layers of a network read, of all images and of each class, over any number of images.
+
+Batches are looked at one after the other and their moments combined as Chan, Golub and LeVeque (1979) do it pairwise:
+memory does not grow with the data, no difference of large squares is taken, and the order of batches does not matter.
+A layer is seen in up to two `View`s (EDC, arXiv 2404.13733, after G-VBSM, arXiv 2311.17950): its channels over images
+and pixels, and patches of `PATCH` x `PATCH` pixels over images, channels and pixels of the patch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from hcdc_jax.models.layer_inputs import LayerInputs
+from hcdc_jax.types import Array, Batch, Params
+
+PATCH = 4
+"""Side of a patch in pixels, as in the authors' code."""
+
+TINY = 1e-12
+"""What a weight of 0 is divided by in place of itself."""
+
+Mode: TypeAlias = Literal["paper", "code"]
+"""How variances over several images are taken.
+
+- "paper": of all their numbers, whatever batch and image they came in.
+- "code": as the authors' code has it, which is less. Of a class, the mean of the variances inside each of its images;
+  of all images, the mean of the variances of the batches that they came in.
+"""
+
+
+class Moments(NamedTuple):
+    """Of groups of numbers, [...] in all.
+
+    Attributes:
+      weight: [] how many images they are of.
+      mean: [f].
+      variance: [f], the mean square of what differs from the mean.
+    """
+
+    weight: Array
+    mean: Array
+    variance: Array
+
+
+class ViewMoments(NamedTuple):
+    """Of one view of one layer.
+
+    Attributes:
+      whole: of all images.
+      classes: of the images of each class; leading axis [num_classes].
+    """
+
+    whole: Moments
+    classes: Moments
+
+
+Statistics: TypeAlias = tuple[ViewMoments, ...]
+"""Of all views of one network, in the order of `views`."""
+
+
+def views(seen: LayerInputs) -> tuple[Array, ...]:
+    """What moments are taken of: [n, k, f] for each view, n images with k numbers each of f kinds.
+
+    Channels of the inputs of each norm, then channels and patches of those of each convolution.
+    """
+    convolved = [view for images in seen.convolved for view in (_channels(images), _patches(images))]
+    return (*(_channels(images) for images in seen.normed), *convolved)
+
+
+def emphasis(seen: LayerInputs, first: float | Array) -> Array:
+    """[views] factors of views in a sum: `first` for the first norm and the first convolution, 1 for others."""
+    count, norms = len(seen.normed) + 2 * len(seen.convolved), len(seen.normed)
+    places = jnp.array([*([0] if norms else []), norms, norms + 1])
+    return jnp.ones(count).at[places].set(first)
+
+
+def moments_of(values: Array, weights: Array) -> Moments:
+    """Moments of a view [n, k, f] of images with weights [n]."""
+    means, variances = values.mean(1), values.var(1)
+    share = weights / jnp.maximum(weights.sum(), TINY)
+    mean = _product(share, means)
+    return Moments(weights.sum(), mean, _product(share, variances + (means - mean[None]) ** 2))
+
+
+def class_moments_of(values: Array, weights: Array, labels: Array, num_classes: int, mode: Mode = "paper") -> Moments:
+    """Moments of each class of a view [n, k, f] of images with weights [n] and class numbers [n]; 0 for no images."""
+    means, variances = values.mean(1), values.var(1)
+    member = weights[None] * (labels[None] == jnp.arange(num_classes)[:, None])
+    weight = member.sum(1)
+    share = member / jnp.maximum(weight, TINY)[:, None]
+    mean = _product(share, means)
+    between = (means - mean[labels]) ** 2 if mode == "paper" else jnp.zeros_like(means)
+    return Moments(weight, mean, _product(share, variances + between))
+
+
+def combined(a: Moments, b: Moments) -> Moments:
+    """Moments of two sets of images together."""
+    weight, share = _weights(a, b)
+    between = b.mean - a.mean
+    variance = (1 - share) * a.variance + share * b.variance + share * (1 - share) * between**2
+    return Moments(weight, a.mean + share * between, variance)
+
+
+def averaged(a: Moments, b: Moments) -> Moments:
+    """As `combined`, but the variance is the mean of both: what the authors' code does."""
+    weight, share = _weights(a, b)
+    return Moments(weight, a.mean + share * (b.mean - a.mean), a.variance + share * (b.variance - a.variance))
+
+
+def statistics_of(
+    seen: LayerInputs, labels: Array, weights: Array, num_classes: int, mode: Mode = "paper"
+) -> Statistics:
+    """Of one batch.
+
+    Args:
+      seen: what the layers of a network read of it.
+      labels: [n] class numbers.
+      weights: [n]; images of weight 0 do not count.
+      num_classes: number of classes.
+      mode: see `Mode`.
+    """
+    return tuple(
+        ViewMoments(moments_of(view, weights), class_moments_of(view, weights, labels, num_classes, mode))
+        for view in views(seen)
+    )
+
+
+def joined(a: Statistics, b: Statistics, mode: Mode = "paper") -> Statistics:
+    """Of two sets of images together; to be folded over batches from any source."""
+    join = combined if mode == "paper" else averaged
+    return jax.tree.map(join, a, b, is_leaf=lambda node: isinstance(node, Moments))
+
+
+@functools.partial(jax.jit, static_argnames=("look", "num_classes", "mode", "batch_size"))
+def statistics(
+    look: Callable[[Params, Array], LayerInputs],
+    params: Params,
+    batch: Batch,
+    num_classes: int,
+    *,
+    mode: Mode = "paper",
+    batch_size: int = 256,
+) -> Statistics:
+    """Statistics of real images [n, h, w, c] with class numbers [n]; holds what `batch_size` of them need, no more.
+
+    Args:
+      look: a network of `layer_inputs`.
+      params: its parameters.
+      batch: the images.
+      num_classes: number of classes.
+      mode: see `Mode`.
+      batch_size: images at once; decides the result of mode "code", which the authors take at 64.
+    """
+    count = batch.labels.shape[0]
+    size = min(batch_size, count)
+    places = jnp.arange(-(-count // size) * size).reshape(-1, size)
+
+    def of_slice(place):
+        images = batch.inputs[place % count]
+        weights = jnp.where(place < count, 1.0, 0.0)  # the last slice is filled up
+        return statistics_of(look(params, images), batch.labels[place % count], weights, num_classes, mode)
+
+    def add(total, place):
+        return joined(total, of_slice(place), mode), None
+
+    return jax.lax.scan(add, of_slice(places[0]), places[1:])[0]
+
+
+def _weights(a: Moments, b: Moments) -> tuple[Array, Array]:
+    """The weight of both together, and the share [..., 1] of `b` in it."""
+    weight = a.weight + b.weight
+    return weight, (b.weight / jnp.maximum(weight, TINY))[..., None]
+
+
+def _channels(images: Array) -> Array:
+    """[n, h, w, c] as [n, h w, c]."""
+    n, height, width, channels = images.shape
+    return images.reshape(n, height * width, channels)
+
+
+def _patches(images: Array) -> Array:
+    """[n, h, w, c] as [n, numbers of a patch, patches]; sides are enlarged to the next multiple of `PATCH` before."""
+    n, height, width, channels = images.shape
+    down, right = (-(-side // PATCH) for side in (height, width))
+    images = jax.image.resize(images, (n, PATCH * down, PATCH * right, channels), "linear")
+    blocks = images.reshape(n, down, PATCH, right, PATCH, channels)
+    return blocks.transpose(0, 2, 4, 5, 1, 3).reshape(n, PATCH * PATCH * channels, down * right)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,192 @@
+"""EDC: images with the statistics of real ones in observers, which are trained once for all seeds of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hcdc_jax import files
+from hcdc_jax.augment import Augmentation
+from hcdc_jax.codec import to_arrays, to_tree
+from hcdc_jax.condense.base import Condenser
+from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
+from hcdc_jax.condense.mosaics import mosaics
+from hcdc_jax.condense.observers import (
+    Observer,
+    ObserverTraining,
+    identity_of,
+    load_observer,
+    observer,
+    save_observer,
+    train_observer,
+)
+from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics
+from hcdc_jax.containers import Container
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.images import Standardisation
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
+from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
+from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
+from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Setup, key_for
+from hcdc_jax.types import Array, Params
+
+STATISTICS_BATCH = 64
+"""Images at once; the authors' code takes so many, which decides its variances."""
+
+
+def observers_of(folder: Path, part: str) -> Path:
+    """Where the observers of one part lie in a run folder; all seeds share them, as they share the real data."""
+    return folder / "checkpoints" / f"observers_{part}"
+
+
+def observers(setup: Setup) -> tuple[Observer, ...]:
+    """The networks that `edc.observers` names.
+
+    Raises:
+      UserError: one is unknown, or does not go with the images.
+    """
+    data = setup.data
+    return tuple(observer(text, data.image_shape, data.num_classes) for text in setup.config.edc.observers)
+
+
+def _condenser(setup: Setup, container: Container) -> Condenser:
+    del container  # pixels: checked when the run was set up
+    options = setup.config.edc
+    return edc(
+        tuple(one.look for one in observers(setup)), setup.data.num_classes, iterations=options.iterations,
+        batch_size=options.batch_size, flatness=options.flatness if options.flatness_weight else "none",
+    )  # fmt: skip
+
+
+def _steps(setup: Setup) -> int:
+    options, config = setup.config.edc, setup.config
+    count = config.condense.images_per_class * setup.data.num_classes
+    return options.iterations * num_batches(count, setup.data.num_classes, options.batch_size)
+
+
+def _work(request: Request) -> Work:
+    setup, options = request.run.setup, request.run.setup.config.edc
+    sized = _of_size(setup, request.start.images.shape[0])
+    _steps(sized)  # what makes no batches is refused before any observer is trained
+    nets, (params, cost) = observers(setup), trained_observers(request)
+    low, high = _range(setup)
+    scalars = {
+        name: jnp.float32(getattr(options, name))
+        for name in (
+            "image_rate", "alpha", "matching_weight", "first_layer", "momentum", "crop_area",
+            "flatness_weight", "flatness_decay", "flatness_temperature",
+        )
+    }  # fmt: skip
+    with measured() as elapsed:
+        targets = tuple(
+            ObserverTarget(one, _statistics(request, number, net, one))
+            for number, (net, one) in enumerate(zip(nets, params, strict=True))
+        )
+        start = _mosaics(request, nets, params) if setup.config.condense.init == "mosaics" else None
+        jax.block_until_ready((targets, start))
+    flip = jnp.float32(0.5 if _mirrors(setup) else 0.0)
+    data = EDCData(targets, low, high, start, flip=flip, **scalars)
+    return Work(data, cost.plus(Cost(elapsed.run, elapsed.compile)), setup=sized)
+
+
+def _of_size(setup: Setup, count: int) -> Setup:
+    """The setup with as many images per class as this part has: how many batches there are follows from it."""
+    condense = dataclasses.replace(setup.config.condense, images_per_class=count // setup.data.num_classes)
+    return setup._replace(config=dataclasses.replace(setup.config, condense=condense))
+
+
+def trained_observers(request: Request) -> tuple[list[Params], Cost]:
+    """Parameters of the observers of a run, trained where they are missing, and what all of them cost at any time."""
+    run, setup, options = request.run, request.run.setup, request.run.setup.config.edc
+    real, folder = real_images(request), observers_of(request.run.folder, request.part)
+    operations = ("crop", "flip") if _mirrors(setup) else ("crop",)
+    training = ObserverTraining(
+        jnp.float32(options.observer_rate),
+        options.observer_epochs,
+        options.observer_batch_size,
+        Augmentation(operations),
+    )
+    nets, root = observers(setup), jax.random.fold_in(key_for(OBSERVERS, 0), 0 if request.part == "train" else 1)
+    keys = [jax.random.fold_in(root, number) for number in range(len(nets))]
+    made_by = [identity_of(key, net, real, training) for key, net in zip(keys, nets, strict=True)]
+    missing = [number for number, made in enumerate(made_by) if load_observer(folder, number, made) is None]
+    for number in run.progress.track(missing, f"observers for S_{request.part} of edc", len(nets) - len(missing)):
+        with measured() as elapsed:
+            params = jax.block_until_ready(train_observer(keys[number], nets[number].problem, real, training))
+        spent = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
+        save_observer(folder, number, params, made_by[number], **spent)
+    loaded = [load_observer(folder, number, made) for number, made in enumerate(made_by)]
+    found = [one for one in loaded if one is not None]
+    cost = Cost(
+        compile_seconds=sum(entry["compile_seconds"] for _, entry in found),
+        training_seconds=sum(entry["seconds"] for _, entry in found),
+        full_trainings=len(nets) * full_trainings(setup, options.observer_epochs * real.labels.shape[0]),
+    )
+    return [params for params, _ in found], cost
+
+
+def _statistics(request: Request, number: int, net: Observer, params: Params) -> Statistics:
+    """What an observer reads from the real images: from disk, where this observer left it there."""
+    mode, folder = request.run.setup.config.edc.statistics, observers_of(request.run.folder, request.part)
+    path, made_by = folder / f"statistics_{mode}_{number:02d}.npz", files.sha256(folder / f"observer_{number:02d}.npz")
+    if path.exists():
+        arrays = read_arrays(path)
+        if str(arrays.pop("observer")) == made_by:
+            return _read_statistics(to_tree(arrays))
+    found = statistics(
+        net.look, params, real_images(request), request.run.setup.data.num_classes, mode=mode,
+        batch_size=STATISTICS_BATCH,
+    )  # fmt: skip
+    arrays = to_arrays({f"{place:04d}": view for place, view in enumerate(found)})
+    files.write_npz(path, arrays | {"observer": np.array(made_by)})
+    return found
+
+
+def _read_statistics(tree: dict) -> Statistics:
+    return tuple(
+        ViewMoments(Moments(**tree[place]["whole"]), Moments(**tree[place]["classes"])) for place in sorted(tree)
+    )
+
+
+def _mosaics(request: Request, nets: tuple[Observer, ...], params: list[Params]) -> Array:
+    """Mosaics that the observers are surest of, by the mean of their losses."""
+    setup, options = request.run.setup, request.run.setup.config.edc
+
+    def judge(images: Array, labels: Array) -> Array:
+        said = [net.problem.apply(one, (), images) for net, one in zip(nets, params, strict=True)]
+        return jnp.stack([optax.softmax_cross_entropy_with_integer_labels(one, labels) for one in said]).mean(0)
+
+    key = jax.random.fold_in(half_key(request.part, request.seed), MOSAICS)
+    made = mosaics(
+        key, real_pool(request), judge, request.start.images.shape[0] // setup.data.num_classes,
+        factor=options.mosaic_factor, images=options.mosaic_images, crops=options.mosaic_crops,
+    )  # fmt: skip
+    return jnp.asarray(made)
+
+
+def _range(setup: Setup) -> tuple[Array, Array]:
+    """Black and white [c] as networks read them; without bound where whitening leaves none."""
+    channels = setup.data.image_shape[-1]
+    low, high = jnp.zeros((1, 1, 1, channels)), jnp.ones((1, 1, 1, channels))
+    if setup.preprocessing is None:
+        return low.reshape(-1), high.reshape(-1)
+    if isinstance(setup.preprocessing, Standardisation):
+        return setup.preprocessing.apply(low).reshape(-1), setup.preprocessing.apply(high).reshape(-1)
+    return jnp.full(channels, -jnp.inf), jnp.full(channels, jnp.inf)
+
+
+def _mirrors(setup: Setup) -> bool:
+    """Whether images may be flipped: as `condense.augmentation` says."""
+    chosen = strategy(setup)
+    return chosen is not None and "flip" in chosen.operations
+
+
+_RECIPE = Recipe("edc", to_learn(stored), learned, Learner(_condenser, _work, _steps, rate="edc.image_rate"))
+
+METHOD = Method("EDC: images with the statistics of real ones in trained networks (arXiv 2404.13733)", _RECIPE, _RECIPE)

@@ -1,0 +1,83 @@
+"""EDC as a method of a run: observers are made once, mosaics and batches, what does not go with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from hcdc_jax import config as configs
+from hcdc_jax import pipeline
+from hcdc_jax.config import Config
+from hcdc_jax.pipeline import halves, recipes
+from hcdc_jax.pipeline.recipes.edc import observers_of
+from tests.errors import error_of
+from tests.test_image_methods import small
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ONE = {"observers": ("convnet:width=2,depth=1",), "observer_epochs": 1, "iterations": 2, "mosaic_images": 5}
+
+
+@pytest.fixture(autouse=True)
+def broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def condensed(config, folder):
+    with pipeline.opened(config, folder) as run:
+        return halves.make_half(run, recipes.train_recipe(config, "edc"), "train", config.seeds[0], method="edc")
+
+
+def test_mosaics_are_moved_batch_by_batch_and_observers_serve_all_seeds(tmp_path):
+    config = small(("edc",), condense={"init": "mosaics", "images_per_class": 2}, edc={**ONE, "batch_size": 10})
+    config = dataclasses.replace(config, seeds=(0, 1))
+    half = condensed(config, tmp_path / "run")
+    np.testing.assert_array_equal(half.batch.labels, np.repeat(np.arange(10), 2))
+    assert np.isfinite(half.batch.inputs).all()
+    steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"edc"' in line]
+    assert '"step": 4' in steps[-1], "two batches of two steps"
+    folder = observers_of(tmp_path / "run", "train")
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(kept) == 3, "manifest, observer, statistics"
+    with pipeline.opened(config, tmp_path / "run") as run:
+        halves.make_half(run, recipes.train_recipe(config, "edc"), "train", 1, method="edc")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+
+    observer = folder / "observer_00.npz"
+    observer.write_bytes(b"")
+    halves.Place(tmp_path / "run", "edc", "train", 1).finished.unlink()
+    with pipeline.opened(config, tmp_path / "run") as run:
+        recipe = recipes.train_recipe(config, "edc")
+        message = error_of(lambda: halves.make_half(run, recipe, "train", 1, method="edc"))
+    assert "missing or not what was written" in message
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "message"),
+    [
+        (("dm",), {"condense": {"init": "mosaics"}}, "condense.init = 'mosaics' is how edc starts"),
+        (("edc",), {"condense": {"container": "hmn"}}, "edc moves pixels, batch by batch"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(methods, changes, message):
+    assert message in error_of(lambda: pipeline.prepare(small(methods, **changes)))
+
+
+def test_mistakes_are_told_before_anything_is_written(tmp_path):
+    mistakes = [
+        ({"observers": 2 * ONE["observers"]}, "'edc.observers' holds 'convnet:width=2,depth=1' twice"),
+        ({"observers": ("convnett",)}, "did you mean 'convnet'?"),
+        ({"batch_size": 15}, "edc.batch_size = 15 does not divide into 10 classes"),
+    ]
+    for number, (changes, message) in enumerate(mistakes):
+        config, folder = small(("edc",), edc={**ONE, **changes}), tmp_path / str(number)
+        assert message in error_of(functools.partial(condensed, config, folder))
+        assert not observers_of(folder, "train").exists()
+    assert "'edc.alpha' must be at least 0 and at most 1" in error_of(
+        lambda: configs.apply_overrides(Config(), ["--edc.alpha", "1.5"])
+    )
