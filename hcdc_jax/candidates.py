@@ -119,10 +119,24 @@ def score_each(problem: Problem, params: Params, candidates: HParams, val_batch:
       candidates: one or more arrays with the same leading axis.
       val_batch: scored on.
     """
-    one = jax.tree.map(lambda leaf: leaf[0], candidates)
-    fitting = memory_chunk_size(problem, one, val_batch, budget=memory_budget(jax.default_backend()))
-    alone = jax.default_backend() == "cpu" and branches(problem, one, val_batch)
-    return _score_networks(problem, params, candidates, val_batch, chunk_size=None if alone else fitting)
+    return _score_networks(
+        problem, params, candidates, val_batch, chunk_size=scored_at_once(problem, candidates, val_batch)
+    )
+
+
+def scored_at_once(problem: Problem, candidates: HParams, batch: Batch) -> int | None:
+    """How many trained candidates are scored side by side, as `batch_size` of `jax.lax.map`; None for one by one.
+
+    Args:
+      problem: what was trained.
+      candidates: one or more arrays with leading axis [num_candidates].
+      batch: a training step on it must fit, too.
+    """
+    one, platform = jax.tree.map(lambda leaf: leaf[0], candidates), jax.default_backend()
+    if better_alone(problem, one, batch, platform):
+        return None
+    fitting = memory_chunk_size(problem, one, batch, budget=memory_budget(platform))
+    return min(fitting, jax.tree.leaves(candidates)[0].shape[0])
 
 
 class _Plan(NamedTuple):
@@ -154,8 +168,7 @@ def _planned(
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
     one = jax.tree.map(lambda leaf: leaf[0], candidates)
     platform = devices[0].platform
-    # Side by side, candidates that skip parts of their network would compute all of them.
-    alone = platform == "cpu" and len(devices) == 1 and chunk_size in (None, 1) and branches(problem, one, train_batch)
+    alone = len(devices) == 1 and chunk_size in (None, 1) and better_alone(problem, one, train_batch, platform)
     if chunk_size is None and alone:
         chunk_size = 1
     elif chunk_size is None:
@@ -258,6 +271,14 @@ def branches(problem: Problem, hparams: HParams, batch: Batch) -> bool:
     """Whether a training step chooses at run time what to compute, as the cells of `models.nas_bench_201` do."""
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda tree: tree, (hparams, batch, ())))
     return _work_of_one(problem, tree, tuple(leaves)).branches
+
+
+def better_alone(problem: Problem, hparams: HParams, batch: Batch, platform: str) -> bool:
+    """Whether candidates are computed one after the other: on a CPU those that skip parts of their network.
+
+    Side by side they would compute all parts; an accelerator has room for that.
+    """
+    return platform == "cpu" and branches(problem, hparams, batch)
 
 
 class _Work(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
-from hcdc_jax.candidates import branches
+from hcdc_jax.candidates import better_alone
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
@@ -203,8 +203,8 @@ def condensed_pool(
         return params, jacobian
 
     indices = jnp.arange(hparams.shape[0])
-    if jax.default_backend() == "cpu" and branches(problem, hparams[0], train_batch):
-        params, jacobian = jax.lax.map(lambda pair: one(*pair), (indices, hparams))  # side by side it skips nothing
+    if better_alone(problem, hparams[0], train_batch, jax.default_backend()):
+        params, jacobian = jax.lax.map(lambda pair: one(*pair), (indices, hparams))
     else:
         params, jacobian = jax.vmap(one)(indices, hparams)
     return Pool(params, hparams, jacobian)

@@ -12,7 +12,7 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import branches, memory_budget, memory_chunk_size
+from hcdc_jax.candidates import scored_at_once
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
@@ -105,13 +105,9 @@ def _trace(setup: Setup, recipe: Recipe, place: Place, networks: Networks, train
         return {}
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
-    problem, candidates, platform = networks.problem, networks.candidates, jax.local_devices()[0].platform
-    alone = platform == "cpu" and branches(problem, candidates[0], train_batch)
-    fitting = memory_chunk_size(problem, candidates[0], train_batch, budget=memory_budget(platform))
-    losses = [
-        _losses_on(problem, params, candidates, batches, chunk_size=None if alone else min(fitting, len(candidates)))
-        for params in networks.params
-    ]
+    problem, candidates = networks.problem, networks.candidates
+    chunk_size = scored_at_once(problem, candidates, train_batch)
+    losses = [_losses_on(problem, params, candidates, batches, chunk_size=chunk_size) for params in networks.params]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}
 
 
