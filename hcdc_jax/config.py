@@ -266,7 +266,9 @@ class HCDCConfig:
     feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
-    solver: Solver = "chebyshev"  # of the inverse Hessian; the paper has "neumann"
+    solver: Solver | Literal["auto"] = (
+        "auto"  # of the inverse Hessian; "auto" is Chebyshev's, or Neumann's for Algorithm 1
+    )
     num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
@@ -275,6 +277,10 @@ class HCDCConfig:
     sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
     start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train
     extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
+    refinements: NonNegativeInt = 0  # searches on S_val whose best candidates are trained in full and matched too
+    refined_by: Literal["random", "hypergradient"] = "random"  # the search of a refinement
+    searched: Count = 480  # candidates that it scores on S_val
+    found: Count = 4  # of them so many are matched
     train_method: str = "random"  # the method that makes S_train
     inits: Count = 2  # networks trained on S_train per matched candidate
     seed: Seed = 0  # draws the matched candidates

@@ -30,6 +30,11 @@ def check_config(config: Config) -> None:
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
+    if config.hcdc.refinements and config.hcdc.refined_by == "hypergradient" and "hcdc_shifted" in config.methods:
+        raise UserError(
+            "hypergradient search does not know the shift of hcdc_shifted: set hcdc.refined_by = 'random', or leave "
+            "the method out"
+        )
     _check_labels(config)
 
 

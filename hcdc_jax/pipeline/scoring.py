@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from hcdc_jax.candidates import Scores, evaluate, score_each, train_each
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.setup import RANK, Setup, key_for
+from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
+from hcdc_jax.search import Objective
 from hcdc_jax.types import Array, Batch, Params
 
 
@@ -63,6 +64,18 @@ def mean_scores(
         problem = setup.problem_on(train_batch)
         scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
     return scores, elapsed
+
+
+def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch) -> dict[str, Any]:
+    """What a hypergradient search on condensed data is told besides what every search is."""
+    options = setup.config.hcdc
+    return {
+        "objective": Objective(setup.problem_on(train_batch), train_batch, val_batch, setup.proxy_training),
+        "solver": solver_of(setup.config),
+        "direct": options.direct,
+        # What is enough for a match leads nowhere: a descent needs the whole hypergradient.
+        "sensitivity": "unroll" if options.sensitivity == "unroll" else "implicit",
+    }
 
 
 def _mean(runs: list[Scores]) -> Scores:

@@ -19,11 +19,11 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import describe
 from hcdc_jax.pipeline.progress import Progress, silent
-from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.pipeline.scoring import descent_options, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
-from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for, solver_of
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for
 from hcdc_jax.pipeline.shifts import on_condensed, stated
-from hcdc_jax.search import SEARCHES, History, Objective, in_batches, open_study, rungs, successive_halving
+from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.types import Array
 
 SearchMethod: TypeAlias = Literal["random", "grid", "hypergradient", "optuna"]
@@ -113,7 +113,7 @@ def _condensed(setup: Setup, folder: Path, name: str | None) -> Condensed:
 
 
 def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, progress: Progress) -> Found:
-    keys, key, options = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed), setup.config.hcdc
+    keys, key = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed)
 
     def evaluate_fn(candidates: Array) -> Scores:
         return mean_scores(setup, keys, on_condensed(setup, condensed, candidates), condensed.train, condensed.val)[0]
@@ -125,15 +125,7 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
                 f"hypergradient search does not know the shift of {condensed.card['method']}; choose another "
                 "--artefact, or --method random"
             )
-        extra = {
-            "objective": Objective(
-                setup.problem_on(condensed.train), condensed.train, condensed.val, setup.proxy_training
-            ),
-            "solver": solver_of(setup.config),
-            "direct": options.direct,
-            # What is enough for a match leads nowhere: a descent needs the whole hypergradient.
-            "sensitivity": "unroll" if options.sensitivity == "unroll" else "implicit",
-        }
+        extra = descent_options(setup, condensed.train, condensed.val)
     if plan.storage is not None:
         extra = {"study": open_study(plan.seed, storage=plan.storage, name=plan.study)}
     progress.start(f"{plan.method} search on the condensed data", plan.num, 0)

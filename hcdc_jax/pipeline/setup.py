@@ -11,7 +11,7 @@ import numpy as np
 
 from hcdc_jax import spaces
 from hcdc_jax.condense.coresets import Selection
-from hcdc_jax.config import Config
+from hcdc_jax.config import Config, Solver
 from hcdc_jax.containers import Container
 from hcdc_jax.data import GraphData, ImageData
 from hcdc_jax.errors import UserError
@@ -156,7 +156,8 @@ class Run(NamedTuple):
 # Offsets that keep the keys of different purposes apart.
 (
     CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
-) = range(13)  # fmt: skip
+    REFINE,
+) = range(14)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:
@@ -200,12 +201,17 @@ def pool(data: Data, part: str) -> np.ndarray:
     return data.train_idx if part == "train" else data.val_idx
 
 
-def solver_of(config: Config) -> LinearSolver:
-    """The solver that `[hcdc]` names."""
+def solver_of(config: Config, auto: Solver = "chebyshev") -> LinearSolver:
+    """The solver that `[hcdc]` names, or `auto` where it leaves that open.
+
+    Chebyshev iteration is the better one at trained networks, whose Hessians have next to no negative curvature. It
+    amplifies what there is: networks that are still on their way need Neumann's series.
+    """
     options = config.hcdc
-    if options.solver == "identity":
+    name = auto if options.solver == "auto" else options.solver
+    if name == "identity":
         return identity()
-    if options.solver == "dense":
+    if name == "dense":
         return dense(damping=options.damping)
     solvers = {"neumann": neumann, "chebyshev": chebyshev, "conjugate_gradient": conjugate_gradient}
-    return solvers[options.solver](options.num_hvps, damping=options.damping)
+    return solvers[name](options.num_hvps, damping=options.damping)

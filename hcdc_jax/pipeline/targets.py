@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -40,6 +41,16 @@ class Matched(NamedTuple):
     cost: Cost
     params: Params = None
 
+    def plus(self, other: Matched) -> Matched:
+        """Both, one behind the other."""
+        joined = jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves),
+            (self.hparams, self.target, self.params),
+            (other.hparams, other.target, other.params),
+        )
+        hparams, target, params = joined
+        return Matched(hparams, target, self.cost.plus(other.cost), params)
+
 
 def folder_of(folder: Path, seed: int) -> Path:
     """Where the targets of one seed lie in a run folder."""
@@ -60,45 +71,72 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     Raises:
       UserError: all targets diverged.
     """
-    setup, options = run.setup, run.setup.config.hcdc
-    paths = [folder_of(run.folder, seed) / f"{i:03d}.npz" for i in range(options.full_trainings)]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
-    for i in run.progress.track(missing, f"full trainings, seed {seed}", len(paths) - len(missing)):
+    setup, options, folder = run.setup, run.setup.config.hcdc, folder_of(run.folder, seed)
+
+    def candidate(i: int) -> np.ndarray:
         hparams = np.asarray(draws.hparams[i])
         if options.extended_space == "trajectories" and i % 2 == 1:
-            hparams = _downhill(setup, read_arrays(paths[i - 1]), hparams)
-        files.write_npz(paths[i], _one(setup, jax.random.fold_in(key_for(TARGETS, seed), i), hparams))
-    records = [read_arrays(path) for path in paths]
-    stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    networks = {name: array for name, array in stacked.items() if name.startswith("params/")}
-    good = ~stacked["diverged"] & np.isfinite(stacked["gradient"]).all(1) & np.isfinite(stacked["value"])
-    if not good.any():
+            return _downhill(setup, read_arrays(_file(folder, i - 1)), hparams)
+        return hparams
+
+    label = f"full trainings, seed {seed}"
+    matched = _targets(run, folder, key_for(TARGETS, seed), options.full_trainings, candidate, label)
+    if not len(matched.hparams):
         raise UserError(
-            f"all {len(paths)} hypergradients on the real data diverged; lower training.learning_rate, or raise "
-            "hcdc.damping, and run in a new folder"
+            f"all {options.full_trainings} hypergradients on the real data diverged; lower training.learning_rate, or "
+            "raise hcdc.damping, and run in a new folder"
         )
-    if not good.all():
-        run.progress.say(f"seed {seed}: {(~good).sum()} of {len(paths)} targets diverged and are left out")
-    truth = log_spread(stacked["value"][good])
+    truth = log_spread(np.asarray(matched.target.value))
     if draws.spread < UNFELT * truth:
         run.progress.say(
             f"seed {seed}: networks trained on S_train hardly feel the hyperparameters (their log losses on real data "
             f"spread by {draws.spread:.2g}, those after full trainings by {truth:.2g}), so no S_val can rank them; "
             "lengthen training.proxy_steps, or store more in S_train"
         )
+    return matched._replace(cost=draws.cost.plus(matched.cost))
+
+
+def found_targets(run: Run, folder: Path, key: Array, found: np.ndarray, label: str) -> Matched:
+    """Computes or reads the own-theta targets of candidates [k, h] that a search has found; there may be none.
+
+    Args:
+      run: the run.
+      folder: keeps them.
+      key: of the initialisations.
+      found: the candidates.
+      label: what the trainings are called.
+    """
+    return _targets(run, folder, key, len(found), lambda i: found[i], label)
+
+
+def _targets(
+    run: Run, folder: Path, key: Array, count: int, candidate: Callable[[int], np.ndarray], label: str
+) -> Matched:
+    paths = [_file(folder, i) for i in range(count)]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    for i in run.progress.track(missing, label, count - len(missing)):
+        files.write_npz(paths[i], _one(run.setup, jax.random.fold_in(key, i), candidate(i)))
+    records = [read_arrays(path) for path in paths]
+    stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    networks = {name: array for name, array in stacked.items() if name.startswith("params/")}
+    good = ~stacked["diverged"] & np.isfinite(stacked["gradient"]).all(1) & np.isfinite(stacked["value"])
+    if not good.all():
+        run.progress.say(f"{label}: {(~good).sum()} of {count} targets diverged and are left out")
     return Matched(
         hparams=jnp.asarray(stacked["hparams"][good]),
         target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(stacked["gradient"][good])),
-        cost=draws.cost.plus(
-            Cost(
-                seconds=float(stacked["target_seconds"].sum()),
-                compile_seconds=float(stacked["compile_seconds"].sum()),
-                training_seconds=float(stacked["training_seconds"].sum()),
-                full_trainings=len(paths),
-            )
+        cost=Cost(
+            seconds=float(stacked["target_seconds"].sum()),
+            compile_seconds=float(stacked["compile_seconds"].sum()),
+            training_seconds=float(stacked["training_seconds"].sum()),
+            full_trainings=count,
         ),
         params=to_tree({name: array[good] for name, array in networks.items()}).get("params"),
     )
+
+
+def _file(folder: Path, i: int) -> Path:
+    return folder / f"{i:03d}.npz"
 
 
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.condense.base import Condenser
+from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
 from hcdc_jax.containers import Container, ImageStart
 from hcdc_jax.errors import UserError
@@ -14,13 +17,15 @@ from hcdc_jax.frozen import Pool, Target
 from hcdc_jax.krylov import norm
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
+from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
+from hcdc_jax.pipeline.refinement import refined
 from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import POOL, Setup, Start, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
-from hcdc_jax.types import Array
+from hcdc_jax.spaces.continuous import as_is
+from hcdc_jax.types import Array, Batch
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
@@ -32,27 +37,12 @@ def _values_alone(setup: Setup, container: Container) -> Condenser:
     return hcdc(setup.problem, container, distance="value", direct=setup.config.hcdc.direct)
 
 
-def _matched(request: Request) -> Matched:
-    assert request.condensed_train is not None
-    draws = drawn(request.run, request.seed, request.condensed_train)
-    return matched_targets(request.run, request.seed, draws)
-
-
 def _work(request: Request) -> Work:
-    return _settled(request, _unsettled(request), "hcdc", DISTANCES)
+    return _work_of(request, _matched(request), "hcdc", _condenser, DISTANCES)
 
 
 def _work_of_values(request: Request) -> Work:
-    return _settled(request, _unsettled(request), "value_only", ("value",))
-
-
-def _settled(request: Request, work: Work, name: str, distances: tuple[str, ...]) -> Work:
-    return settled(request, work, learned(request.run.setup, "val"), name, distances)
-
-
-def _unsettled(request: Request) -> Work:
-    matched = _matched(request)
-    return _work_at(request, matched, matched.hparams)
+    return _work_of(request, _matched(request), "value_only", _values_alone, ("value",))
 
 
 def _shifted_work(request: Request) -> Work:
@@ -60,16 +50,51 @@ def _shifted_work(request: Request) -> Work:
     setup, matched = request.run.setup, _matched(request)
     assert request.condensed_train is not None
     shift = learned_shift(request.run, request.seed, matched, request.condensed_train)
-    work = _work_at(request, matched, shifted(setup, matched.hparams, shift.amount))
-    work = work._replace(cost=work.cost.plus(shift.cost), facts=facts(setup, shift.amount))
-    return _settled(request, work, "hcdc_shifted", DISTANCES)
+    matched = matched._replace(cost=matched.cost.plus(shift.cost))
+
+    def placed(hparams: Array) -> Array:
+        return shifted(setup, hparams, shift.amount)
+
+    work = _work_of(request, matched, "hcdc_shifted", _condenser, DISTANCES, placed)
+    return work._replace(facts={**work.facts, **facts(setup, shift.amount)})
 
 
-def _work_at(request: Request, matched: Matched, hparams: Array) -> Work:
+def _matched(request: Request) -> Matched:
+    assert request.condensed_train is not None
+    draws = drawn(request.run, request.seed, request.condensed_train)
+    return matched_targets(request.run, request.seed, draws)
+
+
+def _work_of(
+    request: Request,
+    matched: Matched,
+    name: str,
+    condenser: Callable[[Setup, Container], Condenser],
+    distances: tuple[str, ...],
+    placed: Callable[[Array], Array] = as_is,
+) -> Work:
+    """Work of S_val, `placed` being where candidates are trained on S_train."""
+    setup = request.run.setup
+    container = learned(setup, "val")
+
+    def learn(matched: Matched) -> Batch:
+        work, key, count = _frozen(request, matched, placed), half_key("val", request.seed), steps(setup)
+        method = condenser(setup, container)
+        state = method.init(key, container.init(key, request.start), work.data)
+        state = run_condenser(key, method, state, work.data, steps=count, every=count)
+        return jax.jit(container.decode)(state.variables)
+
+    matched = refined(request, matched, name, learn, placed)
+    return settled(request, _frozen(request, matched, placed), container, name, distances)
+
+
+def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
     # Each matched candidate is trained on S_train from `inits` initialisations, all with the same target.
-    hparams, target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), (hparams, matched.target))
+    hparams, target = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf] * options.inits), (placed(matched.hparams), matched.target)
+    )
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(

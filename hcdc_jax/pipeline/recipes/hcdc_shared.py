@@ -18,7 +18,7 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
     # The paper's cosine, whatever `hcdc.distance` says: one pair of hypergradients at a time has no joint scale.
     return hcdc_shared(
         setup.problem, container, setup.space,
-        solver=solver_of(setup.config), distance="cosine", direct=setup.config.hcdc.direct,
+        solver=solver_of(setup.config, auto="neumann"), distance="cosine", direct=setup.config.hcdc.direct,
     )  # fmt: skip
 
 

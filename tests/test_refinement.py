@@ -1,0 +1,69 @@
+"""Refinements: what they find is the best on the S_val that went before, is trained in full, and is matched."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from hcdc_jax import pipeline
+from hcdc_jax.artefact import load_condensed
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.refinement import APART
+from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.pipeline.setup import REFINE, key_for
+from tests.errors import error_of
+from tests.runs import process_settings, small_config
+
+
+def refining(folder, **options):
+    settings = {"full_trainings": 2, "steps": 3, "damping": 1.0, "searched": 16, "found": 2} | options
+    return small_config(folder, methods=("hcdc",), hcdc=settings)
+
+
+def condensed_by(config, folder, resume=False):
+    with pipeline.opened(config, folder, resume=resume) as at_work:
+        pipeline.condense(at_work)
+    return at_work.setup, read_half(Place(folder, "hcdc", "val", 0))
+
+
+def found_by(folder):
+    return read_arrays(folder / "checkpoints" / "found_hcdc_seed0_0.npz")["hparams"]
+
+
+def test_the_best_of_fresh_draws_on_s_val_are_trained_in_full_and_matched(tmp_path):
+    folder, plain, config = tmp_path / "run", tmp_path / "plain", refining(tmp_path, refinements=1)
+    with process_settings(tmp_path / "cache"):
+        setup, before = condensed_by(refining(tmp_path), plain)
+        _, half = condensed_by(config, folder)
+        condensed, keys = load_condensed(plain, "hcdc"), rank_keys(setup, 0)
+        drawn = setup.space.sample(jax.random.fold_in(key_for(REFINE, 0), 0), config.hcdc.searched)
+        scores, _ = mean_scores(setup, keys, drawn, condensed.train, condensed.val)
+        order = np.asarray(drawn)[np.argsort(scores.loss)]
+        near = (np.abs(order - order[0]) <= APART * np.asarray(setup.space.prior_std)).all(1)
+        np.testing.assert_array_equal(found_by(folder), [order[0], order[~near][0]])
+        np.testing.assert_array_equal(half.matched, np.concatenate([before.matched, found_by(folder)]))
+        assert half.cost.full_trainings == 4
+
+        # Interrupted while what was found is trained, it goes on to the same end.
+        (folder / "checkpoints" / "found_hcdc_seed0_0" / "001.npz").unlink()
+        Place(folder, "hcdc", "val", 0).finished.unlink()
+        for path in (folder / "condensed").glob("hcdc*"):
+            path.unlink()
+        _, again = condensed_by(config, folder, resume=True)
+        jax.tree.map(np.testing.assert_array_equal, again.variables, half.variables)
+
+
+def test_a_descent_finds_what_is_matched(tmp_path):
+    config = refining(tmp_path, refinements=1, refined_by="hypergradient")
+    with process_settings(tmp_path / "cache"):
+        setup, half = condensed_by(config, tmp_path / "run")
+    found = found_by(tmp_path / "run")
+    np.testing.assert_array_equal(half.matched[2:], found)
+    np.testing.assert_allclose(jax.vmap(setup.space.project)(found), found)  # on the way down, yet inside the space
+
+
+def test_descents_and_shifts_do_not_go_together(tmp_path):
+    config = small_config(tmp_path, methods=("hcdc_shifted",), hcdc={"refinements": 1, "refined_by": "hypergradient"})
+    message = error_of(lambda: pipeline.prepare(config))
+    assert "hcdc.refined_by = 'random'" in message
