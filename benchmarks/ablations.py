@@ -29,6 +29,11 @@ STUDIES: dict[str, list[list[str]]] = {
     "terms": [["--hcdc.num_hvps", str(terms)] for terms in (0, 1, 5, 50)],
     "distance": [["--hcdc.distance", name] for name in ("cosine", "weighted_cosine", "shared_l2", "value")],
     "full trainings": [["--hcdc.full_trainings", str(count)] for count in (2, 4, 16, 32)],
+    "refinements": [
+        ["--hcdc.refinements", "1", "--hcdc.full_trainings", "4"],
+        ["--hcdc.refinements", "1"],
+        ["--hcdc.refinements", "1", "--hcdc.refined_by", "hypergradient", "--hcdc.searched", "120"],
+    ],
     "draws": [["--hcdc.draws", str(count)] for count in (1, 2, 32)],
     "extended space": [["--hcdc.extended_space", "trajectories"]],
     "steps": [["--hcdc.steps", str(steps)] for steps in (10, 20, 80, 160)],
