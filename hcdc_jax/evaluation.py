@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ import optax
 from hcdc_jax import metrics
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
-from hcdc_jax.condense.inner import cropped, even_batches, taught
+from hcdc_jax.condense.inner import cropped, distilled, even_batches, taught
+from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.sharding import Device, local_devices, over_candidates
 from hcdc_jax.train import Training, advance, begin, optimizer_of, take_step
@@ -53,6 +54,8 @@ class Protocol:
         the squared norm in the loss.
       batch_size: images per step at most; batches of an epoch are equally large.
       networks: from how many initialisations.
+      label_weight: of the labels' cross-entropy where a teacher is asked for the logits of every image of every step,
+        and their mean squared difference is minimised besides; None where labels are all there is.
     """
 
     about: str
@@ -72,6 +75,19 @@ class Protocol:
     weight_decay: float = 5e-4
     batch_size: int = 256
     networks: int = 20
+    label_weight: float | None = None
+
+
+class Teacher(NamedTuple):
+    """Who is asked for logits.
+
+    Attributes:
+      problem: without hyperparameters.
+      params: its parameters.
+    """
+
+    problem: Problem
+    params: Params
 
 
 _EDC = Protocol(
@@ -100,6 +116,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
         augmentation=Augmentation(("color", "crop", "flip", "scale", "rotate")),
     ),
     "edc": _EDC,
+    "edc_soft": dataclasses.replace(
+        _EDC, about="as edc, on the logits that the observers give for what is seen in each step", label_weight=0.025
+    ),
     "edc_early_late": dataclasses.replace(
         _EDC, about="as edc, with a rate that falls to 0 in the end: for 40 images a class and more", early_late=True
     ),
@@ -143,6 +162,7 @@ def evaluate_networks(
     networks: int | None = None,
     learning_rate: float | Array | None = None,
     hparams: HParams = (),
+    teacher: Teacher | None = None,
     chunk_size: int | None = None,
     devices: Sequence[Device] | int | None = None,
 ) -> Scores:
@@ -160,6 +180,7 @@ def evaluate_networks(
       networks: how many; by default as many as the protocol says.
       learning_rate: in place of the protocol's. It is traced, as are the numbers of steps.
       hparams: where the problem has hyperparameters.
+      teacher: who is asked for logits, where the protocol asks.
       chunk_size: how many are trained side by side on each device; by default the most that fit into
         `candidates.memory_budget`.
       devices: where, or on how many; all devices of this process by default.
@@ -168,7 +189,7 @@ def evaluate_networks(
       `Scores` with leading axis [networks] and test losses; a network that diverged has status False.
 
     Raises:
-      UserError: more devices than there are.
+      UserError: more devices than there are, or no teacher for a protocol that asks one.
     """
     networks, devices = networks or protocol.networks, local_devices(devices)
     per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
@@ -176,6 +197,10 @@ def evaluate_networks(
         problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
     )
     network = cropped(network, protocol.crop_area)
+    if protocol.label_weight is not None:
+        if teacher is None:
+            raise UserError("this protocol asks a teacher for logits: give one, or choose another protocol")
+        network, hparams = distilled(network, teacher.problem, protocol.label_weight), (hparams, teacher.params)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)

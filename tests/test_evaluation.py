@@ -11,10 +11,20 @@ import pytest
 
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
-from hcdc_jax.evaluation import PROTOCOLS, TEST_BATCH, Protocol, evaluate_networks, smooth_factors, summary, with_epochs
+from hcdc_jax.evaluation import (
+    PROTOCOLS,
+    TEST_BATCH,
+    Protocol,
+    Teacher,
+    evaluate_networks,
+    smooth_factors,
+    summary,
+    with_epochs,
+)
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.types import Batch
+from tests.errors import error_of
 from tests.small_images import blobs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -124,6 +134,31 @@ def test_a_smooth_rate_and_the_average_of_parameters_are_those_of_the_loop():
     for changes in ({"zeta": 1.0}, {"average": 0.0}):
         other = by_hand(dataclasses.replace(protocol, **changes), train, test, start)
         assert abs(other[-1, 0] - found.loss[0]) > 1e-3 * found.loss[0], "the loop can tell"
+
+
+def test_a_teacher_is_asked_for_logits_of_what_is_seen():
+    protocol = Protocol("", epochs=9, learning_rate=0.2, weight_decay=0.0, label_weight=0.5)
+    train, test = batch_of(12, shift=1), batch_of(9, seed=1)
+    taught_by = np.random.default_rng(1).normal(size=(36, 3))
+    x, wrong = np.asarray(train.inputs).reshape(12, -1), np.eye(3)[np.asarray(train.labels)]
+    weights, velocity = np.zeros((36, 3)), 0
+    for _ in range(9):
+        difference, seen = x @ (weights - taught_by), np.exp(x @ weights)
+        slope = 2 * difference / 3 + 0.5 * (seen / seen.sum(1, keepdims=True) - wrong)
+        velocity = 0.9 * velocity + x.T @ slope / 12
+        weights = weights - 0.2 * velocity
+    logits = np.asarray(test.inputs).reshape(9, -1) @ weights
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(9), test.labels])
+
+    teacher = Teacher(linear(), jnp.asarray(taught_by, jnp.float32))
+    problem = linear(lambda key: jnp.zeros((36, 3)))._replace(train_loss=None)
+    scores = evaluate_networks(KEY, problem, protocol, train, test, networks=1, teacher=teacher)
+    np.testing.assert_allclose(scores.loss, [expected], rtol=1e-3)
+    assert "teacher" in error_of(lambda: evaluate_networks(KEY, problem, protocol, train, test))
+
+    # With all that is done to images, too.
+    soft = dataclasses.replace(PROTOCOLS["edc_soft"], epochs=2, batch_size=4)
+    assert np.isfinite(evaluate_networks(KEY, problem, soft, train, test, networks=2, teacher=teacher).loss).all()
 
 
 def test_the_smooth_schedule_has_the_published_values():

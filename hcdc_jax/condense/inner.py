@@ -10,7 +10,7 @@ import optax
 
 from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
 from hcdc_jax.models.perturbations import cut_mixed
-from hcdc_jax.problem import Problem
+from hcdc_jax.problem import Problem, weighted_mean
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
@@ -74,6 +74,37 @@ def taught(
 
     plain = problem._replace(train_loss=train_loss, perturb=perturb if cutmix else None)
     return augmented(plain, augmentation)
+
+
+@functools.cache
+def distilled(network: Problem, teacher: Problem, label_weight: float) -> Problem:
+    """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
+
+    Hyperparameters become a pair: those of the network, and the parameters of the teacher.
+
+    Args:
+      network: its perturbations stay; the teacher sees what they leave.
+      teacher: a problem without hyperparameters.
+      label_weight: of the network's own training loss beside the mean squared difference of logits.
+    """
+
+    def train_loss(params, hparams, batch):
+        own, taught_by = hparams
+        said = jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
+        difference = ((network.apply(params, own, batch.inputs) - said) ** 2).mean(-1)
+        return weighted_mean(difference, batch.weights) + label_weight * network.train_loss(params, own, batch)
+
+    def perturb(key, hparams, batch):
+        assert network.perturb is not None
+        return network.perturb(key, hparams[0], batch)
+
+    return network._replace(
+        init=lambda key, hparams: network.init(key, hparams[0]),
+        apply=lambda params, hparams, inputs: network.apply(params, hparams[0], inputs),
+        val_loss=lambda params, hparams, batch: network.val_loss(params, hparams[0], batch),
+        train_loss=train_loss,
+        perturb=None if network.perturb is None else perturb,
+    )
 
 
 def even_batches(num_examples: int, batch_size: int) -> tuple[int, int]:
