@@ -15,10 +15,10 @@ from hcdc_jax.augment import Augmentation
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
+from hcdc_jax.condense.inner import EpochTraining, checksum
 from hcdc_jax.condense.mosaics import mosaics
 from hcdc_jax.condense.observers import (
     Observer,
-    ObserverTraining,
     identity_of,
     load_observer,
     observer,
@@ -106,7 +106,7 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     run, setup, options = request.run, request.run.setup, request.run.setup.config.edc
     real, folder = real_images(request), observers_of(request.run.folder, request.part)
     operations = ("crop", "flip") if _mirrors(setup) else ("crop",)
-    training = ObserverTraining(
+    training = EpochTraining(
         jnp.float32(options.observer_rate),
         options.observer_epochs,
         options.observer_batch_size,
@@ -114,7 +114,7 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     )
     nets, root = observers(setup), jax.random.fold_in(key_for(OBSERVERS, 0), 0 if request.part == "train" else 1)
     keys = [jax.random.fold_in(root, number) for number in range(len(nets))]
-    made_by = [identity_of(key, net, real, training) for key, net in zip(keys, nets, strict=True)]
+    made_by = [identity_of(key, net, checksum(real), training) for key, net in zip(keys, nets, strict=True)]
     missing = [number for number, made in enumerate(made_by) if load_observer(folder, number, made) is None]
     for number in run.progress.track(missing, f"observers for S_{request.part} of edc", len(nets) - len(missing)):
         with measured() as elapsed:
