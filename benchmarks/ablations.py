@@ -8,13 +8,13 @@ Interrupted runs go on. Prints one table per study and writes `ablations.md` int
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.table2 import spread
+from benchmarks.command import CONFIGS, chosen, parser_of
+from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.config import Config
@@ -69,14 +69,9 @@ def row(label: str, folder: Path, truth: dict[str, np.ndarray]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(STUDIES)}; all by default")
-    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "cora_1.8.toml")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder of the runs")
-    args, overrides = parser.parse_known_args()
-    unknown = set(args.studies) - set(STUDIES)
-    if unknown:
-        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(STUDIES)}")
+    parser = parser_of(__doc__, "ablations")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "cora_1.8.toml")
+    args, overrides = chosen(parser, "study", STUDIES, usual=STUDIES, by_default="all")
     common = ["--methods", "hcdc", *overrides]
     base = configs.apply_overrides(configs.load(args.config), common)
     folder = finished(base, args.out / "base")
@@ -84,7 +79,7 @@ def main() -> None:
     lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}", ""]
     lines += ["| | Spearman, losses | lowest seed | regret, points | seconds to condense |", "|---|---|---|---|---|"]
     lines.append(row("**default**", folder, truth))
-    for study in args.studies or STUDIES:
+    for study in args.names:
         for change in STUDIES[study]:
             label = " ".join(change).removeprefix("--")
             config = configs.apply_overrides(base, [*change, "--truth.enabled", "false"])

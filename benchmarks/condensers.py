@@ -19,6 +19,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from benchmarks.command import CONFIGS
+from benchmarks.step_memory import temporary_bytes
 from benchmarks.timing import seconds
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline
@@ -32,7 +34,7 @@ from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.types import Batch
 
-CONFIG = Path(__file__).parents[1] / "configs" / "images" / "fashion_narrow.toml"
+CONFIG = CONFIGS / "images" / "fashion_narrow.toml"
 STEPS = 5
 """In one call, so that what surrounds a step is what surrounds it in a run."""
 
@@ -141,7 +143,7 @@ def _first(batch: Batch, count: int) -> Batch:
 
 
 def _memory() -> dict:
-    """Bytes that a compiled step needs besides its arguments: DC by images per class, MTT by steps of the student."""
+    """Temporary bytes of a step: DC by images per class, MTT by steps of the student."""
     settings = {f"dc, {count} images a class": ("dc", "--condense.images_per_class", count) for count in (1, 10, 50)}
     settings |= {f"mtt, {count} steps of the student": ("mtt", "--mtt.student_steps", count) for count in (5, 20, 80)}
     found = {}
@@ -149,12 +151,5 @@ def _memory() -> dict:
         with tempfile.TemporaryDirectory() as folder:
             config = narrow("--methods", name, option, str(value), "--dc.inner_epochs", "1")
             with pipeline.opened(config, Path(folder) / "run") as run:
-                recipe = recipes.train_recipe(config, name)
-                assert recipe.learner is not None
-                start, container = recipe.start(run.setup, "train", 0), recipe.container(run.setup, "train")
-                data = recipe.learner.work(Request(run, "train", 0, start, None)).data
-                condenser, key = recipe.learner.condenser(run.setup, container), half_key("train", 0)
-                state = condenser.init(key, container.init(key, start), data)
-                compiled = jax.jit(condenser.step).lower(key, state, data).compile()
-                found[label] = compiled.memory_analysis().temp_size_in_bytes
+                found[label] = temporary_bytes(run, name)
     return found

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.table2 import spread
+from benchmarks.command import CONFIGS, chosen, parser_of
+from benchmarks.networks_on import accuracies
+from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.config import Config
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
-from hcdc_jax.pipeline.halves import Place, make_half, read_half
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, with_epochs
+from hcdc_jax.pipeline.halves import Half, make_half
 from hcdc_jax.pipeline.recipes import train_recipe
 from hcdc_jax.pipeline.recipes.edc import observers_of
-from hcdc_jax.pipeline.recipes.image_relays import relay
-from hcdc_jax.pipeline.setup import EVALUATE, key_for
+from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.terminal import progress
 
 
@@ -77,16 +77,15 @@ STUDIES: dict[str, list[Rung]] = {
 }
 
 
-def condensed(config: Config, folder: Path, shared: Path) -> Path:
-    """A run folder with the S_train of edc of every seed; takes over the observers of `shared` if they are its own."""
+def condensed(config: Config, folder: Path, shared: Path) -> tuple[Setup, list[Half]]:
+    """The S_train of edc of every seed; takes over the observers of `shared` if they are its own."""
     ours, theirs = observers_of(folder, "train"), observers_of(shared, "train")
     same = theirs.exists() and _same_observers(config, configs.load(shared / "config.toml"))
     with progress() as shown, pipeline.opened(config, folder, resume=True, progress=shown) as run:
         if same and not ours.exists():
             shutil.copytree(theirs, ours)
-        for seed in config.seeds:
-            make_half(run, train_recipe(config, "edc"), "train", seed, method="edc")
-    return folder
+        recipe = train_recipe(config, "edc")
+        return run.setup, [make_half(run, recipe, "train", seed, method="edc") for seed in config.seeds]
 
 
 def _same_observers(a: Config, b: Config) -> bool:
@@ -94,59 +93,34 @@ def _same_observers(a: Config, b: Config) -> bool:
     return a.data == b.data and all(getattr(a.edc, name) == getattr(b.edc, name) for name in names)
 
 
-def tested(config: Config, folder: Path, recipe: str, protocol: Protocol, networks: int) -> dict:
-    """Test accuracies of new networks on every seed's S_train, from disk where they were measured before."""
-    wanted = {"protocol": json.loads(json.dumps(dataclasses.asdict(protocol))), "networks": networks}
-    path = folder / "ladder.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    for entry in known:
-        if all(entry[name] == value for name, value in {**wanted, "recipe": recipe}.items()):
-            return entry
-    setup, values = pipeline.prepare(config), []
-    network = relay(setup)
-    for seed in config.seeds:
-        batch = read_half(Place(folder, recipe, "train", seed)).batch
-        scores = evaluate_networks(
-            key_for(EVALUATE, seed), network.problem, protocol, batch, setup.test, networks=networks,
-            hparams=network.hparams,
-        )  # fmt: skip
-        values += summary(scores)["values"]
-    entry = wanted | {"recipe": recipe, "values": values}
-    files.write_json(path, [*known, entry])
-    return entry
-
-
 def row(rung: Rung, base: Config, args: argparse.Namespace, protocol: Protocol) -> str:
     """One line of a table: mean and standard deviation over the networks of all seeds."""
     config = configs.apply_overrides(base, rung.overrides)
-    folder = args.out / (configs.config_hash(config))
-    condensed(config, folder, args.out / configs.config_hash(base))
-    entry = tested(config, folder, "edc", dataclasses.replace(protocol, **rung.protocol), args.networks)
-    shares = 100 * np.array([value for value in entry["values"] if value is not None])
+    folder = args.out / configs.config_hash(config)
+    setup, halves = condensed(config, folder, args.out / configs.config_hash(base))
+    own = dataclasses.replace(protocol, **rung.protocol)
+    values = [
+        value
+        for seed, half in zip(config.seeds, halves, strict=True)
+        for value in accuracies(folder / f"tested_seed{seed}.json", setup, seed, half.batch, own, args.networks)
+    ]
+    shares = 100 * np.array([value for value in values if value is not None])
     return f"| {rung.label} | {spread(metrics.summarise(shares), 1)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = ["ladder", *STUDIES]
-    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(known)}; the ladder by default")
-    parser.add_argument(
-        "--config", type=Path, default=Path(__file__).parents[1] / "configs" / "images" / "edc_mini.toml"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/edc_ladder"), help="folder of the runs")
+    parser = parser_of(__doc__, "edc_ladder")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "images" / "edc_mini.toml")
     parser.add_argument("--networks", type=int, default=3, help="new networks per seed")
     parser.add_argument("--epochs", type=int, default=300, help="of each of them")
-    args, overrides = parser.parse_known_args()
-    unknown = set(args.studies) - set(known)
-    if unknown:
-        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(known)}")
+    args, overrides = chosen(parser, "study", ["ladder", *STUDIES], usual=["ladder"], by_default="the ladder")
     base = configs.apply_overrides(configs.load(args.config), ["--methods", "edc", *overrides])
     protocol = with_epochs(PROTOCOLS["edc"], args.epochs)
     lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}, {args.networks} networks each", ""]
     lines += ["| | test accuracy, % |", "|---|---|"]
     # The top first: its observers serve all others.
     top = row(Rung("default"), base, args, protocol)
-    for study in args.studies or ["ladder"]:
+    for study in args.names:
         rungs = ladder(base.edc.iterations) if study == "ladder" else [Rung("default"), *STUDIES[study]]
         for rung in rungs:
             lines.append(top if rung.label == "default" else row(rung, base, args, protocol))

@@ -8,14 +8,14 @@ from one initialisation. Prints a table and writes `full_search.md` into the fol
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.table2 import spread
+from benchmarks.command import CONFIGS, parser_of
+from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.candidates import Scores, evaluate_on
@@ -26,7 +26,6 @@ from hcdc_jax.search import Objective, hypergradient_search
 from hcdc_jax.terminal import progress
 from hcdc_jax.types import Array
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 TOP = 5
 """Finalists of the condensed search that are trained in full."""
 
@@ -59,9 +58,8 @@ def on_full(setup: Setup, seed: int, num: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, "full_search")
     parser.add_argument("configs", nargs="*", type=Path, help="cora_1.8 and citeseer_1.3 by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/full_search"), help="folder of the runs")
     parser.add_argument("--num", type=int, default=240, help="candidates of a search")
     args, overrides = parser.parse_known_args()
     lines = [

@@ -10,7 +10,6 @@ chosen by them. Prints one table per study, writes them into `hmn_studies.md`, a
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,20 +18,21 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.table2 import spread
+from benchmarks.command import CONFIGS, chosen, parser_of
+from benchmarks.networks_on import accuracies
+from benchmarks.step_memory import temporary_bytes
+from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.condense.pruning import prune
 from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, with_epochs
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
 from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.pruning import judge_of
-from hcdc_jax.pipeline.recipes.base import Request
-from hcdc_jax.pipeline.recipes.image_relays import relay
-from hcdc_jax.pipeline.setup import EVALUATE, PRUNE, Run, Setup, key_for
+from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
 from hcdc_jax.report.pruning import pruning as pruning_figure
 from hcdc_jax.report.results import Pruning
 from hcdc_jax.report.style import to_png
@@ -68,19 +68,14 @@ def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list
         return run.setup, [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
 
 
-def accuracies(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -> list[float]:
+def tested(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -> list[float | None]:
     """Test accuracies of new networks on one S_train, kept beside the runs under `name`."""
-    path = study.out / "accuracies" / f"{name}_seed{seed}.json"
-    if not path.exists():
-        scores = evaluate_networks(
-            key_for(EVALUATE, seed), relay(setup).problem, study.protocol, batch, setup.test, networks=study.networks
-        )
-        files.write_json(path, np.asarray(scores.accuracy, float).tolist())
-    return json.loads(path.read_text())
+    path = study.out / "tested" / f"{name}_seed{seed}.json"
+    return accuracies(path, setup, seed, batch, study.protocol, study.networks)
 
 
-def percent(values: Sequence[float]) -> str:
-    return spread(metrics.summarise([100 * value for value in values]), 1)
+def percent(values: Sequence[float | None]) -> str:
+    return spread(metrics.summarise([100 * value for value in values if value is not None]), 1)
 
 
 def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
@@ -89,7 +84,7 @@ def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
     found = [
         accuracy
         for seed, half in zip(setup.config.seeds, halves, strict=True)
-        for accuracy in accuracies(study, name, setup, seed, half.batch)
+        for accuracy in tested(study, name, setup, seed, half.batch)
     ]
     stored = sum(leaf.size for leaf in jax.tree.leaves(_learned(halves[0])))
     images = halves[0].batch.labels.shape[0] // setup.data.num_classes
@@ -129,15 +124,15 @@ def pruning(study: Study) -> list[str]:
     setup, halves = made(study, "hmn_over", ["--condense.container", "hmn", *OVER])
     container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
     drop = setup.kind.surplus(setup, "train")
-    found: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "nothing went")}
+    found: dict[str, list[float | None]] = {name: [] for name in (*STRATEGIES, "nothing went")}
     for seed, half in zip(setup.config.seeds, halves, strict=True):
         over = read_over_budget(Place(study.out / "hmn_over", setup.config.methods[0], "train", seed))
         for strategy in STRATEGIES:
             batch = half.batch
             if strategy != "double_end":
                 batch = jax.jit(container.decode)(_pruned(setup, container, over, half, drop, strategy, seed))
-            found[strategy] += accuracies(study, f"pruned_{strategy}", setup, seed, batch)
-        found["nothing went"] += accuracies(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
+            found[strategy] += tested(study, f"pruned_{strategy}", setup, seed, batch)
+        found["nothing went"] += tested(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
     prunings = [
         Pruning("idc", seed, *(half.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
         for seed, half in zip(setup.config.seeds, halves, strict=True)
@@ -178,7 +173,7 @@ def losses(study: Study) -> list[str]:
         setup, (half, *_) = made(study, name, overrides if method == "idc" else [*overrides, "--seeds", "0"])
         images, chosen = half.batch.labels.shape[0], setup.config.condense.synthetic_per_class
         seen = images if method == "mtt" or chosen is None else min(chosen * setup.data.num_classes, images)
-        values = percent(accuracies(study, name, setup, setup.config.seeds[0], half.batch))
+        values = percent(tested(study, name, setup, setup.config.seeds[0], half.batch))
         seconds = half.cost.seconds + half.cost.training_seconds
         megabytes = _memory_of_a_step(study, name, setup) / 1e6
         lines.append(f"| `{method}` | {seen} | {values} | {seconds:.0f} | {megabytes:.0f} |")
@@ -186,19 +181,11 @@ def losses(study: Study) -> list[str]:
 
 
 def _memory_of_a_step(study: Study, name: str, setup: Setup) -> int:
-    """Bytes that one step takes besides what it reads and gives, as the compiler plans them."""
+    """`temporary_bytes` of a variant, kept beside the runs: the compiler takes minutes."""
     path = study.out / "memory" / f"{name}.json"
     if not path.exists():
-        config = setup.config
-        recipe = recipes.train_recipe(config, config.methods[0])
-        learner, container = recipe.learner, recipe.container(setup, "train")
-        assert learner is not None
-        start = recipe.start(setup, "train", config.seeds[0])
-        request = Request(Run(setup, study.out / name, silent()), "train", config.seeds[0], start, None)
-        key, condenser, data = jax.random.key(0), learner.condenser(setup, container), learner.work(request).data
-        state = jax.eval_shape(condenser.init, key, jax.eval_shape(container.init, key, start), data)
-        analysis = jax.jit(condenser.step).lower(key, state, data).compile().memory_analysis()
-        files.write_json(path, analysis.temp_size_in_bytes)
+        run = Run(setup, study.out / name, silent())
+        files.write_json(path, temporary_bytes(run, setup.config.methods[0]))
     return json.loads(path.read_text())
 
 
@@ -211,24 +198,17 @@ STUDIES: dict[str, Callable[[Study], list[str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", metavar="study", help=f"of {', '.join(STUDIES)}; all by default")
-    parser.add_argument(
-        "--config", type=Path, default=Path(__file__).parents[1] / "configs" / "images" / "hmn_mini.toml"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/hmn_studies"), help="folder of the runs")
+    parser = parser_of(__doc__, "hmn_studies")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "images" / "hmn_mini.toml")
     parser.add_argument("--networks", type=int, default=2, help="trained on each S_train")
     parser.add_argument("--epochs", type=int, default=500, help="of each; IDC has 1,000")
-    args, overrides = parser.parse_known_args()
-    unknown = set(args.studies) - set(STUDIES)
-    if unknown:
-        parser.error(f"no such study: {', '.join(sorted(unknown))}; studies are {', '.join(STUDIES)}")
+    args, overrides = chosen(parser, "study", STUDIES, usual=STUDIES, by_default="all")
     base = configs.apply_overrides(configs.load(args.config), overrides)
     study = Study(base, args.out, args.networks, with_epochs(PROTOCOLS["idc"], args.epochs))
     seeds = ", ".join(map(str, study.base.seeds))
     what = f"{args.networks} networks on each S_train, {args.epochs} epochs; mean ± their deviation"
     lines = [f"{args.config.stem}, seeds {seeds}, {what}", ""]
-    for name in args.studies or STUDIES:
+    for name in args.names:
         lines += STUDIES[name](study)
         files.write_text(args.out / "hmn_studies.md", "\n".join(lines) + "\n")
     print("\n".join(lines))

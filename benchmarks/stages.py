@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from benchmarks.command import CONFIGS
 from benchmarks.timing import graph
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = ("random", "gcond", "gcond_x", "hcdc", "value_only", "hcdc_shared", "successive_halving")
 
 

@@ -11,13 +11,7 @@ labels of teachers here.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from benchmarks.table2 import CONFIGS, spread
-from hcdc_jax import config as configs
-from hcdc_jax import files, pipeline
-from hcdc_jax.terminal import progress
+from benchmarks.tables import seconds, spread, table, write
 
 # Correlation, and test accuracy in per cent of the selected cell, as printed in the paper's Table 1.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
@@ -51,30 +45,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def row(name: str, out: Path, overrides: list[str]) -> dict:
-    """The report of one row, from a run that is made, continued or read."""
-    config = configs.apply_overrides(configs.load(CONFIGS / f"nb201_{name}.toml"), overrides)
-    with progress() as shown:
-        return pipeline.run(config, out / name, resume=True, progress=shown)
-
-
 def lines(name: str, report: dict) -> list[str]:
     """The table of one row: a line per method."""
-    ceiling = report["truth"]["seed_ceiling_spearman"]
-    agreement = f", two full trainings agree at {ceiling:.3f}" if ceiling is not None else ""
-    table = [f"**{name}**{agreement}", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    for method, entry in sorted(report["methods"].items(), key=lambda item: -(item[1]["spearman_loss"]["mean"] or 0)):
+
+    def cells(method: str, entry: dict) -> list[str]:
         paper = PAPER[name].get(method)
         rho, chosen = ("", "") if paper is None else (f"{paper[0]:.2f}", f"{paper[1]:.1f}")
         percent = {key: _percent(value) for key, value in entry["selected_test_accuracy"].items()}
-        cells = (
+        return [
             f"`{method}`", rho, spread(entry["spearman_loss"], 3), spread(entry["spearman_accuracy"], 3),
             *(spread(entry["beyond_size"][key], 3) for key in ("partial_spearman", "spearman_of_rank_mean")),
-            spread(percent, 1), chosen, str(entry["full_trainings_used"]),
-            f"{sum(entry['seconds'][part] for part in ('condense', 'rank')):.1f}",
-        )  # fmt: skip
-        table.append(f"| {' | '.join(cells)} |")
-    return [*table, ""]
+            spread(percent, 1), chosen, str(entry["full_trainings_used"]), seconds(entry),
+        ]  # fmt: skip
+
+    return table(name, report, COLUMNS, cells)
 
 
 def _percent(value: list[float] | float | None) -> list[float] | float | None:
@@ -83,18 +67,5 @@ def _percent(value: list[float] | float | None) -> list[float] | float | None:
     return None if value is None else 100 * value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", metavar="row", help=f"of {', '.join(PAPER)}; mini by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the runs")
-    args, overrides = parser.parse_known_args()
-    unknown = set(args.rows) - set(PAPER)
-    if unknown:
-        parser.error(f"no such row: {', '.join(sorted(unknown))}; rows are {', '.join(PAPER)}")
-    text = "\n".join(line for name in args.rows or ["mini"] for line in lines(name, row(name, args.out, overrides)))
-    print(text)
-    files.write_text(args.out / "table1.md", text + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    write(__doc__, "table1", PAPER, lines, usual=["mini"], by_default="mini", prefix="nb201_")

@@ -21,11 +21,12 @@ from hcdc_jax.condense.class_batches import class_pool
 from hcdc_jax.condense.dc import DCData
 from hcdc_jax.condense.dm import DMData
 from hcdc_jax.condense.edc import EDCData, ObserverTarget
-from hcdc_jax.condense.experts import ExpertTraining, expert_trajectory
+from hcdc_jax.condense.experts import expert_trajectory
 from hcdc_jax.condense.gradient_matching import MatchingData, constant, drawn_from
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
 from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.condense.idc import IDCData
+from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.kernels import always, fully_connected
 from hcdc_jax.condense.kip import KIPData
 from hcdc_jax.condense.mtt import MTTData
@@ -130,7 +131,7 @@ def mtt_case() -> Case:
     images, labels = blobs(12)
     batch = Batch(jnp.asarray(images, jnp.float32), jnp.asarray(labels), jnp.ones(12))
     hparams = jnp.zeros(0)
-    experts = expert_trajectory(KEY, NET.problem, hparams, batch, ExpertTraining(0.3, epochs=4, batch_size=6))[None]
+    experts = expert_trajectory(KEY, NET.problem, hparams, batch, EpochTraining(0.3, epochs=4, batch_size=6))[None]
     condenser = condense.get("mtt")(NET.problem, IMAGES, student_steps=2, max_start=2)
     rates = ImageRates(jnp.float32(1.0), jnp.float32(0.5))
     data = MTTData(experts, hparams, rates, jnp.float32(0.1), jnp.float32(0.1), jnp.float32(0.1))

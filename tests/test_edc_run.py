@@ -73,9 +73,11 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path):
         ({"observers": 2 * ONE["observers"]}, "'edc.observers' holds 'convnet:width=2,depth=1' twice"),
         ({"observers": ("convnett",)}, "did you mean 'convnet'?"),
         ({"batch_size": 15}, "edc.batch_size = 15 does not divide into 10 classes"),
+        ({"mosaic_factor": 3}, "mosaics of 3 x 3 tiles take 9 images of each class"),
     ]
     for number, (changes, message) in enumerate(mistakes):
-        config, folder = small(("edc",), edc={**ONE, **changes}), tmp_path / str(number)
+        config = small(("edc",), condense={"init": "mosaics"}, edc={**ONE, **changes})
+        folder = tmp_path / str(number)
         assert message in error_of(functools.partial(condensed, config, folder))
         assert not observers_of(folder, "train").exists()
     assert "'edc.alpha' must be at least 0 and at most 1" in error_of(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from hcdc_jax.augment import Augmentation
+from hcdc_jax.condense.inner import EpochTraining, checksum
 from hcdc_jax.condense.observers import (
     MANIFEST,
-    ObserverTraining,
     ensemble,
     identity_of,
     load_observer,
@@ -133,9 +133,9 @@ def test_a_class_without_images_leaves_no_nan():
 
 
 def test_observers_are_kept_and_recognised(tmp_path):
-    training = ObserverTraining(0.1, epochs=4, batch_size=8, augmentation=Augmentation(("crop",)))
+    training = EpochTraining(0.1, epochs=4, batch_size=8, augmentation=Augmentation(("crop",)))
     real = batch_of()._replace(inputs=batch_of().inputs - 30)
-    made_by = identity_of(KEY, NET, real, training)
+    made_by = identity_of(KEY, NET, checksum(real), training)
     assert load_observer(tmp_path, 0, made_by) is None
     params = train_observer(KEY, NET.problem, real, training)
     assert NET.problem.val_loss(params, (), real) < NET.problem.val_loss(PARAMS, (), real)
@@ -146,12 +146,12 @@ def test_observers_are_kept_and_recognised(tmp_path):
 
     other = batch_of()
     for changed, what in [
-        (identity_of(KEY, NET, other, training), "another data"),
+        (identity_of(KEY, NET, checksum(other), training), "another data"),
         (
-            identity_of(KEY, observer("convnet:width=2,depth=1", SHAPE, CLASSES), batch_of(), training),
+            identity_of(KEY, observer("convnet:width=2,depth=1", SHAPE, CLASSES), checksum(real), training),
             "another observer",
         ),
-        (identity_of(KEY, NET, real, ObserverTraining(0.1, epochs=3, batch_size=8)), "another epochs"),
+        (identity_of(KEY, NET, checksum(real), EpochTraining(0.1, epochs=3, batch_size=8)), "another epochs"),
     ]:
         assert what in error_of(lambda changed=changed: load_observer(tmp_path, 0, changed))
     path = tmp_path / "observer_00.npz"

@@ -14,12 +14,12 @@ from jax.flatten_util import ravel_pytree
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.condense.base import ImageRates
 from hcdc_jax.condense.experts import (
-    ExpertTraining,
     buffer_bytes,
     expert_trajectory,
     load_experts,
     train_experts,
 )
+from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, mtt, trajectory_distance
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.errors import UserError
@@ -48,7 +48,7 @@ def real_batch():
 
 def data_of(experts=None, *, step_size=0.3, rate=0.0, step_size_rate=0.0, momentum=0.5, max_change=0.1):
     if experts is None:
-        training = ExpertTraining(jnp.asarray(0.3, float), epochs=4, batch_size=4)
+        training = EpochTraining(jnp.asarray(0.3, float), epochs=4, batch_size=4)
         keys = jax.random.split(KEY, 2)
         experts = jnp.stack([expert_trajectory(key, NET.problem, NONE, real_batch(), training) for key in keys])
     rates = ImageRates(*(jnp.asarray(x, experts.dtype) for x in (rate, momentum)))
@@ -66,13 +66,13 @@ def small(**options):
 
 
 def test_experts_are_ordinary_trainings():
-    training = ExpertTraining(jnp.float32(0.3), epochs=2, batch_size=5)  # three batches of four
+    training = EpochTraining(jnp.float32(0.3), epochs=2, batch_size=5)  # three batches of four
     snapshots = expert_trajectory(KEY, NET.problem, NONE, real_batch(), training)
     for epoch in range(3):
         steps = Training(jnp.float32(0.3), "sgd", 3 * epoch, batch_size=4)
         params, _ = train(KEY, NET.problem, NONE, real_batch(), steps)
         np.testing.assert_allclose(snapshots[epoch], ravel_pytree(params)[0], atol=1e-6)
-    rough = ExpertTraining(jnp.float32(0.3), epochs=2, batch_size=5, augmentation=ROUGH)
+    rough = EpochTraining(jnp.float32(0.3), epochs=2, batch_size=5, augmentation=ROUGH)
     other = expert_trajectory(KEY, NET.problem, NONE, real_batch(), rough)
     np.testing.assert_array_equal(other[0], snapshots[0])
     assert np.any(other[1] != snapshots[1])
@@ -87,7 +87,7 @@ def test_a_student_that_stays_is_at_1_and_one_that_follows_at_0(x64):
     assert info.distance == 1.0
 
     own = CONTAINER.decode(variables_of())
-    training = ExpertTraining(jnp.asarray(0.3), epochs=3, batch_size=100)
+    training = EpochTraining(jnp.asarray(0.3), epochs=3, batch_size=100)
     followed = data_of(expert_trajectory(KEY, NET.problem, NONE, own, training)[None])
     condenser = small(student_steps=2)
     _, info = step_of(KEY, condenser.init(KEY, variables_of(), followed), followed, condenser=condenser)
@@ -171,7 +171,7 @@ def test_steps_bring_the_student_closer():
     np.testing.assert_array_equal(state.variables.labels, LABELS[:6])
 
 
-TRAINING = ExpertTraining(0.3, epochs=3, batch_size=4)
+TRAINING = EpochTraining(0.3, epochs=3, batch_size=4)
 
 
 def test_a_buffer_has_the_size_it_says_and_is_not_made_twice(tmp_path):
@@ -211,7 +211,7 @@ def test_buffers_of_something_else_are_refused(tmp_path):
     make = functools.partial(train_experts, num_experts=1)
     make(KEY, NET.problem, NONE, real_batch(), TRAINING, tmp_path)
     other_data = real_batch()._replace(inputs=real_batch().inputs + 1)
-    other_training = ExpertTraining(0.1, epochs=3, batch_size=4)
+    other_training = EpochTraining(0.1, epochs=3, batch_size=4)
     for arguments, message in [
         ((KEY, OTHER.problem, NONE, real_batch(), TRAINING), "another network"),
         ((KEY, NET.problem, NONE, other_data, TRAINING), "another data"),

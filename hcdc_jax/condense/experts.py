@@ -6,7 +6,6 @@ One file per expert, written whole or not at all, so that a killed run goes on w
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import json
@@ -19,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax.augment import Augmentation
-from hcdc_jax.condense.inner import augmented, even_batches
+from hcdc_jax.condense.inner import EpochTraining, augmented, checksum, even_batches, trained_by
 from hcdc_jax.errors import UserError
-from hcdc_jax.files import sha256, write_bytes, write_json
+from hcdc_jax.files import write_bytes, write_json
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, begin, take_step
 from hcdc_jax.types import Array, Batch, HParams
@@ -31,31 +29,13 @@ MANIFEST = "buffer.json"
 DTYPES = ("float32", "float16")
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate"],
-    meta_fields=["epochs", "batch_size", "augmentation"],
-)
-@dataclasses.dataclass(frozen=True)
-class ExpertTraining:
-    """How experts are trained: plain gradient descent, as in MTT.
-
-    Attributes:
-      learning_rate: traced.
-      epochs: snapshots are kept of all; those after `max_start - 1 + expert_epochs` of `mtt` are never read.
-      batch_size: real images per step.
-      augmentation: with parameters for each image; MTT has that of DSA.
-    """
-
-    learning_rate: float | Array = 0.01
-    epochs: int = 50
-    batch_size: int = 256
-    augmentation: Augmentation | None = None
-
-
 @functools.partial(jax.jit, static_argnames="problem")
-def expert_trajectory(key: Array, problem: Problem, hparams: HParams, batch: Batch, training: ExpertTraining) -> Array:
-    """Flat parameters at initialisation and after each epoch: [epochs + 1, num_params]."""
+def expert_trajectory(key: Array, problem: Problem, hparams: HParams, batch: Batch, training: EpochTraining) -> Array:
+    """Flat parameters at initialisation and after each epoch, [epochs + 1, num_params], by plain gradient descent.
+
+    MTT trains its experts so, with the augmentation of DSA; snapshots after epoch `max_start - 1 + expert_epochs` of
+    `mtt` are never read.
+    """
     problem = augmented(problem, training.augmentation)
     per_epoch, size = even_batches(batch.labels.shape[0], training.batch_size)
     steps = Training(training.learning_rate, "sgd", training.epochs * per_epoch, batch_size=size)
@@ -71,7 +51,7 @@ def expert_trajectory(key: Array, problem: Problem, hparams: HParams, batch: Bat
     return jnp.concatenate([ravel_pytree(expert.params)[0][None], snapshots])
 
 
-def buffer_bytes(problem: Problem, hparams: HParams, training: ExpertTraining, num_experts: int, dtype: str) -> int:
+def buffer_bytes(problem: Problem, hparams: HParams, training: EpochTraining, num_experts: int, dtype: str) -> int:
     """Size of the buffer on disk: experts x (epochs + 1) x parameters x bytes per number."""
     params = jax.eval_shape(problem.init, jax.random.key(0), hparams)
     num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -83,7 +63,7 @@ def open_buffer(
     problem: Problem,
     hparams: HParams,
     batch: Batch,
-    training: ExpertTraining,
+    training: EpochTraining,
     folder: str | Path,
     *,
     num_experts: int = 100,
@@ -111,7 +91,8 @@ def open_buffer(
     if dtype not in DTYPES:
         raise UserError(f"expert buffers are stored as {' or '.join(DTYPES)}, not as {dtype!r}")
     folder = Path(folder)
-    manifest = _manifest(key, problem, hparams, batch, training, dtype)
+    network = {"network": _network(problem, hparams)}
+    manifest = trained_by(key, network, checksum(batch, hparams), training, dtype=dtype)
     if (folder / MANIFEST).exists():
         _check_same(_read_manifest(folder), manifest, folder, manifest.keys())
     manifest |= {"experts": num_experts, "bytes": buffer_bytes(problem, hparams, training, num_experts, dtype)}
@@ -140,7 +121,7 @@ def train_experts(
     problem: Problem,
     hparams: HParams,
     batch: Batch,
-    training: ExpertTraining,
+    training: EpochTraining,
     folder: str | Path,
     *,
     num_experts: int = 100,
@@ -212,21 +193,6 @@ def _path(folder: Path, number: int) -> Path:
 def _network(problem: Problem, hparams: HParams) -> dict[str, list[int]]:
     params = jax.eval_shape(problem.init, jax.random.key(0), hparams)
     return {jax.tree_util.keystr(path): list(leaf.shape) for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def _manifest(key, problem, hparams, batch, training, dtype) -> dict[str, Any]:
-    content = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((batch, hparams)))
-    manifest = {
-        "network": _network(problem, hparams),
-        "data": sha256(content),
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "learning_rate": float(training.learning_rate),
-        "epochs": training.epochs,
-        "batch_size": training.batch_size,
-        "augmentation": training.augmentation._asdict() if training.augmentation else None,
-        "dtype": dtype,
-    }
-    return json.loads(json.dumps(manifest))  # as it will be read: tuples are lists
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

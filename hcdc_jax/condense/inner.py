@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
+from hcdc_jax.files import sha256
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
-from hcdc_jax.types import Array, Batch, HParams, Params
+from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["learning_rate"],
+    meta_fields=["epochs", "batch_size", "augmentation"],
+)
+@dataclasses.dataclass(frozen=True)
+class EpochTraining:
+    """How networks that look at real images are trained: whole epochs at one rate.
+
+    Attributes:
+      learning_rate: traced.
+      epochs: passes over the real images.
+      batch_size: real images per step.
+      augmentation: with parameters for each image, one operation per step.
+    """
+
+    learning_rate: float | Array
+    epochs: int
+    batch_size: int
+    augmentation: Augmentation | None = None
+
+
+def checksum(*read: PyTree) -> str:
+    """SHA-256 of the numbers that a training reads: its images, labels and weights, and its hyperparameters."""
+    return sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(read)))
+
+
+def trained_by(
+    key: Array, network: dict[str, Any], data: str, training: EpochTraining, **stored: Any
+) -> dict[str, Any]:
+    """All that decides the parameters of a trained network, as JSON gives it back.
+
+    Args:
+      key: of the training.
+      network: what is trained, under the name by which messages call it.
+      data: its `checksum`.
+      training: how it is trained.
+      **stored: how its parameters are kept.
+
+    Returns:
+      A dictionary in the order in which differences are to be told.
+    """
+    made_by = {
+        **network,
+        "data": data,
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "learning_rate": float(training.learning_rate),
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "augmentation": training.augmentation._asdict() if training.augmentation else None,
+        **stored,
+    }
+    return json.loads(json.dumps(made_by))  # as it will be read: tuples are lists
 
 
 @functools.cache

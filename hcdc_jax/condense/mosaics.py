@@ -73,6 +73,27 @@ def tiled(crops: Array, factor: int) -> Array:
     return grid.reshape(count, factor * side, factor * side, crops.shape[-1])
 
 
+def check_mosaics(pool: ClassPool, per_class: int, *, factor: int, images: int) -> None:
+    """Refuses mosaics that cannot be made, before any network is trained to judge their crops; see `mosaics`.
+
+    Raises:
+      UserError: a class has too few images, or tiles do not fill the image.
+    """
+    height, width = pool.images.shape[1:3]
+    needed = per_class * factor**2
+    short = int(np.asarray(pool.sizes).argmin())
+    if min(images, int(pool.sizes[short])) < needed:
+        raise UserError(
+            f"mosaics of {factor} x {factor} tiles take {needed} images of each class for {per_class} of them: class "
+            f"{short} has {int(pool.sizes[short])}, and edc.mosaic_images = {images} are looked at; lower "
+            "edc.mosaic_factor or condense.images_per_class"
+        )
+    if height != width or height % factor:
+        raise UserError(
+            f"{height} x {width} pixels are no square of {factor} x {factor} tiles; change edc.mosaic_factor"
+        )
+
+
 def mosaics(
     key: Array,
     pool: ClassPool,
@@ -95,21 +116,11 @@ def mosaics(
       crops: of each image.
 
     Raises:
-      UserError: a class has too few images, or tiles do not fill the image.
+      UserError: as `check_mosaics`.
     """
+    check_mosaics(pool, per_class, factor=factor, images=images)
     height, width = pool.images.shape[1:3]
     needed = per_class * factor**2
-    short = int(np.asarray(pool.sizes).argmin())
-    if min(images, int(pool.sizes[short])) < needed:
-        raise UserError(
-            f"mosaics of {factor} x {factor} tiles take {needed} images of each class for {per_class} of them: class "
-            f"{short} has {int(pool.sizes[short])}, and edc.mosaic_images = {images} are looked at; lower "
-            "edc.mosaic_factor or condense.images_per_class"
-        )
-    if height != width or height % factor:
-        raise UserError(
-            f"{height} x {width} pixels are no square of {factor} x {factor} tiles; change edc.mosaic_factor"
-        )
 
     @jax.jit
     def of_class(key, members, label):

@@ -7,7 +7,6 @@ observers better (arXiv 2404.13733, Table 19).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -16,11 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from hcdc_jax.augment import Augmentation
 from hcdc_jax.codec import to_arrays, to_tree
-from hcdc_jax.condense.inner import augmented, even_batches
+from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trained_by
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_json, write_npz
@@ -45,28 +42,6 @@ class Observer(NamedTuple):
     text: str
     problem: Problem
     look: Callable[[Params, Array], LayerInputs]
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["learning_rate"],
-    meta_fields=["epochs", "batch_size", "augmentation"],
-)
-@dataclasses.dataclass(frozen=True)
-class ObserverTraining:
-    """How observers are trained: gradient descent with momentum 0.9 at one rate, as in EDC's code.
-
-    Attributes:
-      learning_rate: traced.
-      epochs: 10 in the paper, for CIFAR.
-      batch_size: real images per step.
-      augmentation: with parameters for each image, one operation per step.
-    """
-
-    learning_rate: float | Array = 0.05
-    epochs: int = 10
-    batch_size: int = 64
-    augmentation: Augmentation | None = None
 
 
 def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> Observer:
@@ -99,8 +74,8 @@ def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> 
 
 
 @functools.partial(jax.jit, static_argnames="problem")
-def train_observer(key: Array, problem: Problem, batch: Batch, training: ObserverTraining) -> Params:
-    """Parameters after the last epoch on the real images."""
+def train_observer(key: Array, problem: Problem, batch: Batch, training: EpochTraining) -> Params:
+    """Parameters after the last epoch on the real images, by gradient descent with momentum 0.9 as in EDC's code."""
     per_epoch, size = even_batches(batch.labels.shape[0], training.batch_size)
     steps = Training(training.learning_rate, "momentum", training.epochs * per_epoch, batch_size=size)
     return train(key, augmented(problem, training.augmentation), (), batch, steps)[0]
@@ -124,19 +99,9 @@ def ensemble(problems: tuple[Problem, ...]) -> Problem:
     return Problem(init, apply, loss, loss)
 
 
-def identity_of(key: Array, observer: Observer, batch: Batch, training: ObserverTraining) -> dict[str, Any]:
-    """All that decides the parameters of an observer, as JSON gives it back."""
-    content = b"".join(np.asarray(leaf).tobytes() for leaf in batch)
-    made_by = {
-        "observer": observer.text,
-        "data": sha256(content),
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "learning_rate": float(training.learning_rate),
-        "epochs": training.epochs,
-        "batch_size": training.batch_size,
-        "augmentation": training.augmentation._asdict() if training.augmentation else None,
-    }
-    return json.loads(json.dumps(made_by))
+def identity_of(key: Array, observer: Observer, data: str, training: EpochTraining) -> dict[str, Any]:
+    """All that decides the parameters of an observer; `data` is the `checksum` of the real images."""
+    return trained_by(key, {"observer": observer.text}, data, training)
 
 
 def save_observer(folder: Path, number: int, params: Params, made_by: dict[str, Any], **told: Any) -> None:

@@ -147,7 +147,7 @@ def image_problem(
         return network.init(key, jnp.zeros((1, *image_shape)))["params"]
 
     def apply(params, hparams, inputs):
-        return _logits(_set(network, read(hparams)).apply({"params": params}, _scaled(inputs, read(hparams))))
+        return only_logits(_set(network, read(hparams)).apply({"params": params}, _scaled(inputs, read(hparams))))
 
     def val_loss(params, hparams, batch):
         return mean_loss(apply(params, hparams, batch.inputs), batch)
@@ -271,5 +271,6 @@ def _penalty(params: Params, setting: ImageSetting, weight_decay: float, first: 
     return setting.weight_decay_first * of_first + decay * of_rest
 
 
-def _logits(output: Any) -> Array:
-    return output  # flax would allow a pair of output and state here
+def only_logits(output: Any) -> Array:
+    """What a network gives that keeps no state, where flax would allow a pair of output and state."""
+    return output

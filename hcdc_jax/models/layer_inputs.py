@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image import image_net
+from hcdc_jax.models.image import image_net, only_logits
 from hcdc_jax.models.image_layers import Norm
 from hcdc_jax.types import Array, Params
 
@@ -60,10 +60,6 @@ def layer_inputs(name: str, num_classes: int, **options: Any) -> Callable[[Param
             logits = network.apply({"params": params}, images)
         if not convolved:
             raise UserError(f"the network {name!r} has no convolution whose inputs could be compared; choose another")
-        return LayerInputs(_array(logits), tuple(convolved), tuple(normed))
+        return LayerInputs(only_logits(logits), tuple(convolved), tuple(normed))
 
     return look
-
-
-def _array(output: Any) -> Array:
-    return output  # flax would allow a pair of output and state here

@@ -15,10 +15,10 @@ from hcdc_jax.augment import Augmentation
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
-from hcdc_jax.condense.mosaics import mosaics
+from hcdc_jax.condense.inner import EpochTraining, checksum
+from hcdc_jax.condense.mosaics import check_mosaics, mosaics
 from hcdc_jax.condense.observers import (
     Observer,
-    ObserverTraining,
     identity_of,
     load_observer,
     observer,
@@ -73,7 +73,7 @@ def _steps(setup: Setup) -> int:
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.edc
     sized = _of_size(setup, request.start.images.shape[0])
-    _steps(sized)  # what makes no batches is refused before any observer is trained
+    _check(request, sized)
     nets, (params, cost) = observers(setup), trained_observers(request)
     low, high = _range(setup)
     scalars = {
@@ -95,6 +95,16 @@ def _work(request: Request) -> Work:
     return Work(data, cost.plus(Cost(elapsed.run, elapsed.compile)), setup=sized)
 
 
+def _check(request: Request, sized: Setup) -> None:
+    """Refuses what makes no batches or no mosaics, before any observer is trained."""
+    _steps(sized)
+    condense, options = sized.config.condense, sized.config.edc
+    if condense.init == "mosaics":
+        check_mosaics(
+            real_pool(request), condense.images_per_class, factor=options.mosaic_factor, images=options.mosaic_images
+        )
+
+
 def _of_size(setup: Setup, count: int) -> Setup:
     """The setup with as many images per class as this part has: how many batches there are follows from it."""
     condense = dataclasses.replace(setup.config.condense, images_per_class=count // setup.data.num_classes)
@@ -106,7 +116,7 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     run, setup, options = request.run, request.run.setup, request.run.setup.config.edc
     real, folder = real_images(request), observers_of(request.run.folder, request.part)
     operations = ("crop", "flip") if _mirrors(setup) else ("crop",)
-    training = ObserverTraining(
+    training = EpochTraining(
         jnp.float32(options.observer_rate),
         options.observer_epochs,
         options.observer_batch_size,
@@ -114,15 +124,17 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     )
     nets, root = observers(setup), jax.random.fold_in(key_for(OBSERVERS, 0), 0 if request.part == "train" else 1)
     keys = [jax.random.fold_in(root, number) for number in range(len(nets))]
-    made_by = [identity_of(key, net, real, training) for key, net in zip(keys, nets, strict=True)]
-    missing = [number for number, made in enumerate(made_by) if load_observer(folder, number, made) is None]
+    data = checksum(real)
+    made_by = [identity_of(key, net, data, training) for key, net in zip(keys, nets, strict=True)]
+    kept = [load_observer(folder, number, made) for number, made in enumerate(made_by)]
+    missing = [number for number, one in enumerate(kept) if one is None]
     for number in run.progress.track(missing, f"observers for S_{request.part} of edc", len(nets) - len(missing)):
         with measured() as elapsed:
             params = jax.block_until_ready(train_observer(keys[number], nets[number].problem, real, training))
         spent = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
         save_observer(folder, number, params, made_by[number], **spent)
-    loaded = [load_observer(folder, number, made) for number, made in enumerate(made_by)]
-    found = [one for one in loaded if one is not None]
+        kept[number] = load_observer(folder, number, made_by[number])
+    found = [one for one in kept if one is not None]
     cost = Cost(
         compile_seconds=sum(entry["compile_seconds"] for _, entry in found),
         training_seconds=sum(entry["seconds"] for _, entry in found),

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from hcdc_jax import files
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.experts import (
-    ExpertTraining,
     expert_trajectory,
     load_experts,
     missing_experts,
     open_buffer,
     save_expert,
 )
+from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, MTTState, mtt
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
@@ -70,7 +70,7 @@ def _trained_experts(request: Request, problem: Problem, hparams: HParams, folde
     """Trains the experts that the buffer lacks; what all of them cost, now or earlier."""
     run, setup, options = request.run, request.run.setup, request.run.setup.config.mtt
     real = real_images(request)
-    training = ExpertTraining(options.expert_rate, _last_epoch(setup), options.expert_batch_size, strategy(setup))
+    training = EpochTraining(options.expert_rate, _last_epoch(setup), options.expert_batch_size, strategy(setup))
     key = jax.random.fold_in(key_for(EXPERTS, 0), 0 if request.part == "train" else 1)
     manifest = open_buffer(
         key, problem, hparams, real, training, folder, num_experts=options.experts, dtype=options.expert_precision
