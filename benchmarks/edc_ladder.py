@@ -4,7 +4,8 @@
 
 Each rung condenses in its own folder and is tested by new networks under the protocol of its rung; observers are
 trained once and shared. Interrupted runs go on, finished rungs are read. Prints a table per study and writes
-`edc_ladder.md` into the folder of the runs. Labels are hard, the paper's are soft: its figures stand in docs/edc.md.
+`edc_ladder.md` into the folder of the runs. New networks learn the logits of the observers, as in the paper, or with
+`--protocol edc` the labels; what the paper reports stands in docs/edc.md.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.config import Config
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, with_epochs
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, Teacher, with_epochs
 from hcdc_jax.pipeline.halves import Half, make_half
 from hcdc_jax.pipeline.recipes import train_recipe
-from hcdc_jax.pipeline.recipes.edc import observers_of
+from hcdc_jax.pipeline.recipes.edc import observers_of, observing_teacher
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.terminal import progress
 
 
 class Rung(NamedTuple):
-    """A variant: what of the configuration it changes, and what of the protocol."""
+    """A variant: what of the configuration it changes, what of the protocol, and whose S_train it is."""
 
     label: str
     overrides: tuple[str, ...] = ()
     protocol: dict = {}  # noqa: RUF012
+    method: str = "edc"
 
 
 BIG_BATCH = 100
@@ -63,6 +65,7 @@ def ladder(iterations: int) -> list[Rung]:
         Rung("E: + small batch", (*REAL, few, *flat), {**SMOOTH, **SMALL, "average": 0.0}),
         Rung("F: + soft category-aware matching", (*REAL, few, *aware), {**SMOOTH, **SMALL, "average": 0.0}),
         Rung("G: + weak augmentation and average", (*REAL, few), {**SMOOTH, **SMALL}),
+        Rung("real images as they are, tested like G", (*REAL, few), {**SMOOTH, **SMALL}, "random"),
     ]
 
 
@@ -77,15 +80,21 @@ STUDIES: dict[str, list[Rung]] = {
 }
 
 
-def condensed(config: Config, folder: Path, shared: Path) -> tuple[Setup, list[Half]]:
-    """The S_train of edc of every seed; takes over the observers of `shared` if they are its own."""
+def condensed(
+    config: Config, folder: Path, shared: Path, method: str, asks: bool
+) -> tuple[Setup, list[Half], Teacher | None]:
+    """The S_train of every seed, and its observers as teacher where the protocol asks one.
+
+    Takes over the observers of `shared` if they are its own.
+    """
     ours, theirs = observers_of(folder, "train"), observers_of(shared, "train")
     same = theirs.exists() and _same_observers(config, configs.load(shared / "config.toml"))
     with progress() as shown, pipeline.opened(config, folder, resume=True, progress=shown) as run:
         if same and not ours.exists():
             shutil.copytree(theirs, ours)
-        recipe = train_recipe(config, "edc")
-        return run.setup, [make_half(run, recipe, "train", seed, method="edc") for seed in config.seeds]
+        recipe = train_recipe(config, method)
+        halves = [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
+        return run.setup, halves, observing_teacher(run) if asks else None
 
 
 def _same_observers(a: Config, b: Config) -> bool:
@@ -97,12 +106,15 @@ def row(rung: Rung, base: Config, args: argparse.Namespace, protocol: Protocol) 
     """One line of a table: mean and standard deviation over the networks of all seeds."""
     config = configs.apply_overrides(base, rung.overrides)
     folder = args.out / configs.config_hash(config)
-    setup, halves = condensed(config, folder, args.out / configs.config_hash(base))
+    asks = protocol.label_weight is not None
+    setup, halves, teacher = condensed(config, folder, args.out / configs.config_hash(base), rung.method, asks)
     own = dataclasses.replace(protocol, **rung.protocol)
     values = [
         value
         for seed, half in zip(config.seeds, halves, strict=True)
-        for value in accuracies(folder / f"tested_seed{seed}.json", setup, seed, half.batch, own, args.networks)
+        for value in accuracies(
+            folder / f"tested_{rung.method}_seed{seed}.json", setup, seed, half.batch, own, args.networks, teacher
+        )
     ]
     shares = 100 * np.array([value for value in values if value is not None])
     return f"| {rung.label} | {spread(metrics.summarise(shares), 1)} |"
@@ -113,10 +125,16 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=CONFIGS / "images" / "edc_mini.toml")
     parser.add_argument("--networks", type=int, default=3, help="new networks per seed")
     parser.add_argument("--epochs", type=int, default=300, help="of each of them")
+    parser.add_argument(
+        "--protocol", choices=("edc_soft", "edc"), default="edc_soft", help="labels of observers, or hard"
+    )
     args, overrides = chosen(parser, "study", ["ladder", *STUDIES], usual=["ladder"], by_default="the ladder")
     base = configs.apply_overrides(configs.load(args.config), ["--methods", "edc", *overrides])
-    protocol = with_epochs(PROTOCOLS["edc"], args.epochs)
-    lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}, {args.networks} networks each", ""]
+    protocol = with_epochs(PROTOCOLS[args.protocol], args.epochs)
+    lines = [
+        f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}, {args.networks} networks each, protocol {args.protocol}",
+        "",
+    ]
     lines += ["| | test accuracy, % |", "|---|---|"]
     # The top first: its observers serve all others.
     top = row(Rung("default"), base, args, protocol)

@@ -9,14 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from hcdc_jax import files
-from hcdc_jax.evaluation import Protocol, evaluate_networks
+from hcdc_jax.evaluation import Protocol, Teacher, evaluate_networks
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
 from hcdc_jax.types import Batch
 
 
 def accuracies(
-    path: Path, setup: Setup, seed: int, batch: Batch, protocol: Protocol, networks: int
+    path: Path,
+    setup: Setup,
+    seed: int,
+    batch: Batch,
+    protocol: Protocol,
+    networks: int,
+    teacher: Teacher | None = None,
 ) -> list[float | None]:
     """Accuracies on the real test part of networks that a protocol trains on one S_train; None for those that failed.
 
@@ -31,7 +37,7 @@ def accuracies(
     network = relay(setup)
     scores = evaluate_networks(
         key_for(EVALUATE, seed), network.problem, protocol, batch, setup.test, networks=networks,
-        hparams=network.hparams,
+        hparams=network.hparams, teacher=teacher,
     )  # fmt: skip
     shares, trained = np.asarray(scores.accuracy, float), np.asarray(scores.status)
     values = [float(share) if there else None for share, there in zip(shares, trained, strict=True)]

@@ -13,15 +13,16 @@ import jax
 from hcdc_jax import augment, files
 from hcdc_jax.artefact import read_card
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, evaluate_networks, summary, with_epochs
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, Teacher, evaluate_networks, summary, with_epochs
 from hcdc_jax.models import image_problem
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.recipes.edc import observing_teacher
 from hcdc_jax.pipeline.recipes.images import network_options
-from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
+from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, key_for
 from hcdc_jax.pipeline.teaching import train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.report import evaluations
@@ -112,9 +113,12 @@ def evaluate_condensed(
         identities = [_identity(setup, plan, protocol, job) for job in jobs]
         known = [{name: entry[name] for name in MADE_BY} for entry in stored["entries"]]
         left = [(job, made) for job, made in zip(jobs, identities, strict=True) if made not in known]
+        teacher = None
+        if left and protocol.label_weight is not None:
+            teacher = observing_teacher(Run(setup, folder, progress))
         what = f"{networks} networks each, protocol {plan.protocol}: models x S_train"
         for job, made in progress.track(left, what, len(jobs) - len(left)):
-            entry = made | _evaluated(setup, folder, protocol, job, made, problems[job.model], networks)
+            entry = made | _evaluated(setup, folder, protocol, job, made, problems[job.model], networks, teacher)
             others = [e for e in stored["entries"] if any(e[name] != made[name] for name in _IDENTITY)]
             stored = ours | {"entries": [*others, entry]}
             content = {
@@ -200,14 +204,21 @@ def _identity(setup: Setup, plan: EvaluationPlan, protocol: Protocol, job: Job) 
 
 
 def _evaluated(
-    setup: Setup, folder: Path, protocol: Protocol, job: Job, made: dict[str, Any], problem: Problem, networks: int
+    setup: Setup,
+    folder: Path,
+    protocol: Protocol,
+    job: Job,
+    made: dict[str, Any],
+    problem: Problem,
+    networks: int,
+    teacher: Teacher | None,
 ) -> dict[str, Any]:
     """The scores of one job, and what they took."""
     train = setup.train if job.s_train == WHOLE else read_half(Place(folder, job.s_train, "train", job.seed)).batch
     with measured() as elapsed:
         scores = evaluate_networks(
             key_for(EVALUATE, job.seed), problem, with_epochs(protocol, made["epochs"]), train, setup.test,
-            networks=networks, learning_rate=made["learning_rate"],
+            networks=networks, learning_rate=made["learning_rate"], teacher=teacher,
         )  # fmt: skip
         jax.block_until_ready(scores)
     return {

@@ -19,6 +19,7 @@ from hcdc_jax.condense.inner import EpochTraining, checksum
 from hcdc_jax.condense.mosaics import check_mosaics, mosaics
 from hcdc_jax.condense.observers import (
     Observer,
+    ensemble,
     identity_of,
     load_observer,
     observer,
@@ -28,12 +29,13 @@ from hcdc_jax.condense.observers import (
 from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.evaluation import Teacher
 from hcdc_jax.images import Standardisation
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
-from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Setup, key_for
+from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, key_for
 from hcdc_jax.types import Array, Params
 
 STATISTICS_BATCH = 64
@@ -141,6 +143,12 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
         full_trainings=len(nets) * full_trainings(setup, options.observer_epochs * real.labels.shape[0]),
     )
     return [params for params, _ in found], cost
+
+
+def observing_teacher(run: Run) -> Teacher:
+    """The observers of S_train together, trained where they are missing: the mean of their logits."""
+    params, _ = trained_observers(Request(run, "train", 0, None, None))
+    return Teacher(ensemble(tuple(net.problem for net in observers(run.setup))), tuple(params))
 
 
 def _statistics(request: Request, number: int, net: Observer, params: Params) -> Statistics:
