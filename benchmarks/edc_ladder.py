@@ -131,10 +131,8 @@ def main() -> None:
     args, overrides = chosen(parser, "study", ["ladder", *STUDIES], usual=["ladder"], by_default="the ladder")
     base = configs.apply_overrides(configs.load(args.config), ["--methods", "edc", *overrides])
     protocol = with_epochs(PROTOCOLS[args.protocol], args.epochs)
-    lines = [
-        f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}, {args.networks} networks each, protocol {args.protocol}",
-        "",
-    ]
+    seeds = ", ".join(map(str, base.seeds))
+    lines = [f"{args.config.stem}, seeds {seeds}, {args.networks} networks each, protocol {args.protocol}", ""]
     lines += ["| | test accuracy, % |", "|---|---|"]
     # The top first: its observers serve all others.
     top = row(Rung("default"), base, args, protocol)
