@@ -12,10 +12,12 @@ import pytest
 
 from hcdc_jax import cli, files, pipeline
 from hcdc_jax import config as configs
+from hcdc_jax.codec import to_tree
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import PROTOCOLS, evaluate_networks
 from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline import evaluating
+from hcdc_jax.pipeline.recipes import edc
 from hcdc_jax.pipeline.setup import EVALUATE, key_for
 from hcdc_jax.report import evaluations
 from hcdc_jax.types import Batch
@@ -26,6 +28,7 @@ METHODS = ("random", "herding", "real_val")
 TINY = {
     "model": {"name": "convnet", "width": 2, "depth": 1, "norm": "none"},
     "space": {"candidates": 3}, "training": {"steps": 3, "proxy_steps": 3}, "truth": {"enabled": False},
+    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1"), "observer_epochs": 1},
 }  # fmt: skip
 
 
@@ -188,6 +191,23 @@ def test_digits_are_not_mirrored(copy, monkeypatch):
     assert [protocol.augmentation.operations for protocol in seen] == [
         ("color", "crop", "cutout", "scale", "rotate"), ("flip", "crop")
     ]  # fmt: skip
+
+
+def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, monkeypatch):
+    teachers = []
+    monkeypatch.setattr(
+        evaluating, "evaluate_networks", lambda *args, teacher, **options: teachers.append(teacher) or 1 / 0
+    )
+    setup = pipeline.prepare(pipeline.folder.config_of(copy))
+    for protocol in ("edc_soft", "edc"):
+        with pytest.raises(ZeroDivisionError):
+            pipeline.evaluate_condensed(setup, copy, pipeline.EvaluationPlan(protocol))
+    assert teachers[1] is None
+    said = teachers[0].problem.apply(teachers[0].params, (), setup.test.inputs)
+    kept = [read_arrays(path) for path in sorted((copy / "checkpoints" / "observers_train").glob("*.npz"))]
+    nets = edc.observers(setup)
+    alone = [net.problem.apply(to_tree(one), (), setup.test.inputs) for net, one in zip(nets, kept, strict=True)]
+    np.testing.assert_allclose(said, np.mean(alone, 0), rtol=1e-4, atol=1e-5)
 
 
 def test_rows_are_pooled_over_seeds_and_failures_left_out():
