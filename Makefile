@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
 	$(BIN)/hcdc run configs/digits_graph.toml --out runs/demo --resume
 
-test: $(INSTALLED)  ## the whole suite, without what needs minutes or a GPU
-	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu"
+test: $(INSTALLED)  ## the whole suite, without what needs minutes or a GPU; each file in one process, which compiles once
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 lint: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[lint]"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hcdc_jax import distances
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 M, H = 5, 4
 
@@ -17,6 +21,7 @@ def sample(seed):
     return 0.3 + jax.random.uniform(kv, (M,)), jax.random.normal(kg, (M, H))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def slopes(name, *arguments):
     return jax.value_and_grad(distances.get(name), argnums=(0, 1))(*arguments)
 

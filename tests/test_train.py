@@ -19,6 +19,8 @@ from hcdc_jax.types import Batch
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DATA = block_graph(30)
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
 LAM = (0.5, -0.6, 0.3)
