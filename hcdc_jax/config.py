@@ -266,9 +266,8 @@ class HCDCConfig:
     feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
     edge_logit: Positive | Literal["auto"] = "auto"  # the logits of the adjacency start at +- this
-    solver: Solver | Literal["auto"] = (
-        "auto"  # of the inverse Hessian; "auto" is Chebyshev's, or Neumann's for Algorithm 1
-    )
+    # of the inverse Hessian; "auto" is Chebyshev's, or Neumann's for Algorithm 1
+    solver: Solver | Literal["auto"] = "auto"
     num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
