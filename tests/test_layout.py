@@ -52,7 +52,7 @@ PIPELINE = [
     ["halves"],
     ["pruning"],
     ["recipes"],
-    ["selection"],
+    ["selection", "refinement"],
     ["shifts"],
     ["teachers"],
     ["targets"],
