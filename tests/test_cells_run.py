@@ -10,10 +10,11 @@ import pytest
 import scipy.stats
 
 from hcdc_jax import pipeline, spaces
-from hcdc_jax.cells import OPERATIONS, all_cells
+from hcdc_jax.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline import true_scores
+from tests.errors import error_of
 from tests.image_runs import config_with
 
 PROXIES = ("num_parameters", "flops", "synflow", "naswot", "jacob_cov", "grad_norm", "snip")
@@ -55,6 +56,33 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
     assert absent
     assert all(slopes[place] == 0 for place in absent)
     assert np.abs(slopes).max() > 0
+
+
+def test_cells_are_ranked_that_were_named():
+    text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+    config = config_with(("random",), **CELLS | {"space": {"name": "nas_bench_201", "cells": ("0", text, "15624")}})
+    found = [number_of(spaces.discrete_cell(hparams)) for hparams in pipeline.prepare(config).candidates]
+    assert found == [0, number_of(cell_of(text)), 15624]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"cells": ("0", "15625")}, "there is no cell number 15625"),
+        ({"cells": ("0", "|nor_conv_3x3|")}, "is no cell of NAS-Bench-201; write it as |op~0|+"),
+        ({"cells": ("0", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")}, "nothing reaches the output"),
+        ({"cells": ("0", "1", string_of(all_cells()[0]))}, "at least two different cells, each once"),
+        ({"cells": ("7",)}, "at least two different cells, each once"),
+    ],
+)
+def test_lists_of_cells_that_cannot_be_ranked(space, message):
+    config = config_with(("random",), **CELLS | {"space": {"name": "nas_bench_201", **space}})
+    assert message in error_of(lambda: pipeline.prepare(config))
+
+
+def test_other_spaces_have_no_cells():
+    config = config_with(("random",), space={"name": "regularisation", "cells": ("0", "1")})
+    assert "space.cells lists cells of 'nas_bench_201'" in error_of(lambda: pipeline.prepare(config))
 
 
 def test_sizes_of_cells_are_those_of_their_networks():

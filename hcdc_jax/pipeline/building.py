@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from hcdc_jax.cells import cell_of, is_connected
 from hcdc_jax.config import Config
 from hcdc_jax.data import GraphData, ImageData
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import graphs, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
-from hcdc_jax.spaces import Space
+from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
+from hcdc_jax.types import Array
 
 KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND}
 CELLS = "nas_bench_201"
@@ -43,13 +45,30 @@ def build(config: Config, data: Data) -> Setup:
         problem=real.problem,
         training=training(options.steps, options.batch_size),
         proxy_training=training(options.proxy_steps or options.steps, options.proxy_batch_size or options.batch_size),
-        candidates=space.sample(key_for(CANDIDATES, config.space.seed), config.space.candidates),
+        candidates=_candidates(config, space),
         train=real.train,
         val=real.val,
         test=real.test,
         preprocessing=real.preprocessing,
         taught_problem=real.taught_problem,
     )
+
+
+def _candidates(config: Config, space: Space) -> Array:
+    options = config.space
+    if not options.cells:
+        return space.sample(key_for(CANDIDATES, options.seed), options.candidates)
+    if space.name != CELLS:
+        raise UserError(f"space.cells lists cells of {CELLS!r}, and space.name is {space.name!r}: leave it out")
+    cells = [cell_of(int(text) if text.isdecimal() else text) for text in options.cells]
+    lost = [text for text, cell in zip(options.cells, cells, strict=True) if not is_connected(cell)]
+    if lost:
+        raise UserError(
+            f"space.cells: in {lost[0]} nothing reaches the output, so there is nothing to train; leave it out"
+        )
+    if len(set(cells)) < len(cells) or len(cells) == 1:
+        raise UserError("space.cells: list at least two different cells, each once")
+    return one_hot(cells)
 
 
 def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> None:
