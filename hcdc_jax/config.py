@@ -57,7 +57,7 @@ class SpaceConfig:
     basis: Literal["laplacian", "adjacency", "chebyshev"] = "laplacian"  # polynomial basis of the filter
     prior: Literal["box", "l1"] = "box"  # free coefficients uniform in [-1, 1], or of unit L1 norm
     candidates: Annotated[int, Range(low=2)] = 80  # how many candidates are ranked
-    cells: tuple[str, ...] = ()  # of NAS-Bench-201, by string or number: what is ranked in place of draws
+    cells: tuple[str, ...] | None = None  # of NAS-Bench-201, by string or number: what is ranked in place of draws
     seed: Seed = 0  # draws the candidates
 
 

@@ -83,8 +83,9 @@ def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> An
         kind = typing.get_type_hints(kind, include_extras=True).get(key) if dataclasses.is_dataclass(kind) else None
     if kind is None or dataclasses.is_dataclass(kind):
         return list(words)
-    if typing.get_origin(kind) is tuple:
-        return [_parse_word(typing.get_args(kind)[0], word) for word in words]
+    item = _item(kind)
+    if item is not None:
+        return None if _may_be_left_out(kind) and words == ["None"] else [_parse_word(item, word) for word in words]
     if len(words) != 1:
         raise UserError(f"{where}: '{name}' takes one value, got {len(words)}")
     return _parse_word(kind, words[0])
@@ -92,7 +93,7 @@ def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> An
 
 def _parse_word(kind: Any, word: str) -> Any:
     bases = [base for base, _ in _alternatives(kind)]
-    if types.NoneType in bases and word == "None":
+    if word == "None" and _may_be_left_out(kind):
         return None
     if bool in bases and word.lower() in ("true", "false"):
         return word.lower() == "true"
@@ -107,8 +108,9 @@ def _parse_word(kind: Any, word: str) -> Any:
 
 def _checked(kind: Any, value: Any, name: str, where: str) -> Any:
     """`value` as `kind` stores it, or an error that says what `kind` allows."""
-    if typing.get_origin(kind) is tuple:
-        return _checked_tuple(typing.get_args(kind)[0], value, name, where)
+    item = _item(kind)
+    if item is not None:
+        return None if value is None and _may_be_left_out(kind) else _checked_tuple(item, value, name, where)
     for base, limits in _alternatives(kind):
         if not _fits(base, value):
             continue
@@ -129,6 +131,15 @@ def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, .
         if item in items[:i]:
             raise UserError(f"{where}: '{name}' holds {item!r} twice")
     return items
+
+
+def _item(kind: Any) -> Any:
+    """What the items of a list are; None where no list is due."""
+    return next((typing.get_args(base)[0] for base, _ in _alternatives(kind) if typing.get_origin(base) is tuple), None)
+
+
+def _may_be_left_out(kind: Any) -> bool:
+    return types.NoneType in (base for base, _ in _alternatives(kind))
 
 
 def _alternatives(kind: Any) -> list[tuple[Any, Range | None]]:

@@ -56,7 +56,7 @@ def build(config: Config, data: Data) -> Setup:
 
 def _candidates(config: Config, space: Space) -> Array:
     options = config.space
-    if not options.cells:
+    if options.cells is None:
         return space.sample(key_for(CANDIDATES, options.seed), options.candidates)
     if space.name != CELLS:
         raise UserError(f"space.cells lists cells of {CELLS!r}, and space.name is {space.name!r}: leave it out")
