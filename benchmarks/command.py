@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +15,20 @@ def parser_of(doc: str | None, out: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs") / out, help="folder of the runs")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
+    """What the command line says, and the overrides of the configuration in it.
+
+    An override may take several words, `--seeds 0 1 2`: all up to the next option are its own, none is a name.
+    """
+    own = {name for action in parser._actions for name in action.option_strings}
+    arguments, overrides, of_override = [], [], False
+    for word in sys.argv[1:]:
+        if word.startswith("-"):
+            of_override = word.startswith("--") and word.split("=")[0] not in own
+        (overrides if of_override else arguments).append(word)
+    return parser.parse_args(arguments), overrides
 
 
 def chosen(
@@ -32,7 +47,7 @@ def chosen(
       The arguments, with the chosen ones as `names`, and what the parser does not know.
     """
     parser.add_argument("names", nargs="*", metavar=noun, help=f"of {', '.join(known)}; {by_default} by default")
-    args, overrides = parser.parse_known_args()
+    args, overrides = parsed(parser)
     unknown = sorted(set(args.names) - set(known))
     if unknown:
         parser.error(f"no such {noun}: {', '.join(unknown)}; known are {', '.join(known)}")

@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.command import CONFIGS, parser_of
+from benchmarks.command import CONFIGS, parsed, parser_of
 from benchmarks.tables import spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.candidates import Scores, evaluate_on
 from hcdc_jax.pipeline import SearchPlan
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for, solver_of
-from hcdc_jax.search import Objective, hypergradient_search
+from hcdc_jax.pipeline.scoring import descent_options
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for
+from hcdc_jax.search import hypergradient_search
 from hcdc_jax.terminal import progress
 from hcdc_jax.types import Array
 
@@ -45,13 +46,9 @@ def on_full(setup: Setup, seed: int, num: int) -> tuple[float, float]:
             key_for(TRUTH, 0), setup.problem, candidates, setup.train, (setup.val,), training=setup.training
         )[0]
 
-    options = setup.config.hcdc
+    extra = descent_options(setup, setup.train, setup.val, setup.training)
     with measured() as elapsed:
-        history = hypergradient_search(
-            key_for(SEARCH, seed), setup.space, evaluate_fn, num,
-            objective=Objective(setup.problem, setup.train, setup.val, setup.training),
-            solver=solver_of(setup.config), direct=options.direct, sensitivity=options.sensitivity,
-        )  # fmt: skip
+        history = hypergradient_search(key_for(SEARCH, seed), setup.space, evaluate_fn, num, **extra)
     best = jnp.asarray(history.hparams[history.best(1)])
     (test,) = evaluate_on(key_for(TRUTH, 0), setup.problem, best, setup.train, (setup.test,), training=setup.training)
     return float(jax.device_get(test.accuracy)[0]), elapsed.run
@@ -61,7 +58,7 @@ def main() -> None:
     parser = parser_of(__doc__, "full_search")
     parser.add_argument("configs", nargs="*", type=Path, help="cora_1.8 and citeseer_1.3 by default")
     parser.add_argument("--num", type=int, default=240, help="candidates of a search")
-    args, overrides = parser.parse_known_args()
+    args, overrides = parsed(parser)
     lines = [
         f"| hypergradient search, {args.num} candidates | condensed, its best | condensed, best of {TOP} | full data | "
         "seconds, condensed | seconds, full |",

@@ -200,7 +200,8 @@ def evaluate_networks(
     if protocol.label_weight is not None:
         if teacher is None:
             raise UserError("this protocol asks a teacher for logits: give one, or choose another protocol")
-        network, hparams = distilled(network, teacher.problem, protocol.label_weight), (hparams, teacher.params)
+        network = distilled(network, teacher.problem, protocol.label_weight, protocol.weight_decay)
+        hparams = (hparams, teacher.params)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)

@@ -137,7 +137,7 @@ def test_a_smooth_rate_and_the_average_of_parameters_are_those_of_the_loop():
 
 
 def test_a_teacher_is_asked_for_logits_of_what_is_seen():
-    protocol = Protocol("", epochs=9, learning_rate=0.2, weight_decay=0.0, label_weight=0.5)
+    protocol = Protocol("", epochs=9, learning_rate=0.2, weight_decay=0.1, label_weight=0.5)
     train, test = batch_of(12, shift=1), batch_of(9, seed=1)
     taught_by = np.random.default_rng(1).normal(size=(36, 3))
     x, wrong = np.asarray(train.inputs).reshape(12, -1), np.eye(3)[np.asarray(train.labels)]
@@ -145,7 +145,7 @@ def test_a_teacher_is_asked_for_logits_of_what_is_seen():
     for _ in range(9):
         difference, seen = x @ (weights - taught_by), np.exp(x @ weights)
         slope = 2 * difference / 3 + 0.5 * (seen / seen.sum(1, keepdims=True) - wrong)
-        velocity = 0.9 * velocity + x.T @ slope / 12
+        velocity = 0.9 * velocity + x.T @ slope / 12 + 0.1 * weights
         weights = weights - 0.2 * velocity
     logits = np.asarray(test.inputs).reshape(9, -1) @ weights
     expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(9), test.labels])

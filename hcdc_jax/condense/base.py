@@ -7,9 +7,17 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 import optax
 
+from hcdc_jax.train import all_finite
 from hcdc_jax.types import Array, PyTree, Variables
+
+MOST_GROWTH = 100.0
+"""Of the root mean square of the inputs. Condensed images and features stay within a few of their start's."""
+
+_OF_EXAMPLES = ("pixels", "features", "instance_memories")
+"""The field of a container's variables that tells its examples apart; the first that there is."""
 
 
 class Condenser(NamedTuple):
@@ -103,6 +111,20 @@ def learned_fields(variables: Variables) -> dict[str, PyTree]:
     `variables._replace(**fields)` puts them back.
     """
     return {name: getattr(variables, name) for name in variables._fields if name not in ("labels", "weights")}
+
+
+def has_diverged(variables: Variables, start: Variables) -> bool:
+    """Whether a number is not finite, or the inputs are out of all proportion to what they started as.
+
+    A network with a norm sees no difference between large inputs and larger ones, so that these may stay finite.
+    """
+
+    def size(variables: Variables) -> float:
+        fields = learned_fields(variables)
+        inputs = next(fields[name] for name in _OF_EXAMPLES if name in fields)
+        return float(np.sqrt(np.mean(np.square(np.asarray(inputs, np.float64)))))
+
+    return not all_finite(variables) or 0 < MOST_GROWTH * size(start) < size(variables)
 
 
 def descend(

@@ -137,7 +137,7 @@ def taught(
 
 
 @functools.cache
-def distilled(network: Problem, teacher: Problem, label_weight: float) -> Problem:
+def distilled(network: Problem, teacher: Problem, label_weight: float, weight_decay: float) -> Problem:
     """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
 
     Hyperparameters become a pair: those of the network, and the parameters of the teacher.
@@ -145,14 +145,16 @@ def distilled(network: Problem, teacher: Problem, label_weight: float) -> Proble
     Args:
       network: its perturbations stay; the teacher sees what they leave.
       teacher: a problem without hyperparameters.
-      label_weight: of the network's own training loss beside the mean squared difference of logits.
+      label_weight: of the cross-entropy of the labels beside the mean squared difference of logits.
+      weight_decay: as for `taught`.
     """
 
     def train_loss(params, hparams, batch):
         own, taught_by = hparams
         said = jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
         difference = ((network.apply(params, own, batch.inputs) - said) ** 2).mean(-1)
-        return weighted_mean(difference, batch.weights) + label_weight * network.train_loss(params, own, batch)
+        decay = weight_decay / 2 * optax.tree.norm(params, squared=True)
+        return weighted_mean(difference, batch.weights) + label_weight * network.val_loss(params, own, batch) + decay
 
     def perturb(key, hparams, batch):
         assert network.perturb is not None

@@ -30,11 +30,8 @@ def check_config(config: Config) -> None:
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
-    if config.hcdc.refinements and config.hcdc.refined_by == "hypergradient" and "hcdc_shifted" in config.methods:
-        raise UserError(
-            "hypergradient search does not know the shift of hcdc_shifted: set hcdc.refined_by = 'random', or leave "
-            "the method out"
-        )
+    if config.hcdc.refinements:
+        _check_refinements(config)
     _check_labels(config)
 
 
@@ -46,6 +43,24 @@ def _check_table(config: Config) -> None:
     _check_name("truth.table", config.truth.table, [CELLS])
     # Read now: what is wrong with the file should be known before anything is trained.
     published_accuracies(config.data.name, "val")
+
+
+def _check_refinements(config: Config) -> None:
+    options, refinable = config.hcdc, {"hcdc", "value_only", "hcdc_shifted"} & set(config.methods)
+    if options.theta == "shared" or not refinable:
+        raise UserError(
+            "hcdc.refinements add to the full trainings that hcdc, value_only and hcdc_shifted match, of which this "
+            "run has none: leave them out"
+        )
+    if options.found > options.searched:
+        raise UserError(f"hcdc.found = {options.found} of hcdc.searched = {options.searched} candidates: lower it")
+    if options.refined_by == "hypergradient" and "hcdc_shifted" in config.methods:
+        raise UserError(
+            "hypergradient search does not know the shift of hcdc_shifted: set hcdc.refined_by = 'random', or leave "
+            "the method out"
+        )
+    if options.refined_by == "hypergradient" and config.space.name == CELLS:
+        raise UserError("descents leave the cells for mixtures of them: set hcdc.refined_by = 'random'")
 
 
 def _check_labels(config: Config) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hcdc_jax import checkpoint, files
 from hcdc_jax.codec import to_arrays, to_batch, to_tree
-from hcdc_jax.condense.base import Condenser, learned_fields
+from hcdc_jax.condense.base import Condenser, has_diverged, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
 from hcdc_jax.data.npz import read_arrays
@@ -29,8 +29,6 @@ from hcdc_jax.types import Array, Batch, Variables
 
 NUM_PAUSES = 12
 """Checkpoints, log lines and snapshots per condensation: often enough to lose little and to draw a curve."""
-MOST_GROWTH = 100.0
-"""Of the root mean square of the inputs. Condensed images and features stay within a few of their start's."""
 MOST_PER_CALL = 100
 """Steps between two words of progress at most: on images seconds, where a pause may take an hour."""
 
@@ -243,7 +241,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
         said = _summary(infos)
         skipped += said.get("skipped", 0.0)
         files.append_jsonl(folder / "metrics.jsonl", record | said)
-        if _has_diverged(state.variables, variables):
+        if has_diverged(state.variables, variables):
             progress.say(
                 f"{place}, diverged by step {done} of {steps}: nothing is ranked on it; lower {learner.rate} and run "
                 "in a new folder"
@@ -303,24 +301,6 @@ def call_length(length: int) -> int:
 def _single(variables: Variables) -> Variables:
     """Variables with no number in double precision."""
     return jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, variables)
-
-
-def _has_diverged(variables: Variables, start: Variables) -> bool:
-    """Whether a number is not finite, or the inputs are out of all proportion to what they started as.
-
-    A network with a norm sees no difference between large inputs and larger ones, so that these may stay finite.
-    """
-
-    def size(variables: Variables) -> float:
-        fields = learned_fields(variables)
-        inputs = next(fields[name] for name in _OF_EXAMPLES if name in fields)
-        return float(np.sqrt(np.mean(np.square(np.asarray(inputs, np.float64)))))
-
-    return not all_finite(variables) or 0 < MOST_GROWTH * size(start) < size(variables)
-
-
-_OF_EXAMPLES = ("pixels", "features", "instance_memories")
-"""The field of a container's variables that tells its examples apart; the first that there is."""
 
 
 def _nowhere(variables: Variables) -> Variables:

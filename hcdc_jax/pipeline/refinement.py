@@ -23,14 +23,14 @@ from hcdc_jax.search import SEARCHES
 from hcdc_jax.types import Array, Batch
 
 APART = 0.3
-"""Prior standard deviations within which found candidates are one: a second training there would say little more."""
+"""Prior standard deviations within which candidates are one: a second full training there would say little more."""
 
 
 def refined(
     request: Request,
     matched: Matched,
     name: str,
-    learn: Callable[[Matched], Batch],
+    learn: Callable[[Matched], Batch | None],
     placed: Callable[[Array], Array],
 ) -> Matched:
     """The matched candidates and those that `hcdc.refinements` searches found best, each on an S_val of its own.
@@ -41,32 +41,35 @@ def refined(
       request: of S_val.
       matched: the first ones.
       name: of the recipe; others find other candidates.
-      learn: `learn(matched)`, S_val.
+      learn: `learn(matched)`, S_val; None if it diverges, which ends the refinements.
       placed: where candidates [n, h] are trained on S_train.
     """
     run, seed = request.run, request.seed
     for i in range(run.setup.config.hcdc.refinements):
         path = run.folder / "checkpoints" / f"found_{name}_seed{seed}_{i}.npz"
-        key = jax.random.fold_in(key_for(REFINE, seed), i)
+        search_key, train_key = jax.random.split(jax.random.fold_in(key_for(REFINE, seed), i))
         if not path.exists():
-            run.progress.say(
-                f"seed {seed}: refinement {i + 1}, searching on what {len(matched.hparams)} candidates say"
-            )
+            count = len(matched.hparams)
+            run.progress.say(f"seed {seed}: refinement {i + 1}, searching on what {count} candidates say")
             with measured() as elapsed:
-                found = _best(request, key, learn(matched), placed)
+                val = learn(matched)
+                if val is None:
+                    run.progress.say(f"seed {seed}: S_val diverged, and is not searched on")
+                    return matched
+                found = _best(request, search_key, val, placed, np.asarray(matched.hparams))
             files.write_npz(path, {"hparams": found, "seconds": elapsed.run, "compile_seconds": elapsed.compile})
         record = read_arrays(path)
+        cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
+        matched = matched._replace(cost=matched.cost.plus(cost))
         if not len(record["hparams"]):
-            run.progress.say(f"seed {seed}: refinement {i + 1} found no candidate that can be trained on S_train")
+            run.progress.say(f"seed {seed}: refinement {i + 1} found nothing that is new and can be trained on S_train")
             continue
         label = f"full trainings of refinement {i + 1}, seed {seed}"
-        more = found_targets(run, path.with_suffix(""), key, record["hparams"], label)
-        cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
-        matched = matched.plus(more._replace(cost=more.cost.plus(cost)))
+        matched = matched.plus(found_targets(run, path.with_suffix(""), train_key, record["hparams"], label))
     return matched
 
 
-def _best(request: Request, key: Array, val: Batch, placed: Callable[[Array], Array]) -> np.ndarray:
+def _best(request: Request, key: Array, val: Batch, placed: Callable[[Array], Array], known: np.ndarray) -> np.ndarray:
     setup, train = request.run.setup, request.condensed_train
     options, keys = setup.config.hcdc, rank_keys(setup, request.seed)
     assert train is not None
@@ -74,7 +77,9 @@ def _best(request: Request, key: Array, val: Batch, placed: Callable[[Array], Ar
     def evaluate_fn(candidates: Array) -> Scores:
         return mean_scores(setup, keys, placed(candidates), train, val)[0]
 
-    extra = descent_options(setup, train, val) if options.refined_by == "hypergradient" else {}
+    extra = {}
+    if options.refined_by == "hypergradient":
+        extra = descent_options(setup, train, val, setup.proxy_training)
     history = SEARCHES[options.refined_by](key, setup.space, evaluate_fn, options.searched, **extra)
-    places = history.best(options.found, APART * np.asarray(setup.space.prior_std))
+    places = history.best(options.found, APART * np.asarray(setup.space.prior_std), avoided=known)
     return history.hparams[places]

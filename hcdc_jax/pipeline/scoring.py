@@ -12,6 +12,7 @@ from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Objective
+from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch, Params
 
 
@@ -66,11 +67,11 @@ def mean_scores(
     return scores, elapsed
 
 
-def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch) -> dict[str, Any]:
-    """What a hypergradient search on condensed data is told besides what every search is."""
+def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch, training: Training) -> dict[str, Any]:
+    """What a hypergradient search is told besides what every search is."""
     options = setup.config.hcdc
     return {
-        "objective": Objective(setup.problem_on(train_batch), train_batch, val_batch, setup.proxy_training),
+        "objective": Objective(setup.problem_on(train_batch), train_batch, val_batch, training),
         "solver": solver_of(setup.config),
         "direct": options.direct,
         # What is enough for a match leads nowhere: a descent needs the whole hypergradient.

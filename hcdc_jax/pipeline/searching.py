@@ -125,7 +125,7 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
                 f"hypergradient search does not know the shift of {condensed.card['method']}; choose another "
                 "--artefact, or --method random"
             )
-        extra = descent_options(setup, condensed.train, condensed.val)
+        extra = descent_options(setup, condensed.train, condensed.val, setup.proxy_training)
     if plan.storage is not None:
         extra = {"study": open_study(plan.seed, storage=plan.storage, name=plan.study)}
     progress.start(f"{plan.method} search on the condensed data", plan.num, 0)

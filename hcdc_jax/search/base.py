@@ -45,17 +45,19 @@ class History(NamedTuple):
     accuracy: np.ndarray
     status: np.ndarray
 
-    def best(self, count: int = 1, radius: ArrayLike = 0.0) -> np.ndarray:
+    def best(self, count: int = 1, radius: ArrayLike = 0.0, avoided: ArrayLike = ()) -> np.ndarray:
         """Places of the best different candidates that did not fail, lowest loss first.
 
         Args:
           count: how many at most.
           radius: [h] or a number; a candidate that is as close as this to a better one in every hyperparameter is
             passed over. Descents end in crowds of nearly equal candidates, one of which is enough.
+          avoided: [k, h]; what is as close to one of these is passed over, too.
         """
         places: list[int] = []
+        avoided = np.asarray(avoided, self.hparams.dtype).reshape(-1, self.hparams.shape[1])
         for place in np.argsort(self.loss, kind="stable"):
-            near = np.abs(self.hparams[places] - self.hparams[place]) <= radius
+            near = np.abs(np.concatenate([avoided, self.hparams[places]]) - self.hparams[place]) <= radius
             if self.status[place] and not near.all(axis=1).any():
                 places.append(int(place))
             if len(places) == count:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.condense.base import Condenser
+from hcdc_jax.condense.base import Condenser, has_diverged
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
 from hcdc_jax.containers import Container, ImageStart
@@ -77,12 +77,11 @@ def _work_of(
     setup = request.run.setup
     container = learned(setup, "val")
 
-    def learn(matched: Matched) -> Batch:
+    def learn(matched: Matched) -> Batch | None:
         work, key, count = _frozen(request, matched, placed), half_key("val", request.seed), steps(setup)
-        method = condenser(setup, container)
-        state = method.init(key, container.init(key, request.start), work.data)
-        state = run_condenser(key, method, state, work.data, steps=count, every=count)
-        return jax.jit(container.decode)(state.variables)
+        method, start = condenser(setup, container), container.init(key, request.start)
+        state = run_condenser(key, method, method.init(key, start, work.data), work.data, steps=count, every=count)
+        return None if has_diverged(state.variables, start) else jax.jit(container.decode)(state.variables)
 
     matched = refined(request, matched, name, learn, placed)
     return settled(request, _frozen(request, matched, placed), container, name, distances)
