@@ -34,6 +34,7 @@ LAYERS = [
     ["artefact", "codec", "checkpoint"],
     ["soft_labels"],
     ["problem"],
+    ["rand_augment"],
     ["graphs", "images", "augment"],
     ["data"],
     ["config", "config_values"],
