@@ -148,7 +148,7 @@ def apply(parameters: Draw, images: Array) -> Array:
     """
     if parameters.operation.ndim:
         return jax.vmap(lambda one, image: apply(one, image[None])[0])(parameters, images)
-    return _cut(parameters, _warp(parameters, _color(parameters, images)))
+    return _cut(parameters, warped(_color(parameters, images), parameters.matrix, parameters.shift))
 
 
 def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Array:
@@ -180,6 +180,36 @@ def fitting(augmentation: Augmentation, data_name: str) -> Augmentation:
     if data_name not in NO_MIRRORS:
         return augmentation
     return augmentation._replace(operations=tuple(name for name in augmentation.operations if name != "flip"))
+
+
+def warped(images: Array, matrix: Array, shift: Array) -> Array:
+    """Bilinear resampling of images [n, h, w, c], zero outside; exact for whole shifts and flips.
+
+    Args:
+      images: resampled all alike.
+      matrix: see `Draw`.
+      shift: see `Draw`.
+    """
+    n, height, width, channels = images.shape
+    dtype = images.dtype
+    rows, columns = jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype)
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], dtype)
+    grid = jnp.stack(jnp.meshgrid(rows - centre[0], columns - centre[1], indexing="ij")).reshape(2, -1)
+    # Written out: a reduced matmul precision would blur whole coordinates.
+    matrix, shift = matrix.astype(dtype), shift.astype(dtype)
+    source = matrix[:, :1] * grid[:1] + matrix[:, 1:] * grid[1:] + (centre + shift)[:, None]
+    corner = jnp.floor(source)
+    part = source - corner
+    flat = images.reshape(n, height * width, channels)
+    total = jnp.zeros_like(flat)
+    for down in (0, 1):
+        for right in (0, 1):
+            row, column = corner[0] + down, corner[1] + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            weight = (part[0] if down else 1 - part[0]) * (part[1] if right else 1 - part[1]) * inside
+            place = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
+            total = total + weight[None, :, None] * flat[:, place]
+    return total.reshape(images.shape)
 
 
 def _draw_operation(key: Array, augmentation: Augmentation) -> Array:
@@ -233,30 +263,6 @@ def _color(parameters: Draw, images: Array) -> Array:
         # Exact where the factor is 1, which mean + (images - mean) is not.
         images = factor.astype(images.dtype) * images + (1.0 - factor).astype(images.dtype) * mean
     return images
-
-
-def _warp(parameters: Draw, images: Array) -> Array:
-    """Bilinear resampling, zero outside; exact for whole shifts and flips."""
-    n, height, width, channels = images.shape
-    dtype = images.dtype
-    rows, columns = jnp.arange(height, dtype=dtype), jnp.arange(width, dtype=dtype)
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2], dtype)
-    grid = jnp.stack(jnp.meshgrid(rows - centre[0], columns - centre[1], indexing="ij")).reshape(2, -1)
-    # Written out: a reduced matmul precision would blur whole coordinates.
-    matrix, shift = parameters.matrix.astype(dtype), parameters.shift.astype(dtype)
-    source = matrix[:, :1] * grid[:1] + matrix[:, 1:] * grid[1:] + (centre + shift)[:, None]
-    corner = jnp.floor(source)
-    part = source - corner
-    flat = images.reshape(n, height * width, channels)
-    total = jnp.zeros_like(flat)
-    for down in (0, 1):
-        for right in (0, 1):
-            row, column = corner[0] + down, corner[1] + right
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            weight = (part[0] if down else 1 - part[0]) * (part[1] if right else 1 - part[1]) * inside
-            place = jnp.where(inside, row * width + column, 0).astype(jnp.int32)
-            total = total + weight[None, :, None] * flat[:, place]
-    return total.reshape(images.shape)
 
 
 def _cut(parameters: Draw, images: Array) -> Array:

@@ -20,9 +20,10 @@ import optax
 from hcdc_jax import metrics
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
-from hcdc_jax.condense.inner import cropped, distilled, even_batches, taught
+from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augmented, taught
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, local_devices, over_candidates
 from hcdc_jax.train import Training, advance, begin, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
@@ -43,6 +44,7 @@ class Protocol:
       forgets: whether the optimiser starts anew at each drop, without its momentum.
       augmentation: with parameters for each image, one operation per step; None for none.
       cutmix: probability of `perturbations.cut_mixed` per step.
+      rand_augment: what is done to images before all of that; None for nothing.
       crop_area: least share of an image that is seen, at its full size, see `augment.draw_crop`; 1 for all of it.
       learning_rate: until the first drop.
       zeta: the learning rate follows `smooth_factors` from epoch to epoch; None for drops.
@@ -65,6 +67,7 @@ class Protocol:
     forgets: bool = False
     augmentation: Augmentation | None = None
     cutmix: float = 0.0
+    rand_augment: RandAugment | None = None
     crop_area: float = 1.0
     zeta: float | None = None
     early_late: bool = False
@@ -91,9 +94,9 @@ class Teacher(NamedTuple):
 
 
 _EDC = Protocol(
-    "EDC (arXiv 2404.13733): 1,000 epochs of AdamW in batches of 25, crops and CutMix, average of the parameters",
+    "EDC (arXiv 2404.13733): 1,000 epochs of AdamW in batches of 25, RandAugment, crops and CutMix",
     epochs=1000, zeta=2.0, average=0.99, crop_area=0.08, cutmix=1.0, augmentation=Augmentation(("flip",)),
-    learning_rate=0.001, optimizer="adamw", weight_decay=0.0, batch_size=25, networks=5,
+    rand_augment=RandAugment(), learning_rate=0.001, optimizer="adamw", weight_decay=0.0, batch_size=25, networks=5,
 )  # fmt: skip
 
 # DC's code, from which DSA's and MTT's came, counts E from 0 to E inclusively, and lowers the rate at the end of epoch
@@ -197,6 +200,8 @@ def evaluate_networks(
         problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
     )
     network = cropped(network, protocol.crop_area)
+    if protocol.rand_augment is not None:
+        network, hparams = rand_augmented(network, protocol.rand_augment), (hparams, levels(train.inputs))
     if protocol.label_weight is not None:
         if teacher is None:
             raise UserError("this protocol asks a teacher for logits: give one, or choose another protocol")

@@ -19,6 +19,7 @@ from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline import evaluating
 from hcdc_jax.pipeline.recipes import edc
 from hcdc_jax.pipeline.setup import EVALUATE, key_for
+from hcdc_jax.rand_augment import RandAugment
 from hcdc_jax.report import evaluations
 from hcdc_jax.types import Batch
 from tests.runs import hcdc, process_settings, small_config
@@ -208,6 +209,23 @@ def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, monkeypat
     nets = edc.observers(setup)
     alone = [net.problem.apply(to_tree(one), (), setup.test.inputs) for net, one in zip(nets, kept, strict=True)]
     np.testing.assert_allclose(said, np.mean(alone, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_operations_of_ones_own_stand_in_for_rand_augment(copy, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        evaluating, "evaluate_networks", lambda key, problem, protocol, *args, **options: seen.append(protocol) or 1 / 0
+    )
+    setup = pipeline.prepare(pipeline.folder.config_of(copy))
+    for augment in (None, "none"):
+        with pytest.raises(ZeroDivisionError):
+            pipeline.evaluate_condensed(setup, copy, pipeline.EvaluationPlan("edc", augment=augment))
+    assert [protocol.rand_augment for protocol in seen] == [RandAugment(), None]
+    settings = [evaluating._settings(protocol) for protocol in seen]
+    assert [found["rand_augment"] and found["rand_augment"]["num_ops"] for found in settings] == [2, None]
+    texts = [evaluations._protocol(found) for found in settings]
+    assert "at most 25, RandAugment (2 operations at magnitude 9), crops of at least 8 %" in texts[0]
+    assert "without augmentation, crops of at least 8 %" in texts[1]
 
 
 def test_rows_are_pooled_over_seeds_and_failures_left_out():

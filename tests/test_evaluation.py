@@ -11,6 +11,7 @@ import pytest
 
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
+from hcdc_jax.condense.inner import augmented, rand_augmented
 from hcdc_jax.evaluation import (
     PROTOCOLS,
     TEST_BATCH,
@@ -23,6 +24,7 @@ from hcdc_jax.evaluation import (
 )
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.rand_augment import RandAugment, levels, rand_augment
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
@@ -176,7 +178,27 @@ def test_edc_is_as_published_for_cifar():
     edc = PROTOCOLS["edc"]
     assert (edc.epochs, edc.batch_size, edc.optimizer, edc.learning_rate) == (1000, 25, "adamw", 0.001)
     assert (edc.zeta, edc.average, edc.cutmix, edc.crop_area) == (2.0, 0.99, 1.0, 0.08)
+    assert edc.rand_augment == RandAugment(num_ops=2, magnitude=9.0)
+    assert [name for name, protocol in PROTOCOLS.items() if protocol.rand_augment] == [
+        "edc", "edc_soft", "edc_early_late"
+    ]  # fmt: skip
     assert dataclasses.replace(PROTOCOLS["edc_early_late"], early_late=False, about=edc.about) == edc
+
+
+def test_rand_augment_comes_first_and_knows_black_and_white_from_the_set():
+    batch, mirrored = batch_of(6), Augmentation(("flip",), flip=1.0)
+    problem = rand_augmented(augmented(linear(), mirrored), RandAugment())
+    seen = jax.jit(problem.perturb)(KEY, ((), levels(batch.inputs)), batch)
+    augment = jax.jit(rand_augment, static_argnums=1)
+    first = augment(jax.random.split(KEY)[0], RandAugment(), batch.inputs, levels(batch.inputs))
+    np.testing.assert_allclose(seen.inputs, first[:, :, ::-1], atol=1e-5)
+    np.testing.assert_array_equal(seen.labels, batch.labels)
+    # Training sees it.
+    with_it, without = (
+        evaluate_networks(KEY, linear(), Protocol("", epochs=3, rand_augment=chosen), batch, batch, networks=1)
+        for chosen in (RandAugment(), None)
+    )
+    assert with_it.loss[0] != without.loss[0]
 
 
 ROUGH = Protocol(

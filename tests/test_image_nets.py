@@ -22,13 +22,17 @@ from hcdc_jax.models import (
     image_problem,
     num_parameters,
 )
-from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, as_product, bordered, pool
+from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, as_product, as_shifted_sum, bordered, pool
+from hcdc_jax.models.layer_inputs import layer_inputs
+from hcdc_jax.models.mobile_nets import InvertedResidual, ShuffleBlock
+from hcdc_jax.models.wide_resnet import PreactivationBlock
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 NO_HPARAMS = jnp.zeros(0)
-# Small versions on small images; the three without options are as wide as they are.
+# Small versions on small images; those without options are as wide as they are. The norm of the single image over the
+# 2 x 2 pixels that two of them end with would blow rounding up over 50 layers, to a tenth of the slopes.
 SMALL = {
     "convnet": ((8, 8, 1), {"width": 4, "depth": 2}),
     "mlp": ((5, 4, 2), {"width": 6}),
@@ -36,12 +40,17 @@ SMALL = {
     "alexnet": ((8, 8, 1), {}),
     "vgg11": ((32, 32, 1), {}),
     "resnet18": ((16, 16, 1), {}),
+    "wrn16": ((8, 8, 1), {"width_factor": 1}),
+    "mobilenetv2": ((16, 16, 1), {"width": 4, "norm": "group"}),
+    "shufflenetv2": ((16, 16, 1), {"width": 8, "norm": "group"}),
     "vit": ((8, 8, 1), {"width": 8, "depth": 1, "heads": 2, "mlp_width": 12}),
     "nas_bench_201": ((4, 4, 1), {"width": 2, "depth": 1}),
 }
-# The others are large whatever their options, and made of the same layers.
+# The others are large or deep whatever their options, and made of the same layers.
 QUICK = ["convnet", "mlp", "vit"]
-ALL = QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in ("lenet", "alexnet", "vgg11", "resnet18")]
+DEEP = ["wrn16", "mobilenetv2", "shufflenetv2"]
+LARGE = ["lenet", "alexnet", "vgg11", "resnet18", *DEEP]
+ALL = QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
 
 
 def shapes_of(name, image_shape=(32, 32, 3), num_classes=10, **options):
@@ -92,6 +101,45 @@ def vit_size(num_classes, width=128, depth=6, mlp=256, tokens=64, patch=48):
     return linear_size(patch, width) + tokens * width + depth * block + 2 * width + linear_size(width, num_classes)
 
 
+def plain_size(inputs, outputs, side):
+    """A convolution without bias, and the norm that goes with it."""
+    return conv_size(inputs, outputs, side, bias=False) + 2 * outputs
+
+
+def depthwise_size(channels):
+    return 9 * channels + 2 * channels
+
+
+def wrn16_size(num_classes, factor=2):
+    # A block's norms stand before its convolutions: of what it reads, and of what its first one gives.
+    total, before = conv_size(3, 16, 3, bias=False), 16
+    for width in (16 * factor, 32 * factor, 64 * factor):
+        total += 2 * before + plain_size(before, width, 3) + conv_size(width, width, 3, bias=False)
+        total += 0 if before == width else conv_size(before, width, 1, bias=False)
+        total += 2 * width + plain_size(width, width, 3) + conv_size(width, width, 3, bias=False)
+        before = width
+    return total + 2 * before + linear_size(before, num_classes)
+
+
+def mobilenetv2_size(num_classes, widths=(32, 16, 24, 32, 64, 96, 160, 320), last=1280):
+    total = plain_size(3, widths[0], 3) + depthwise_size(widths[0]) + plain_size(widths[0], widths[1], 1)
+    for before, width, blocks in zip(widths[1:], widths[2:], (2, 3, 4, 3, 3, 1), strict=False):
+        for inputs in (before, *[width] * (blocks - 1)):
+            total += plain_size(inputs, 6 * inputs, 1) + depthwise_size(6 * inputs) + plain_size(6 * inputs, width, 1)
+    return total + plain_size(widths[-1], last, 1) + linear_size(last, num_classes)
+
+
+def shufflenetv2_size(num_classes, width=48):
+    total, before = plain_size(3, 24, 3), 24
+    for stage, blocks in enumerate((4, 8, 4)):
+        half = 2**stage * width // 2
+        total += depthwise_size(before) + plain_size(before, half, 1)
+        total += plain_size(before, half, 1) + depthwise_size(half) + plain_size(half, half, 1)
+        total += (blocks - 1) * (2 * plain_size(half, half, 1) + depthwise_size(half))
+        before = 2 * half
+    return total + plain_size(before, 1024, 1) + linear_size(1024, num_classes)
+
+
 ALEXNET = [(3, 128, 5), (128, 192, 5), (192, 256, 3), (256, 192, 3), (192, 192, 3)]
 # Counted layer by layer here; where a number is printed in the literature, that number too.
 SIZES = [
@@ -112,6 +160,15 @@ SIZES = [
     ("vgg11", {}, 10, 9_231_114, vgg11_size(10)),
     ("resnet18", {}, 10, 11_173_962, resnet18_size(10)),
     ("resnet18", {}, 100, 11_220_132, resnet18_size(100)),
+    ("wrn16", {}, 10, None, wrn16_size(10)),
+    ("wrn16", {}, 100, 703_284, wrn16_size(100)),
+    ("wrn16", {"width_factor": 1}, 10, None, wrn16_size(10, 1)),
+    ("mobilenetv2", {}, 10, None, mobilenetv2_size(10)),
+    ("mobilenetv2", {}, 1000, 3_504_872, mobilenetv2_size(1000)),
+    ("mobilenetv2", {"width": 16}, 1000, None, mobilenetv2_size(1000, (16, 8, 16, 16, 32, 48, 80, 160))),
+    ("shufflenetv2", {}, 10, None, shufflenetv2_size(10)),
+    ("shufflenetv2", {}, 1000, 1_366_792, shufflenetv2_size(1000)),
+    ("shufflenetv2", {"width": 116}, 1000, 2_278_604, shufflenetv2_size(1000, 116)),
     ("vit", {}, 10, None, vit_size(10)),
 ]  # fmt: skip
 
@@ -227,19 +284,120 @@ def test_convnet_is_the_formula(norm, pooling):
     np.testing.assert_allclose(jax.jit(embed)(params, NO_HPARAMS, inputs), features, atol=2e-5)
 
 
+def depthwise_by_hand(images, layer):
+    kernel, (n, height, width, channels) = np.asarray(layer["kernel"], np.float64), images.shape
+    padded, result = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), np.zeros((n, height, width, channels))
+    for row, column, channel in np.ndindex(height, width, channels):
+        seen = padded[:, row : row + 3, column : column + 3, channel]
+        result[:, row, column, channel] = (seen * kernel[:, :, 0, channel]).sum((1, 2))
+    return result
+
+
+def block_on(block, channels):
+    """Six by six pixels, parameters that are nowhere 0, and what a block makes of the one with the other."""
+    images = np.random.default_rng(1).normal(size=(3, 6, 6, channels))
+    inputs = jnp.asarray(images, jnp.float32)
+    params = stirred(jax.jit(block.init)(KEY, inputs)["params"])
+    return images, params, jax.jit(block.apply)({"params": params}, inputs)
+
+
+def normed_by_hand(hidden, params, number):
+    return norm_by_hand(hidden, params[f"Norm_{number}"], "instance")
+
+
+@pytest.mark.parametrize(("width", "stride"), [(4, 1), (6, 1), (4, 2)])
+def test_preactivation_block_is_the_formula(width, stride):
+    images, params, found = block_on(PreactivationBlock(width, stride, "instance", "relu", "highest"), 4)
+    ready = np.maximum(normed_by_hand(images, params, 0), 0)
+    hidden = conv_by_hand(ready, params["Conv_0"], 1)[:, ::stride, ::stride]
+    hidden = conv_by_hand(np.maximum(normed_by_hand(hidden, params, 1), 0), params["Conv_1"], 1)
+    same = width == 4 and stride == 1
+    shortcut = images if same else conv_by_hand(ready, params["Conv_2"], 0)[:, ::stride, ::stride]
+    np.testing.assert_allclose(found, hidden + shortcut, atol=2e-5)
+
+
+@pytest.mark.parametrize(("width", "stride", "expansion"), [(4, 1, 3), (6, 1, 3), (4, 2, 3), (4, 1, 1)])
+def test_inverted_residual_is_the_formula(width, stride, expansion):
+    block = InvertedResidual(width, stride, expansion, "instance", "relu6", "highest")
+    images, params, found = block_on(block, 4)
+    hidden, number = images, 0
+    if expansion != 1:
+        hidden, number = conv_by_hand(images, params["Conv_0"], 0), 1
+        assert hidden.shape[-1] == 12
+        hidden = np.clip(normed_by_hand(hidden, params, 0), 0, 6)
+    hidden = depthwise_by_hand(hidden, params[f"Conv_{number}"])[:, ::stride, ::stride]
+    hidden = np.clip(normed_by_hand(hidden, params, number), 0, 6)
+    hidden = normed_by_hand(conv_by_hand(hidden, params[f"Conv_{number + 1}"], 0), params, number + 1)
+    shortcut = images if (width, stride) == (4, 1) else 0
+    np.testing.assert_allclose(found, shortcut + hidden, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_shuffle_block_is_the_formula(stride):
+    width = 6 if stride == 1 else 10
+    images, params, found = block_on(ShuffleBlock(width, stride, "instance", "relu", "highest"), 6)
+    numbers = itertools.count()
+
+    def mixed(hidden):
+        number = next(numbers)
+        return np.maximum(normed_by_hand(conv_by_hand(hidden, params[f"Conv_{number}"], 0), params, number), 0)
+
+    def spread(hidden):
+        number = next(numbers)
+        hidden = depthwise_by_hand(hidden, params[f"Conv_{number}"])[:, ::stride, ::stride]
+        return normed_by_hand(hidden, params, number)
+
+    left = images[..., :3] if stride == 1 else mixed(spread(images))
+    right = mixed(spread(mixed(images[..., 3:] if stride == 1 else images)))
+    expected = np.zeros(found.shape)
+    expected[..., ::2], expected[..., 1::2] = left, right
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_mapped_slopes_of_a_block_are_finite_and_those_of_a_loop():
+    block = InvertedResidual(4, 2, 2, "instance", "relu", "highest")
+    images = jax.random.normal(KEY, (3, 4, 4, 4))
+    params = jax.jit(block.init)(KEY, images)
+    networks = [params, jax.tree.map(lambda leaf: -0.7 * np.asarray(leaf), params)]
+    slopes = jax.grad(lambda params: jnp.sin(block.apply(params, images)).sum())
+    one = jax.jit(slopes)
+    mapped = jax.jit(jax.vmap(slopes))(jax.tree.map(lambda *leaves: np.stack(leaves), *networks))
+    for i, network in enumerate(networks):
+        for together, alone in zip(jax.tree.leaves(mapped), jax.tree.leaves(one(network)), strict=True):
+            assert np.isfinite(alone).all()
+            np.testing.assert_allclose(np.asarray(together)[i], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "halvings"), [("wrn16", 16, 2), ("mobilenetv2", 52, 3), ("shufflenetv2", 56, 3)]
+)
+def test_deep_networks_have_the_layers_of_their_papers_and_tell_what_they_read(name, convolutions, halvings):
+    seen = jax.eval_shape(layer_inputs(name, 10), shapes_of(name, (28, 28, 3)), jnp.zeros((2, 28, 28, 3)))
+    assert len(seen.convolved) == convolutions
+    assert seen.convolved[0].shape == (2, 32, 32, 3), "with a border"
+    sides = [read.shape[1] for read in seen.normed]
+    assert sorted(set(sides), reverse=True) == [32 // 2**i for i in range(halvings + 1)]
+    assert sides[-1] == 32 // 2**halvings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_networks_look_at_each_image_by_itself(name):
+    problem, params, batch = small(name)
+    order, logits = np.array([3, 1, 0, 5, 2, 4]), jax.jit(problem.apply)
+    found = logits(params, NO_HPARAMS, batch.inputs[order])
+    np.testing.assert_allclose(found, logits(params, NO_HPARAMS, batch.inputs)[order], atol=1e-4)
+
+
 def test_residual_block_is_the_formula():
     from hcdc_jax.models.image_nets import ResidualBlock
 
-    block = ResidualBlock(8, 2, "group", "relu", "highest")
-    images = np.random.default_rng(1).normal(size=(3, 6, 6, 4))
-    inputs = jnp.asarray(images, jnp.float32)
-    params = stirred(jax.jit(block.init)(KEY, inputs)["params"])
+    images, params, found = block_on(ResidualBlock(8, 2, "group", "relu", "highest"), 4)
     hidden = np.maximum(
         norm_by_hand(conv_by_hand(images, params["Conv_0"], 1)[:, ::2, ::2], params["Norm_0"], "group"), 0
     )
     hidden = norm_by_hand(conv_by_hand(hidden, params["Conv_1"], 1), params["Norm_1"], "group")
     shortcut = norm_by_hand(conv_by_hand(images, params["Conv_2"], 0)[:, ::2, ::2], params["Norm_2"], "group")
-    found = jax.jit(block.apply)({"params": params}, inputs)
     np.testing.assert_allclose(found, np.maximum(hidden + shortcut, 0), atol=2e-5)
 
 
@@ -436,6 +594,9 @@ MISTAKES = [
     (("convnet", (8, 8, 1), {"width": 6, "norm": "group"}), "norm 'group' makes 4 groups; 6 channels cannot be"),
     (("lenet", (8, 8, 1), {}), "the images are too small for LeNet, which needs at least 16 x 16 pixels"),
     (("resnet18", (8, 8, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
+    (("wrn16", (4, 4, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
+    (("mobilenetv2", (8, 8, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
+    (("shufflenetv2", (16, 16, 1), {"width": 5}), "ShuffleNetV2 halves its channels; a width of 5 is odd"),
     (("vit", (28, 28, 1), {"patch": 5}), "images of 28 x 28 cannot be cut into patches of side 5"),
     (("vit", (28, 28, 1), {"heads": 3}), "3 heads do not divide the width 128 of a ViT"),
 ]
@@ -451,7 +612,17 @@ def test_mistakes_are_named_before_anything_is_computed(arguments, message):
 
 
 def test_registry_describes_every_network():
-    assert set(image_nets()) == {"convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "vit", "nas_bench_201"}
+    assert set(image_nets()) == {
+        "convnet",
+        "mlp",
+        "lenet",
+        "alexnet",
+        "vgg11",
+        "resnet18",
+        *DEEP,
+        "vit",
+        "nas_bench_201",
+    }
     assert all(image_nets().values())
     assert image_net_options("convnet") == {
         "width": 128, "depth": 3, "norm": "instance", "activation": "relu", "pooling": "average",
@@ -460,10 +631,15 @@ def test_registry_describes_every_network():
 
 
 @pytest.mark.parametrize(("size", "padding", "stride"), [(1, 0, 2), (3, 1, 1), (3, 1, 2), (5, 0, 1)])
-def test_a_convolution_as_a_product_is_a_convolution(size, padding, stride):
+@pytest.mark.parametrize("ours", [as_product, as_shifted_sum])
+def test_convolutions_as_products_are_convolutions(ours, size, padding, stride):
     keys = jax.random.split(jax.random.key(0), 2)
-    operands = jax.random.normal(keys[0], (2, 7, 6, 3)), jax.random.normal(keys[1], (size, size, 3, 4))
-    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": "highest"}
+    groups = 3 if ours is as_shifted_sum else 1
+    kernel = jax.random.normal(keys[1], (size, size, 1, 3) if groups == 3 else (size, size, 3, 4))
+    operands = jax.random.normal(keys[0], (2, 7, 6, 3)), kernel
+    options = {
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": "highest", "feature_group_count": groups
+    }  # fmt: skip
 
     def of(convolve):
         def outputs(*operands):
@@ -473,5 +649,5 @@ def test_a_convolution_as_a_product_is_a_convolution(size, padding, stride):
         _, tangent = jax.jvp(outputs, operands, operands)
         return value, pull_back(jnp.sin(value)), tangent
 
-    ours, theirs = (jax.jit(of, static_argnums=0)(f) for f in (as_product, jax.lax.conv_general_dilated))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+    found, expected = (jax.jit(of, static_argnums=0)(f) for f in (ours, jax.lax.conv_general_dilated))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)

@@ -16,6 +16,7 @@ from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
 from hcdc_jax.files import sha256
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
+from hcdc_jax.rand_augment import RandAugment, rand_augment
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -137,6 +138,23 @@ def taught(
 
 
 @functools.cache
+def rand_augmented(problem: Problem, settings: RandAugment) -> Problem:
+    """The problem whose training sees images under RandAugment.
+
+    What the problem itself does to its batches comes after it. Hyperparameters become a pair: those of the problem, and
+    the `rand_augment.Levels` of the images.
+    """
+
+    def perturb(key, hparams, batch):
+        own, levels = hparams
+        key_augment, key_rest = jax.random.split(key)
+        batch = batch._replace(inputs=rand_augment(key_augment, settings, batch.inputs, levels))
+        return batch if problem.perturb is None else problem.perturb(key_rest, own, batch)
+
+    return _accompanied(problem)._replace(perturb=perturb)
+
+
+@functools.cache
 def distilled(network: Problem, teacher: Problem, label_weight: float, weight_decay: float) -> Problem:
     """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
 
@@ -156,16 +174,22 @@ def distilled(network: Problem, teacher: Problem, label_weight: float, weight_de
         decay = weight_decay / 2 * optax.tree.norm(params, squared=True)
         return weighted_mean(difference, batch.weights) + label_weight * network.val_loss(params, own, batch) + decay
 
-    def perturb(key, hparams, batch):
-        assert network.perturb is not None
-        return network.perturb(key, hparams[0], batch)
+    return _accompanied(network)._replace(train_loss=train_loss)
 
-    return network._replace(
-        init=lambda key, hparams: network.init(key, hparams[0]),
-        apply=lambda params, hparams, inputs: network.apply(params, hparams[0], inputs),
-        val_loss=lambda params, hparams, batch: network.val_loss(params, hparams[0], batch),
-        train_loss=train_loss,
-        perturb=None if network.perturb is None else perturb,
+
+def _accompanied(problem: Problem) -> Problem:
+    """The problem with a pair for its hyperparameters, of which it reads the first."""
+
+    def perturb(key, hparams, batch):
+        assert problem.perturb is not None
+        return problem.perturb(key, hparams[0], batch)
+
+    return Problem(
+        init=lambda key, hparams: problem.init(key, hparams[0]),
+        apply=lambda params, hparams, inputs: problem.apply(params, hparams[0], inputs),
+        train_loss=lambda params, hparams, batch: problem.train_loss(params, hparams[0], batch),
+        val_loss=lambda params, hparams, batch: problem.val_loss(params, hparams[0], batch),
+        perturb=None if problem.perturb is None else perturb,
     )
 
 

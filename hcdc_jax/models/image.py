@@ -16,9 +16,11 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
 from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.mobile_nets import MobileNetV2, ShuffleNetV2
 from hcdc_jax.models.nas_bench_201 import NASBench201, present
 from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
 from hcdc_jax.models.vit import ViT
+from hcdc_jax.models.wide_resnet import WideResNet16
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
 from hcdc_jax.types import Array, HParams, Params
@@ -38,6 +40,11 @@ _REGISTRY: Mapping[str, _Entry] = {
     "alexnet": _Entry("five convolutions and a linear layer, without norm", AlexNet),
     "vgg11": _Entry("eight 3 x 3 convolutions of growing width", VGG11),
     "resnet18": _Entry("eight residual blocks", ResNet18),
+    "wrn16": _Entry("six wide residual blocks; WRN-16-2 at the usual width factor", WideResNet16),
+    "mobilenetv2": _Entry("17 inverted residuals with a 3 x 3 kernel per channel; slow on CPUs", MobileNetV2),
+    "shufflenetv2": _Entry(
+        "16 blocks that convolve half of the channels; the smallest one; slow on CPUs", ShuffleNetV2
+    ),
     "vit": _Entry("a small transformer on patches", ViT),
     "nas_bench_201": _Entry("stages of cells from the space of that name; depth counts cells per stage", NASBench201),
 }

@@ -23,6 +23,7 @@ Activation: TypeAlias = Callable[[Array], Array]
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
     "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
     "sigmoid": jax.nn.sigmoid,
     "swish": jax.nn.swish,
@@ -50,7 +51,7 @@ def bias_init(fan_in: int) -> Callable[..., Array]:
 
 
 def linear(features: int, inputs: Array, precision: str) -> Array:
-    """A linear layer on the last axis. To be called inside a compact module, like the two below."""
+    """A linear layer on the last axis. To be called inside a compact module, like those below."""
     fan_in = inputs.shape[-1]
     layer = nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision)
     return layer(inputs)
@@ -69,21 +70,47 @@ def conv(
     return layer(inputs)
 
 
+def depthwise(size: int, inputs: Array, precision: str, *, padding: int, stride: int = 1) -> Array:
+    """A convolution of each channel of images [n, h, w, c] with a square kernel of its own, without a bias.
+
+    It does little arithmetic for the memory that it moves: slow for what it computes on every device, most so on CPUs.
+    """
+    channels = inputs.shape[-1]
+    layer = nn.Conv(
+        channels, (size, size), (stride, stride), [(padding, padding)] * 2, feature_group_count=channels,
+        use_bias=False, kernel_init=kernel_init, precision=precision,
+        conv_general_dilated=as_shifted_sum if jax.default_backend() == "cpu" else None,
+    )  # fmt: skip
+    return layer(inputs)
+
+
 # Recomputed in the backward pass: patches are `size` squared times as large as the images that they are cut from.
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4))
 def _patches_times_kernel(
     images: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...], precision: str
 ) -> Array:
     size, _, channels, features = kernel.shape
+    flat_kernel = kernel.reshape(size * size * channels, features)
+    return jnp.matmul(jnp.concatenate(_shifted(images, size, stride, padding), -1), flat_kernel, precision=precision)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+def _shifted_times_kernel(images: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...]) -> Array:
+    size, _, _, channels = kernel.shape
+    places = kernel.reshape(size * size, 1, 1, 1, channels)
+    shifted = _shifted(images, size, stride, padding)
+    return functools.reduce(jnp.add, [image * place for image, place in zip(shifted, places, strict=True)])
+
+
+def _shifted(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
+    """What each place of a kernel sees, [n, h / stride, w / stride, c], row by row."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     height, width = ((side - size) // stride + 1 for side in images.shape[1:3])
-    patches = [
+    return [
         images[:, i : i + stride * height : stride, j : j + stride * width : stride]
         for i in range(size)
         for j in range(size)
     ]
-    flat_kernel = kernel.reshape(size * size * channels, features)
-    return jnp.matmul(jnp.concatenate(patches, axis=-1), flat_kernel, precision=precision)
 
 
 def as_product(
@@ -96,6 +123,17 @@ def as_product(
     ten times as long in it. Products are fast everywhere.
     """
     return _patches_times_kernel(images, kernel, strides[0], tuple(padding), options["precision"])
+
+
+def as_shifted_sum(
+    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
+) -> Array:
+    """`jax.lax.conv_general_dilated` with a square kernel [k, k, 1, c] for each channel, as k^2 products by element.
+
+    For the reasons of `as_product`. Products by element have full precision on every device.
+    """
+    del options
+    return _shifted_times_kernel(images, kernel, strides[0], tuple(padding))
 
 
 def pool(images: Array, kind: str) -> Array:

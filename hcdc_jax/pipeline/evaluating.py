@@ -42,7 +42,7 @@ class EvaluationPlan:
         others their defaults.
       methods: of the run; all by default.
       networks: per set and model; by default as many as the protocol says.
-      augment: operations in place of the protocol's, such as "crop_scale_rotate", or "none".
+      augment: operations in place of the protocol's and of its RandAugment, such as "crop_scale_rotate", or "none".
       whole: also train on the whole real training part, for reference.
       whole_epochs: how long there; as long as everywhere by default.
     """
@@ -134,7 +134,7 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
     protocol = PROTOCOLS[plan.protocol]
     if plan.augment is not None:
         chosen = None if plan.augment == "none" else augment.parse(plan.augment)
-        return dataclasses.replace(protocol, augmentation=chosen)
+        return dataclasses.replace(protocol, augmentation=chosen, rand_augment=None)
     if protocol.augmentation is None:
         return protocol
     chosen = augment.fitting(protocol.augmentation, setup.data.name)
@@ -234,9 +234,10 @@ def _evaluated(
 
 def _settings(protocol: Protocol) -> dict[str, Any]:
     """The numbers of a protocol, as JSON gives them back."""
-    chosen = protocol.augmentation
     fields = {name: getattr(protocol, name) for name in _SETTINGS}
-    return json.loads(json.dumps(fields | {"augmentation": None if chosen is None else chosen._asdict()}))
+    for name in ("augmentation", "rand_augment"):  # as dictionaries, where JSON would make lists of them
+        fields[name] = None if fields[name] is None else fields[name]._asdict()
+    return json.loads(json.dumps(fields))
 
 
 def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -146,10 +146,12 @@ def _whole(stored: Mapping[str, Any]) -> list[int]:
 
 
 def _protocol(settings: Mapping[str, Any]) -> str:
-    chosen = settings["augmentation"]
-    changed = f"augmented by {', '.join(chosen['operations'])}" if chosen else "without augmentation"
     mixed = f", CutMix in {100 * settings['cutmix']:g} % of the steps" if settings["cutmix"] else ""
-    # Files of older versions lack the two below.
+    # Files of older versions lack "rand_augment" and the two below.
+    chosen, drawn = settings["augmentation"], settings.get("rand_augment")
+    ways = [f"augmented by {', '.join(chosen['operations'])}"] if chosen else []
+    ways += [f"RandAugment ({drawn['num_ops']} operations at magnitude {drawn['magnitude']:g})"] if drawn else []
+    changed = ", ".join(ways) or "without augmentation"
     cropped = f", crops of at least {100 * area:g} %" if (area := settings.get("crop_area", 1)) < 1 else ""
     averaged = f", parameters averaged with a decay of {decay:g}" if (decay := settings.get("average")) else ""
     batches = f"in batches of at most {settings['batch_size']}"
