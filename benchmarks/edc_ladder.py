@@ -16,13 +16,10 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from benchmarks.command import CONFIGS, chosen, parser_of
-from benchmarks.networks_on import accuracies
-from benchmarks.tables import spread
+from benchmarks.networks_on import accuracies, percent
 from hcdc_jax import config as configs
-from hcdc_jax import files, metrics, pipeline
+from hcdc_jax import files, pipeline
 from hcdc_jax.config import Config
 from hcdc_jax.evaluation import PROTOCOLS, Protocol, Teacher, with_epochs
 from hcdc_jax.pipeline.halves import Half, make_half
@@ -116,8 +113,7 @@ def row(rung: Rung, base: Config, args: argparse.Namespace, protocol: Protocol) 
             folder / f"tested_{rung.method}_seed{seed}.json", setup, seed, half.batch, own, args.networks, teacher
         )
     ]
-    shares = 100 * np.array([value for value in values if value is not None])
-    return f"| {rung.label} | {spread(metrics.summarise(shares), 1)} |"
+    return f"| {rung.label} | {percent(values)} |"
 
 
 def main() -> None:

@@ -19,11 +19,10 @@ import jax
 import numpy as np
 
 from benchmarks.command import CONFIGS, chosen, parser_of
-from benchmarks.networks_on import accuracies
+from benchmarks.networks_on import accuracies, percent
 from benchmarks.step_memory import temporary_bytes
-from benchmarks.tables import spread
 from hcdc_jax import config as configs
-from hcdc_jax import files, metrics, pipeline
+from hcdc_jax import files, pipeline
 from hcdc_jax.condense.pruning import prune
 from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
@@ -72,10 +71,6 @@ def tested(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -> li
     """Test accuracies of new networks on one S_train, kept beside the runs under `name`."""
     path = study.out / "tested" / f"{name}_seed{seed}.json"
     return accuracies(path, setup, seed, batch, study.protocol, study.networks)
-
-
-def percent(values: Sequence[float | None]) -> str:
-    return spread(metrics.summarise([100 * value for value in values if value is not None]), 1)
 
 
 def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hcdc_jax import files
+from benchmarks.tables import spread
+from hcdc_jax import files, metrics
 from hcdc_jax.evaluation import Protocol, Teacher, evaluate_networks
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
@@ -43,3 +45,8 @@ def accuracies(
     values = [float(share) if there else None for share, there in zip(shares, trained, strict=True)]
     files.write_json(path, [*kept, wanted | {"values": values}])
     return values
+
+
+def percent(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation of accuracies in percent, without those that failed."""
+    return spread(metrics.summarise([100 * value for value in values if value is not None]), 1)

@@ -180,46 +180,43 @@ def test_a_learning_rate_that_was_condensed_is_used(copy):
         assert (learned in evaluations.reading(stored)) == (protocol == "mtt")
 
 
-def test_digits_are_not_mirrored(copy, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        evaluating, "evaluate_networks", lambda key, problem, protocol, *args, **options: seen.append(protocol) or 1 / 0
-    )
-    setup = pipeline.prepare(pipeline.folder.config_of(copy))
-    for augment in (None, "flip_crop"):
+@pytest.fixture
+def asked(copy, monkeypatch):
+    """`asked(plan)`: the protocol and the teacher of the first networks that an evaluation would train."""
+
+    def of_plan(plan):
+        seen = []
+        monkeypatch.setattr(
+            evaluating, "evaluate_networks",
+            lambda key, problem, protocol, *args, teacher, **options: seen.append((protocol, teacher)) or 1 / 0,
+        )  # fmt: skip
         with pytest.raises(ZeroDivisionError):
-            pipeline.evaluate_condensed(setup, copy, pipeline.EvaluationPlan("dsa", augment=augment))
+            pipeline.evaluate_condensed(pipeline.prepare(pipeline.folder.config_of(copy)), copy, plan)
+        return seen[0]
+
+    return of_plan
+
+
+def test_digits_are_not_mirrored(asked):
+    seen = [asked(pipeline.EvaluationPlan("dsa", augment=augment))[0] for augment in (None, "flip_crop")]
     assert [protocol.augmentation.operations for protocol in seen] == [
         ("color", "crop", "cutout", "scale", "rotate"), ("flip", "crop")
     ]  # fmt: skip
 
 
-def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, monkeypatch):
-    teachers = []
-    monkeypatch.setattr(
-        evaluating, "evaluate_networks", lambda *args, teacher, **options: teachers.append(teacher) or 1 / 0
-    )
+def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, asked):
+    teacher, nobody = (asked(pipeline.EvaluationPlan(protocol))[1] for protocol in ("edc_soft", "edc"))
+    assert nobody is None
     setup = pipeline.prepare(pipeline.folder.config_of(copy))
-    for protocol in ("edc_soft", "edc"):
-        with pytest.raises(ZeroDivisionError):
-            pipeline.evaluate_condensed(setup, copy, pipeline.EvaluationPlan(protocol))
-    assert teachers[1] is None
-    said = teachers[0].problem.apply(teachers[0].params, (), setup.test.inputs)
+    said = teacher.problem.apply(teacher.params, (), setup.test.inputs)
     kept = [read_arrays(path) for path in sorted((copy / "checkpoints" / "observers_train").glob("*.npz"))]
     nets = edc.observers(setup)
     alone = [net.problem.apply(to_tree(one), (), setup.test.inputs) for net, one in zip(nets, kept, strict=True)]
     np.testing.assert_allclose(said, np.mean(alone, 0), rtol=1e-4, atol=1e-5)
 
 
-def test_operations_of_ones_own_stand_in_for_rand_augment(copy, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        evaluating, "evaluate_networks", lambda key, problem, protocol, *args, **options: seen.append(protocol) or 1 / 0
-    )
-    setup = pipeline.prepare(pipeline.folder.config_of(copy))
-    for augment in (None, "none"):
-        with pytest.raises(ZeroDivisionError):
-            pipeline.evaluate_condensed(setup, copy, pipeline.EvaluationPlan("edc", augment=augment))
+def test_operations_of_ones_own_stand_in_for_rand_augment(asked):
+    seen = [asked(pipeline.EvaluationPlan("edc", augment=augment))[0] for augment in (None, "none")]
     assert [protocol.rand_augment for protocol in seen] == [RandAugment(), None]
     settings = [evaluating._settings(protocol) for protocol in seen]
     assert [found["rand_augment"] and found["rand_augment"]["num_ops"] for found in settings] == [2, None]

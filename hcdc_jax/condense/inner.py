@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,13 +85,7 @@ def augmented(problem: Problem, augmentation: Augmentation | None) -> Problem:
     """
     if augmentation is None:
         return problem
-
-    def perturb(key, hparams, batch):
-        key_augment, key_rest = jax.random.split(key)
-        batch = batch._replace(inputs=augment(key_augment, augmentation, batch.inputs))
-        return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
-
-    return problem._replace(perturb=perturb)
+    return _shown(problem, lambda key, hparams, images: augment(key, augmentation, images))
 
 
 @functools.cache
@@ -102,14 +97,11 @@ def cropped(problem: Problem, least_area: float) -> Problem:
     if least_area >= 1:
         return problem
 
-    def perturb(key, hparams, batch):
-        key_crop, key_rest = jax.random.split(key)
-        n, height, width, _ = batch.inputs.shape
-        crops = draw_crop_each(key_crop, least_area, (height, width), n, flip=0.0)  # flips are an augmentation
-        batch = batch._replace(inputs=apply(crops, batch.inputs))
-        return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
+    def crop(key, hparams, images):
+        n, height, width, _ = images.shape
+        return apply(draw_crop_each(key, least_area, (height, width), n, flip=0.0), images)  # flips are an augmentation
 
-    return problem._replace(perturb=perturb)
+    return _shown(problem, crop)
 
 
 @functools.cache
@@ -127,7 +119,7 @@ def taught(
     """
 
     def train_loss(params, hparams, batch):
-        return problem.val_loss(params, hparams, batch) + weight_decay / 2 * optax.tree.norm(params, squared=True)
+        return problem.val_loss(params, hparams, batch) + _decay(params, weight_decay)
 
     def perturb(key, hparams, batch):
         del hparams
@@ -144,14 +136,7 @@ def rand_augmented(problem: Problem, settings: RandAugment) -> Problem:
     What the problem itself does to its batches comes after it. Hyperparameters become a pair: those of the problem, and
     the `rand_augment.Levels` of the images.
     """
-
-    def perturb(key, hparams, batch):
-        own, levels = hparams
-        key_augment, key_rest = jax.random.split(key)
-        batch = batch._replace(inputs=rand_augment(key_augment, settings, batch.inputs, levels))
-        return batch if problem.perturb is None else problem.perturb(key_rest, own, batch)
-
-    return _accompanied(problem)._replace(perturb=perturb)
+    return _shown(_accompanied(problem), lambda key, hparams, images: rand_augment(key, settings, images, hparams[1]))
 
 
 @functools.cache
@@ -171,10 +156,26 @@ def distilled(network: Problem, teacher: Problem, label_weight: float, weight_de
         own, taught_by = hparams
         said = jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
         difference = ((network.apply(params, own, batch.inputs) - said) ** 2).mean(-1)
-        decay = weight_decay / 2 * optax.tree.norm(params, squared=True)
-        return weighted_mean(difference, batch.weights) + label_weight * network.val_loss(params, own, batch) + decay
+        of_labels = label_weight * network.val_loss(params, own, batch)
+        return weighted_mean(difference, batch.weights) + of_labels + _decay(params, weight_decay)
 
     return _accompanied(network)._replace(train_loss=train_loss)
+
+
+def _decay(params: Params, weight_decay: float) -> Array:
+    """What adds `weight_decay` times each parameter to its gradient."""
+    return weight_decay / 2 * optax.tree.norm(params, squared=True)
+
+
+def _shown(problem: Problem, change: Callable[[Array, HParams, Array], Array]) -> Problem:
+    """The problem whose training sees images after `change(key, hparams, images)`, before what itself does to them."""
+
+    def perturb(key, hparams, batch):
+        key_change, key_rest = jax.random.split(key)
+        batch = batch._replace(inputs=change(key_change, hparams, batch.inputs))
+        return batch if problem.perturb is None else problem.perturb(key_rest, hparams, batch)
+
+    return problem._replace(perturb=perturb)
 
 
 def _accompanied(problem: Problem) -> Problem:

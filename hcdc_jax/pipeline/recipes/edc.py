@@ -14,6 +14,7 @@ from hcdc_jax import files
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.base import Condenser
+from hcdc_jax.condense.class_batches import ClassPool
 from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
 from hcdc_jax.condense.inner import EpochTraining, checksum
 from hcdc_jax.condense.mosaics import check_mosaics, mosaics
@@ -75,7 +76,8 @@ def _steps(setup: Setup) -> int:
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.edc
     sized = _of_size(setup, request.start.images.shape[0])
-    _check(request, sized)
+    pool = real_pool(request) if setup.config.condense.init == "mosaics" else None
+    _check(sized, pool)
     nets, (params, cost) = observers(setup), trained_observers(request)
     low, high = _range(setup)
     scalars = {
@@ -90,21 +92,19 @@ def _work(request: Request) -> Work:
             ObserverTarget(one, _statistics(request, number, net, one))
             for number, (net, one) in enumerate(zip(nets, params, strict=True))
         )
-        start = _mosaics(request, nets, params) if setup.config.condense.init == "mosaics" else None
+        start = None if pool is None else _mosaics(request, pool, nets, params)
         jax.block_until_ready((targets, start))
     flip = jnp.float32(0.5 if _mirrors(setup) else 0.0)
     data = EDCData(targets, low, high, start, flip=flip, **scalars)
     return Work(data, cost.plus(Cost(elapsed.run, elapsed.compile)), setup=sized)
 
 
-def _check(request: Request, sized: Setup) -> None:
+def _check(sized: Setup, pool: ClassPool | None) -> None:
     """Refuses what makes no batches or no mosaics, before any observer is trained."""
     _steps(sized)
     condense, options = sized.config.condense, sized.config.edc
-    if condense.init == "mosaics":
-        check_mosaics(
-            real_pool(request), condense.images_per_class, factor=options.mosaic_factor, images=options.mosaic_images
-        )
+    if pool is not None:
+        check_mosaics(pool, condense.images_per_class, factor=options.mosaic_factor, images=options.mosaic_images)
 
 
 def _of_size(setup: Setup, count: int) -> Setup:
@@ -174,7 +174,7 @@ def _read_statistics(tree: dict) -> Statistics:
     )
 
 
-def _mosaics(request: Request, nets: tuple[Observer, ...], params: list[Params]) -> Array:
+def _mosaics(request: Request, pool: ClassPool, nets: tuple[Observer, ...], params: list[Params]) -> Array:
     """Mosaics that the observers are surest of, by the mean of their losses."""
     setup, options = request.run.setup, request.run.setup.config.edc
 
@@ -184,7 +184,7 @@ def _mosaics(request: Request, nets: tuple[Observer, ...], params: list[Params])
 
     key = jax.random.fold_in(half_key(request.part, request.seed), MOSAICS)
     made = mosaics(
-        key, real_pool(request), judge, request.start.images.shape[0] // setup.data.num_classes,
+        key, pool, judge, request.start.images.shape[0] // setup.data.num_classes,
         factor=options.mosaic_factor, images=options.mosaic_images, crops=options.mosaic_crops,
     )  # fmt: skip
     return jnp.asarray(made)
