@@ -1,11 +1,13 @@
-"""What the paper of HMN (arXiv 2310.07506) leaves open, measured: containers, pruning, memory sizes, losses.
+"""What the paper of HMN (arXiv 2310.07506) leaves open, measured: containers, pruning, memory sizes, losses and
+more; all studies by default.
 
     python -m benchmarks.hmn_studies [study ...] [--config configs/images/hmn_mini.toml] [--out DIR]
                                      [--networks 2] [--epochs 500] [--section.field value ...]
 
 Every variant is a run of its own in DIR; what is finished is not made again, and interrupted runs go on. Accuracies
 are those of new networks on the real test part, trained on the whole of S_train by the protocol of IDC; nothing is
-chosen by them. Prints one table per study, writes them into `hmn_studies.md`, and draws `pruning.png`.
+chosen by them. Prints one table per study, writes them into `hmn_studies.md`, and draws `pruning.png`
+and `memories.png`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks.command import CONFIGS, chosen, parser_of
+from benchmarks.hmn_memories import correlations, images_changed, memories
 from benchmarks.networks_on import accuracies, percent
 from benchmarks.step_memory import temporary_bytes
 from hcdc_jax import config as configs
@@ -40,6 +43,9 @@ from hcdc_jax.types import Batch
 
 OVER = ["--pruning.strategy", "double_end"]
 STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
+BUDGETS = (1, 2, 5)
+MODELS = ("convnet:width=32", "resnet18:width=16", "wrn16:width_factor=1", "mlp")
+"""Narrow ones: a CPU is to train them on every set."""
 
 
 class Study(NamedTuple):
@@ -67,10 +73,10 @@ def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list
         return run.setup, [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
 
 
-def tested(study: Study, name: str, setup: Setup, seed: int, batch: Batch) -> list[float | None]:
+def tested(study: Study, name: str, setup: Setup, seed: int, batch: Batch, **model: str) -> list[float | None]:
     """Test accuracies of new networks on one S_train, kept beside the runs under `name`."""
     path = study.out / "tested" / f"{name}_seed{seed}.json"
-    return accuracies(path, setup, seed, batch, study.protocol, study.networks)
+    return accuracies(path, setup, seed, batch, study.protocol, study.networks, **model)
 
 
 def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
@@ -96,11 +102,12 @@ def _learned(half: Half) -> Any:
 HEAD = ["| | stored numbers | images a class | test accuracy, % | seconds |", "|---|---|---|---|---|"]
 
 
+CONTAINERS = ("pixels", "multi_formation", "hmn")
+
+
 def containers(study: Study) -> list[str]:
     """The same loss, the same stored numbers, three containers."""
-    rows = [
-        line(study, name, f"`{name}`", ["--condense.container", name]) for name in ("pixels", "multi_formation", "hmn")
-    ]
+    rows = [line(study, name, f"`{name}`", ["--condense.container", name]) for name in CONTAINERS]
     return ["**Containers under one loss**", "", *HEAD, *rows, ""]
 
 
@@ -159,6 +166,47 @@ def _pruned(setup: Setup, container: Container, over: Any, half: Half, drop: int
     return prune(key_for(PRUNE, seed), container, over, drop, strategy, judge=judge, keep=known).variables
 
 
+def budgets(study: Study) -> list[str]:
+    """Validation accuracy by the share of hard images among those that went, at several budgets."""
+    lines = ["**Share of hard images at several budgets, one seed**", ""]
+    rows, betas = [], np.empty(0)
+    for count in BUDGETS:
+        overrides = ["--seeds", "0", "--condense.container", "hmn", "--condense.images_per_class", str(count), *OVER]
+        setup, (half, *_) = made(study, f"hmn_over_{count}", overrides)
+        betas, curve = half.pruning["betas"], half.pruning["accuracies"]
+        images, drop = half.batch.labels.shape[0] // setup.data.num_classes, setup.kind.surplus(setup, "train")
+        cells = [f"{count}", f"{images + drop}", f"{drop}", *(f"{100 * share:.1f}" for share in curve)]
+        rows.append(f"| {' | '.join(cells)} |")
+    head = ["budget", "images a class", "of them went", *(f"β {beta:g}" for beta in betas)]
+    return [*lines, f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows, ""]
+
+
+def architectures(study: Study) -> list[str]:
+    """Other networks on the images of the three containers."""
+    lines = ["**Other networks, one seed**", "", f"| | {' | '.join(f'`{model}`' for model in MODELS)} |"]
+    lines.append("|---" * (len(MODELS) + 1) + "|")
+    for name in CONTAINERS:
+        setup, (half, *_) = made(study, name, ["--condense.container", name])
+        seed = setup.config.seeds[0]
+        found = [percent(tested(study, name, setup, seed, half.batch, model=model)) for model in MODELS]
+        lines.append(f"| `{name}` | {' | '.join(found)} |")
+    return [*lines, ""]
+
+
+def independence(study: Study) -> list[str]:
+    """How much images depend on the memories of others, and memories of images on what their class shares."""
+    setup, halves = made(study, "hmn", ["--condense.container", "hmn"])
+    container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
+    head = "| seed | images that change with one m_I | correlation with memories of the class | of another class |"
+    lines = ["**Independence of the images of a memory network**", "", head, "|---|---|---|---|"]
+    for seed, half in zip(setup.config.seeds, halves, strict=True):
+        own, others = correlations(half.variables)
+        changed = images_changed(container, half.variables)
+        lines.append(f"| {seed} | {changed} of {len(half.batch.labels)} | {own:.2f} | {others:.2f} |")
+    files.write_bytes(study.out / "memories.png", to_png(memories(halves[0].variables, halves[0].batch)))
+    return [*lines, ""]
+
+
 def losses(study: Study) -> list[str]:
     """Batches against trajectories on the same memory network: accuracy, time, memory of one step."""
     head = "| | condensed images in a step | test accuracy, % | seconds | temporary memory of a step, MB |"
@@ -189,6 +237,9 @@ STUDIES: dict[str, Callable[[Study], list[str]]] = {
     "pruning": pruning,
     "memory": memory,
     "losses": losses,
+    "independence": independence,
+    "architectures": architectures,
+    "budgets": budgets,
 }
 
 

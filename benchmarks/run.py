@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.condensers import condensers, networks
 from benchmarks.hypergradients import hypergradients, solvers
+from benchmarks.kernel_regression import kip
 from benchmarks.ranking import devices, ranking
 from benchmarks.stages import stages
 from benchmarks.timing import device
@@ -23,7 +24,7 @@ from hcdc_jax.artefact import versions
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     function.__name__: function
-    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks)
+    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks, kip)
 }
 
 

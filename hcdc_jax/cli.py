@@ -178,7 +178,8 @@ def _add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument(
         "--protocol", choices=tuple(evaluation.PROTOCOLS), default=plan.protocol, help=f"({plan.protocol})"
     )
-    sub.add_argument("--models", nargs="+", default=plan.models, metavar="NAME", help="networks (that of the run)")
+    named = "networks, such as resnet18 or convnet:width=32 (that of the run)"
+    sub.add_argument("--models", nargs="+", default=plan.models, metavar="NAME", help=named)
     sub.add_argument("--methods", nargs="+", default=plan.methods, metavar="NAME", help="of the run (all)")
     sub.add_argument("--networks", type=_positive, metavar="N", help="per S_train and model (as the protocol says)")
     sub.add_argument("--augment", metavar="OPERATIONS", help="in place of the protocol's: crop_scale_rotate, ..., none")
@@ -369,5 +370,16 @@ def _name(card: Any) -> str:
     return f"{card['method']}_seed{card['seed']}"
 
 
+def program() -> NoReturn:
+    """The command as a process."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > SIGNALLED:
+        # Python would wait for what JAX computes in its threads, minutes of it, before the process ends.
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -33,6 +33,9 @@ TINY = {
 }  # fmt: skip
 
 
+NARROW = "mlp:width=16"
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
@@ -57,7 +60,9 @@ def ranked(tmp_path_factory):
 def evaluated(ranked, cache, tmp_path_factory):
     """A copy of it after the command, and what that printed."""
     folder = shutil.copytree(ranked, tmp_path_factory.mktemp("evaluated") / "run")
-    process = hcdc("evaluate", folder, "--protocol", "dc", "--networks", "2", "--models", "mlp", "convnet", cache=cache)
+    process = hcdc(
+        "evaluate", folder, "--protocol", "dc", "--networks", "2", "--models", NARROW, "convnet", cache=cache
+    )
     out, err = process.communicate()
     assert process.returncode == 0, err
     return folder, out, err
@@ -83,7 +88,7 @@ def test_scores_are_those_of_networks_trained_on_each_s_train(evaluated):
     folder, _, _ = evaluated
     entries = content_of(folder)["protocols"]["dc"]["entries"]
     assert {(e["model"], e["s_train"], e["seed"]) for e in entries} == {
-        (model, s_train, seed) for model in ("mlp", "convnet") for s_train in ("random", "herding") for seed in (0, 1)
+        (model, s_train, seed) for model in (NARROW, "convnet") for s_train in ("random", "herding") for seed in (0, 1)
     }
     setup = pipeline.prepare(pipeline.folder.config_of(folder))
     options = {"width": 2, "depth": 1, "norm": "none", "activation": "relu"}  # the run's own network is as in the run
@@ -102,7 +107,7 @@ def test_scores_are_those_of_networks_trained_on_each_s_train(evaluated):
 def test_what_was_printed(evaluated):
     _, out, err = evaluated
     out = " ".join(out.split())  # a narrow table breaks its title
-    for text in ("Test accuracy in % of new networks, protocol dc", "mlp", "convnet", "herding", "evaluation.json"):
+    for text in ("Test accuracy in % of new networks, protocol dc", NARROW, "convnet", "herding", "evaluation.json"):
         assert text in out
     assert "real_val trains on the S_train of random." in out
     assert "2 networks for each of 2 seeds, at the last step; 301 epochs" in out
@@ -132,7 +137,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(evaluated, copy, monkeyp
         return evaluate_networks(*args, **options)
 
     monkeypatch.setattr(evaluating, "evaluate_networks", counted)
-    command = ["evaluate", str(copy), "--protocol", "dc", "--networks", "2", "--models", "mlp", "convnet"]
+    command = ["evaluate", str(copy), "--protocol", "dc", "--networks", "2", "--models", NARROW, "convnet"]
     assert cli.main(command) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
     assert len(without_times(content_of(copy))) == 2
@@ -148,12 +153,12 @@ def test_a_set_that_was_condensed_anew_is_evaluated_anew(evaluated, tmp_path):
     path = folder / "checkpoints" / "random_train_seed1.npz"
     arrays = read_arrays(path)
     files.write_npz(path, arrays | {"batch/inputs": -arrays["batch/inputs"]})
-    plan = pipeline.EvaluationPlan("dc", networks=2, models=("mlp",))
+    plan = pipeline.EvaluationPlan("dc", networks=2, models=(NARROW,))
     before = without_times(content_of(folder))
     pipeline.evaluate_condensed(pipeline.prepare(pipeline.folder.config_of(folder)), folder, plan)
     after = without_times(content_of(folder))
     changed = [(a["s_train"], a["seed"], a["model"]) for a, b in zip(after, before, strict=True) if a != b]
-    assert changed == [("random", 1, "mlp")]
+    assert changed == [("random", 1, NARROW)]
 
 
 def test_the_whole_training_part_is_a_reference(copy):
@@ -285,6 +290,10 @@ class TestMistakes:
             "model 'vgg11' does not go with the 4 x 4 pixels of digits_images (the images are too sm"
         )
         assert line.endswith("leave it out of --models")
+
+    def test_options_of_networks(self, mistake):
+        assert "(unknown option of convnet 'widht'; did you mean 'width'?)" in mistake("--models", "convnet:widht=8")
+        assert "(width must be a whole number, not 'wide')" in mistake("--models", "convnet:width=wide")
 
     def test_other_settings(self, mistake, evaluated):
         path = evaluated[0] / "evaluation.json"

@@ -21,7 +21,7 @@ from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trai
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_json, write_npz
-from hcdc_jax.models import image_net_options, image_problem
+from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.train import Training, train
@@ -55,16 +55,8 @@ def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> 
     Raises:
       UserError: no such network or option, a value of another type, images too small for it, or no convolution.
     """
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        option, _, value = part.partition("=")
-        usual = image_net_options(name).get(option)
-        try:
-            options[option] = int(value) if isinstance(usual, int) else value
-        except ValueError as error:
-            raise UserError(f"observer {text!r}: {option} must be a whole number, not {value!r}") from error
     try:
+        name, options = described_net(text)
         problem = image_problem(name, image_shape, num_classes, weight_decay=0.0, **options)
         look = layer_inputs(name, num_classes, **options)
         jax.eval_shape(lambda: look(problem.init(jax.random.key(0), ()), jnp.zeros((1, *image_shape))))

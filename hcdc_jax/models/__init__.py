@@ -4,6 +4,7 @@ from hcdc_jax.models.checks import check_losses
 from hcdc_jax.models.graph import Setting, gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.models.image import (
     ImageSetting,
+    described_net,
     image_embedding,
     image_net,
     image_net_options,
@@ -19,6 +20,7 @@ __all__ = [
     "ImageSetting",
     "Setting",
     "check_losses",
+    "described_net",
     "expected_dropout",
     "gcn_coefficients",
     "image_embedding",

@@ -85,6 +85,25 @@ def image_net_options(name: str) -> dict[str, Any]:
     return {field.name: field.default for field in fields if field.name not in ("num_classes", "parent", "name")}
 
 
+def described_net(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a network in words, such as "resnet18" or "convnet:width=32,depth=2".
+
+    Options are not checked but for whole numbers; the network does so itself.
+
+    Raises:
+      UserError: there is no such network, or an option wants a whole number.
+    """
+    name, _, rest = text.partition(":")
+    usual, options = image_net_options(name), {}
+    for part in filter(None, rest.split(",")):
+        option, _, value = part.partition("=")
+        try:
+            options[option] = int(value) if isinstance(usual.get(option), int) else value
+        except ValueError as error:
+            raise UserError(f"{option} must be a whole number, not {value!r}") from error
+    return name, options
+
+
 class ImageSetting(NamedTuple):
     """What an image network and its training read of the hyperparameters; None leaves a part as the problem has it.
 

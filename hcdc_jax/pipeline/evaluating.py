@@ -14,7 +14,7 @@ from hcdc_jax import augment, files
 from hcdc_jax.artefact import read_card
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import PROTOCOLS, Protocol, Teacher, evaluate_networks, summary, with_epochs
-from hcdc_jax.models import image_problem
+from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
@@ -38,8 +38,8 @@ class EvaluationPlan:
 
     Attributes:
       protocol: a name in `evaluation.PROTOCOLS`.
-      models: names of image networks; by default that of the run. The run's own network has the run's options, all
-        others their defaults.
+      models: image networks in words, as `models.described_net` reads them; by default that of the run. The run's own
+        network, by its name alone, has the run's options.
       methods: of the run; all by default.
       networks: per set and model; by default as many as the protocol says.
       augment: operations in place of the protocol's and of its RandAugment, such as "crop_scale_rotate", or "none".
@@ -143,22 +143,23 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
     problems = {}
-    for name in plan.models or (setup.config.model.name,):
-        check("model", name, setup.kind.models)
+    for text in plan.models or (setup.config.model.name,):
+        check("model", text.partition(":")[0], setup.kind.models)
         try:
-            problems[name] = image_problem(
-                name, setup.data.image_shape, setup.data.num_classes, **_options(setup, name)
-            )
+            name, options = described_net(text)
+            options |= _options(setup, text)
+            problems[text] = image_problem(name, setup.data.image_shape, setup.data.num_classes, **options)
         except UserError as error:
             height, width, _ = setup.data.image_shape
             raise UserError(
-                f"model {name!r} does not go with the {height} x {width} pixels of {setup.data.name} ({error}); leave "
-                "it out of --models"
+                f"model {text!r} does not go with the {height} x {width} pixels of {setup.data.name} ({error}); mend "
+                "it, or leave it out of --models"
             ) from error
     return problems
 
 
 def _options(setup: Setup, model: str) -> dict[str, Any]:
+    """Of the run's own network; all others say theirs in their names."""
     return network_options(setup.config.model) if model == setup.config.model.name else {}
 
 
