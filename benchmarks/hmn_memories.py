@@ -11,7 +11,7 @@ from hcdc_jax.containers.hmn import Extractor, HMNVariables
 from hcdc_jax.report.style import WIDTH, house_style
 from hcdc_jax.types import Batch
 
-SHOWN = 5
+SHOWN = 3
 """Images of each class in the picture."""
 
 
@@ -26,8 +26,8 @@ def upper_tiers(variables: HMNVariables) -> np.ndarray:
 def correlations(variables: HMNVariables) -> tuple[float, float]:
     """Mean absolute correlation over pixels of memories of images with the upper tiers, of their class and of others.
 
-    Memories of few pixels correlate by chance; the second number says how much. Channels without any variation, those
-    of a rectifier that never fires, are left out.
+    Memories of few pixels correlate by chance; the second number says how much. Channels that are the same everywhere
+    are left out.
     """
     upper, instances = upper_tiers(variables), np.asarray(variables.instance_memories)
     classes, images, *size, channels = instances.shape

@@ -74,7 +74,9 @@ class HMNVariables(NamedTuple):
 
 
 class Extractor(nn.Module):
-    """f_c: a 1 x 1 convolution and a rectifier, as small as can be, since each class stores its own.
+    """f_c: a 1 x 1 convolution and a leaky rectifier, as small as can be, since each class stores its own.
+
+    Leaky: one channel that never fires would be all that the class has of m_D, and no gradient would bring it back.
 
     Attributes:
       features: channels that it gives.
@@ -85,11 +87,11 @@ class Extractor(nn.Module):
     @nn.compact
     def __call__(self, memory: Array) -> Array:
         """[n, side, side', extracted] from m_D [n, side, side', dataset]."""
-        return jax.nn.relu(conv(self.features, 1, memory, PRECISION, padding=0))
+        return jax.nn.leaky_relu(conv(self.features, 1, memory, PRECISION, padding=0))
 
 
 class Decoder(nn.Module):
-    """D: doublings by repetition, each with a 3 x 3 convolution and a rectifier; then one to pixels, and a sigmoid.
+    """D: doublings by repetition, each with a 3 x 3 convolution and a leaky rectifier; then one to pixels, and a sigmoid.
 
     No norm: those of a batch would tie images together, those of an image would spend numbers on scales.
 
@@ -108,7 +110,7 @@ class Decoder(nn.Module):
         """Pixels [n, height, width, channels] in [0, 1] from joined memories [n, side, side', all channels]."""
         for height, width in self.sizes[1:]:
             doubled = jnp.repeat(jnp.repeat(features, 2, axis=1), 2, axis=2)[:, :height, :width]
-            features = jax.nn.relu(conv(self.width, 3, doubled, PRECISION, padding=1))
+            features = jax.nn.leaky_relu(conv(self.width, 3, doubled, PRECISION, padding=1))
         return jax.nn.sigmoid(conv(self.channels, 3, features, PRECISION, padding=1))
 
 
