@@ -68,8 +68,11 @@ def test_cells_are_ranked_that_were_named():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"cells": ("0", "15625")}, "there is no cell number 15625"),
-        ({"cells": ("0", "|nor_conv_3x3|")}, "is no cell of NAS-Bench-201; write it as |op~0|+"),
+        ({"cells": ("0", "15625")}, "space.cells: there is no cell number 15625"),
+        (
+            {"cells": ("0", "|nor_conv_3x3|")},
+            "space.cells: '|nor_conv_3x3|' is no cell of NAS-Bench-201; write it as |op~0|+",
+        ),
         ({"cells": ("0", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")}, "nothing reaches the output"),
         ({"cells": ("0", "1", string_of(all_cells()[0]))}, "at least two different cells, each once"),
         ({"cells": ("7",)}, "at least two different cells, each once"),
@@ -119,3 +122,14 @@ def test_tables_that_do_not_fit(table, message):
     with pytest.raises(UserError) as caught:
         pipeline.prepare(config_with(("random",), **CELLS, truth={"table": table}))
     assert message in str(caught.value)
+
+
+def test_a_table_without_its_test_half_is_found_before_any_work(tmp_path, monkeypatch):
+    arrays = {"ops": all_cells(), "op_names": np.array(OPERATIONS, "S")}
+    (tmp_path / "nasbench201").mkdir()
+    np.savez(tmp_path / "nasbench201" / "nasbench201.npz", cifar10_valid_val_acc=np.linspace(0, 90, 15625), **arrays)
+    monkeypatch.setenv("HCDC_DATA_DIR", str(tmp_path))
+    config = config_with(("random",), **CELLS, data={"name": "cifar10"}, truth={"table": "nas_bench_201"})
+    assert "array 'cifar10_test_acc' is missing" in error_of(lambda: pipeline.prepare(config))
+    own = config_with(("random",), **CELLS, data={"path": "mine.npz"}, truth={"table": "nas_bench_201"})
+    assert "no published accuracies for 'mine'" in error_of(lambda: pipeline.prepare(own))

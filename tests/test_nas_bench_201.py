@@ -265,6 +265,7 @@ def test_a_table_is_read_by_the_numbers_of_cells(tmp_path):
         ({"op_names": np.array(OPERATIONS[::-1], "S")}, "does not list the 15625 cells"),
         ({"cifar10_test_acc": np.zeros(3)}, "cifar10_test_acc must hold 15625 numbers from 0 to 100"),
         ({"cifar10_test_acc": np.full(15625, np.nan)}, "must hold 15625 numbers from 0 to 100"),
+        ({"cifar10_test_acc": np.linspace(0, 1, 15625)}, "must be in per cent"),
         ({"cifar10_test_acc": None}, "array 'cifar10_test_acc' is missing; the file holds op_names, ops"),
     ],
 )

@@ -59,4 +59,6 @@ def published_accuracies(dataset: str, part: str, *, data_dir: str | Path | None
     accuracies = np.asarray(arrays[TABLES[dataset, part]], np.float64)
     if accuracies.shape != (NUM_CELLS,) or not ((accuracies >= 0) & (accuracies <= 100)).all():
         raise UserError(f"{path}: {TABLES[dataset, part]} must hold {NUM_CELLS} numbers from 0 to 100")
+    if accuracies.max() <= 1:
+        raise UserError(f"{path}: {TABLES[dataset, part]} must be in per cent, and its largest number is at most 1")
     return accuracies

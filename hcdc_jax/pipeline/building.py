@@ -60,7 +60,10 @@ def _candidates(config: Config, space: Space) -> Array:
         return space.sample(key_for(CANDIDATES, options.seed), options.candidates)
     if space.name != CELLS:
         raise UserError(f"space.cells lists cells of {CELLS!r}, and space.name is {space.name!r}: leave it out")
-    cells = [cell_of(int(text) if text.isdecimal() else text) for text in options.cells]
+    try:
+        cells = [cell_of(int(text) if text.isdecimal() else text) for text in options.cells]
+    except UserError as error:
+        raise UserError(f"space.cells: {error}") from error
     lost = [text for text, cell in zip(options.cells, cells, strict=True) if not is_connected(cell)]
     if lost:
         raise UserError(

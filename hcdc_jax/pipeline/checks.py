@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, validate
@@ -42,7 +43,9 @@ def _check_table(config: Config) -> None:
         raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
     _check_name("truth.table", config.truth.table, [CELLS])
     # Read now: what is wrong with the file should be known before anything is trained.
-    published_accuracies(config.data.name, "val")
+    name = config.data.name if config.data.path is None else Path(config.data.path).stem
+    for part in ("val", "test"):
+        published_accuracies(name, part)
 
 
 def _check_refinements(config: Config) -> None:

@@ -33,7 +33,7 @@ def check_owner(folder: Path, config: Config, *, resume: bool) -> None:
     if owner.exists():
         theirs = configs.load(owner)
         if theirs != config:
-            difference = _first_difference(dataclasses.asdict(theirs), dataclasses.asdict(config))
+            difference = first_difference(dataclasses.asdict(theirs), dataclasses.asdict(config))
             raise UserError(
                 f"{folder} holds a run of another configuration ({difference}); choose another --out folder"
             )
@@ -99,11 +99,12 @@ def _sizes(setup: Setup) -> dict[str, list[int]]:
     return {} if sizes is None else {"num_parameters": sizes.astype(int).tolist()}
 
 
-def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The first setting, in words, that differs in two dictionaries of settings that do differ."""
     for key, value in theirs.items():
         if value != ours[key]:
             if isinstance(value, dict):
-                return f"{key}.{_first_difference(value, ours[key])}"
+                return f"{key}.{first_difference(value, ours[key])}"
             return f"{key} is {value!r} there, {ours[key]!r} here"
     raise ValueError("both are the same")
 
