@@ -52,7 +52,7 @@ def truth(run: Run) -> None:
 
 
 def check_truth(setup: Setup, folder: Path) -> None:
-    """Checks that what a folder holds of a truth is that of this run: a truth takes long, and is copied between folders.
+    """Checks that what a folder holds of a truth is that of this run, for truths take long and are copied around.
 
     A seed that is trained already may be one of fewer or more. Files that do not tell their settings are taken as
     they are.
@@ -89,7 +89,7 @@ def _made_with(setup: Setup) -> dict[str, np.ndarray]:
 
 
 def _decisive(setup: Setup) -> dict[str, dict[str, Any]]:
-    """By section the settings that decide the truth, as JSON gives them back; the data by its checksum, not its path."""
+    """By section the settings that decide the truth, as JSON gives them back; the data by checksum."""
     config = setup.config
     sections = {name: dataclasses.asdict(getattr(config, name)) for name in ("data", "space", "model", "training")}
     for name in ("name", "path"):
