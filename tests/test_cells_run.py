@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +14,9 @@ from hcdc_jax import pipeline, spaces
 from hcdc_jax.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
-from hcdc_jax.pipeline import true_scores
+from hcdc_jax.pipeline import draws, silent, targets, true_scores
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.setup import Run
 from tests.errors import error_of
 from tests.image_runs import config_with
 
@@ -86,6 +89,41 @@ def test_lists_of_cells_that_cannot_be_ranked(space, message):
 def test_other_spaces_have_no_cells():
     config = config_with(("random",), space={"name": "regularisation", "cells": ("0", "1")})
     assert "space.cells lists cells of 'nas_bench_201'" in error_of(lambda: pipeline.prepare(config))
+
+
+def test_matched_candidates_may_lie_between_cells(tmp_path, monkeypatch):
+    def without_training(setup, key, hparams):
+        nothing = {name: np.zeros(()) for name in ("training_seconds", "target_seconds", "compile_seconds")}
+        slopes = np.arange(30, dtype=np.float32)
+        return {"hparams": hparams, "value": np.ones(()), "gradient": slopes, "diverged": np.zeros((), bool)} | nothing
+
+    monkeypatch.setattr(targets, "_one", without_training)
+    config = config_with(("hcdc",), **CELLS, hcdc={"full_trainings": 6, "draws": 1, "sensitivity": "direct"})
+    setup = pipeline.prepare(config)
+    cells = np.asarray(spaces.one_hot([5, 77, 400, 1000, 8000, 15000]))
+
+    def matched(name, **options):
+        own = setup._replace(config=dataclasses.replace(config, hcdc=dataclasses.replace(config.hcdc, **options)))
+        run = Run(own, tmp_path / name, silent())
+        found = np.asarray(targets.matched_targets(run, 0, draws.Draws(cells, Cost(), 1.0)).hparams)
+        np.testing.assert_allclose(found.reshape(6, 6, 5).sum(-1), 1, rtol=1e-5)
+        return found, [i for i in range(6) if not np.array_equal(found[i], cells[i])]
+
+    assert matched("samples")[1] == []
+    found, mixed = matched("mixes", extended_space="mixes")
+    assert mixed == [1, 3, 5]
+    assert (found[mixed] > 0).all()
+    np.testing.assert_array_equal(found.reshape(6, 6, 5).argmax(-1), cells.reshape(6, 6, 5).argmax(-1))
+    for length, expected in ((2, [1, 3, 5]), (4, [1, 2, 3, 5])):
+        found, stepped = matched(f"of {length}", extended_space="trajectories", trajectory_length=length)
+        assert stepped == expected
+        for i in stepped:  # downhill from the point before
+            assert found[i] @ np.arange(30) < found[i - 1] @ np.arange(30)
+
+
+def test_other_spaces_have_no_mixtures():
+    config = config_with(("hcdc",), hcdc={"extended_space": "mixes"})
+    assert "between which there are mixtures; the space 'regularisation'" in error_of(lambda: pipeline.prepare(config))
 
 
 def test_sizes_of_cells_are_those_of_their_networks():

@@ -111,6 +111,26 @@ def test_the_relaxed_space_is_six_simplices():
         discrete_cell(mixed.ravel())
 
 
+def test_mixtures_around_cells_are_draws_of_the_concrete_distribution():
+    keys = jax.random.split(KEY, 4000)
+    cells = SPACE.sample(jax.random.key(1), 4000)
+    assert SPACE.mixed is not None
+    mixed = jax.jit(jax.vmap(SPACE.mixed, (0, 0, None)))
+    found = np.asarray(mixed(keys, cells, 0.5)).reshape(-1, 6, 5)
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    assert (found > 0).all()
+    np.testing.assert_array_equal(found.argmax(-1), np.asarray(cells).reshape(-1, 6, 5).argmax(-1))
+    # Without their cells in sight they are softmaxes of plain Gumbel noise: the same sizes, from the largest down.
+    noise = np.random.default_rng(0).gumbel(size=(24_000, 5)) / 0.5
+    direct = np.exp(noise - noise.max(-1, keepdims=True))
+    direct = np.sort(direct / direct.sum(-1, keepdims=True))
+    np.testing.assert_allclose(np.sort(found.reshape(-1, 5)).mean(0), direct.mean(0), atol=0.004)
+    # What is not the maximum is as likely on every other operation.
+    others = found[:, 0][np.asarray(cells)[:, 3] == 1][:, [0, 1, 2, 4]].mean(0)
+    np.testing.assert_allclose(others, others.mean(), rtol=0.15)
+    assert np.quantile(np.abs(mixed(keys, cells, 1e-3) - cells), 0.99) < 1e-5
+
+
 # Published: the smallest and the largest cell of the benchmark; the others follow from its operations' sizes.
 CONVOLUTION_3X3, CONVOLUTION_1X1 = (243_040, 35_389_440), (28_000, 3_932_160)
 SIZES = [

@@ -68,7 +68,7 @@ def _check_refinements(config: Config) -> None:
 
 def _check_labels(config: Config) -> None:
     labels, methods = config.labels, config.methods
-    augment.parse(labels.augmentation)
+    augment.parse(labels.augmentation, augment.VIEW_OPERATIONS)
     if not labels.teachers:
         needing = [name for name in methods if name == "teacher_val" or name.endswith("_hard")]
         if needing or labels.val == "teachers":

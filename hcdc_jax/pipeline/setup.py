@@ -156,8 +156,8 @@ class Run(NamedTuple):
 # Offsets that keep the keys of different purposes apart.
 (
     CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
-    REFINE,
-) = range(14)  # fmt: skip
+    REFINE, MIXES,
+) = range(15)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:
@@ -186,6 +186,11 @@ def space_of(config: Config) -> spaces.Space:
             raise UserError(f"{where}: leave out the method hcdc_shared")
     if "log_learning_rate_factor" in space.hparam_names and config.training.optimizer != "adam":
         raise UserError(f"the space {space.name!r} searches the learning rate of Adam: set training.optimizer = 'adam'")
+    if config.hcdc.extended_space == "mixes" and space.mixed is None:
+        raise UserError(
+            "hcdc.extended_space = 'mixes' is for cells, between which there are mixtures; the space "
+            f"{space.name!r} has none: set it to 'samples'"
+        )
     unseen = spaces.without_implicit_hypergradient(space)
     if unseen:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
