@@ -6,6 +6,7 @@ import dataclasses
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -119,6 +120,42 @@ def test_matched_candidates_may_lie_between_cells(tmp_path, monkeypatch):
         assert stepped == expected
         for i in stepped:  # downhill from the point before
             assert found[i] @ np.arange(30) < found[i - 1] @ np.arange(30)
+
+
+ALL_FLAWS = ("softmax", "narrow", "no_affine", "unshuffled")
+
+
+def test_flaws_of_dcbench_are_those_of_trainings_on_condensed_images_alone():
+    def setup_with(flaws):
+        training = CELLS["training"] | {"dcbench_compat": flaws}
+        return pipeline.prepare(config_with(("random",), **CELLS | {"training": training}))
+
+    setup, clean = setup_with(ALL_FLAWS), setup_with(None)
+    assert setup.problem is clean.problem  # of the truth
+    assert (setup.training, setup.proxy_training.order) == (clean.training, "stored")
+    assert clean.problem_on(clean.train) is clean.problem
+    assert clean.proxy_training.order == "shuffled"
+    shapes = jax.eval_shape(setup.problem_on(setup.train).init, jax.random.key(0), jnp.zeros(30))
+    assert set(shapes["stage_0"]["nor_conv_1x1"]) == {"kernel"}
+    assert {"scale", "bias"} <= set(shapes["reduction_1"]["first"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "message"),
+    [
+        (("random", "hcdc"), CELLS, "training.dcbench_compat is for baselines, and hcdc matches networks"),
+        (("random",), {}, "training.dcbench_compat is about cells, not the space 'regularisation'"),
+        (("random",), CELLS | {"flaws": ("narrow",)}, "'narrow' changes nothing without 'softmax'; add that"),
+        (("random",), CELLS | {"flaws": ("narow",)}, "'training.dcbench_compat' must be"),
+        (("random",), CELLS | {"batch_size": None}, "'unshuffled' changes nothing in batches of all images; set"),
+    ],
+)
+def test_flaws_that_do_not_fit(methods, changes, message):
+    training = {"dcbench_compat": changes.get("flaws", ALL_FLAWS), "batch_size": changes.get("batch_size", 30)}
+    config = config_with(
+        methods, **{key: changes[key] for key in ("space", "model") if key in changes}, training=training
+    )
+    assert message in error_of(lambda: pipeline.prepare(config))
 
 
 def test_other_spaces_have_no_mixtures():

@@ -18,6 +18,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_problem, num_parameters, sign_agreement
 from hcdc_jax.models.nas_bench_201 import restricted, size_of
 from hcdc_jax.spaces import discrete_cell, one_hot, softmax_mix
+from hcdc_jax.spaces.dcbench import misread, soft_weights
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -173,6 +174,35 @@ def test_a_cell_answers_alike_alone_and_among_others(params, batch):
     np.testing.assert_allclose(among, alone, rtol=1e-5, atol=1e-5)
     beside = jax.jit(jax.vmap(MIXED.apply, (None, 0, None)))(params, one_hot([7, CELL]), batch.inputs)
     np.testing.assert_allclose(among, beside[1], rtol=1e-5, atol=1e-5)
+
+
+def test_cells_are_misread_as_in_dcbench(params, batch):
+    cell = (2, 1, 0, 1, 2, 1)  # without 3 x 3 convolutions and pooling: its softmax knows three operations
+    chosen, other = np.exp([1, 0]) / (np.e + 2)
+    weights = np.zeros((6, 5))
+    weights[:, :3] = np.where(np.eye(3)[list(cell)], chosen, other)
+    flaws = {"read": misread(SPACE.read, ("softmax", "narrow")), "cell_affine": False}
+    flawed = image_problem("nas_bench_201", SHAPE, 3, **flaws, **OPTIONS)
+    plain = {name: dict(leaves) for name, leaves in params.items()}
+    for stage, operation in itertools.product(range(3), ("nor_conv_1x1", "nor_conv_3x3")):
+        leaves = plain[f"stage_{stage}"][operation]
+        leaves |= {"scale": jnp.ones_like(leaves["scale"]), "bias": jnp.zeros_like(leaves["bias"])}
+        plain[f"stage_{stage}"][operation] = leaves
+    expected, _ = written_out(plain, weights, np.asarray(batch.inputs, np.float64))
+    found = jax.jit(flawed.apply)(kernels_of(params), one_hot([cell])[0], batch.inputs)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+    wide, narrow = (soft_weights(jnp.eye(5)[np.array(CELL)], narrow=narrow) for narrow in (False, True))
+    np.testing.assert_allclose(wide[0], [0.149, 0.149, 0.149, 0.405, 0.149], atol=1e-3)
+    np.testing.assert_array_equal(wide, narrow)  # pooling, which is last, is there
+
+
+def kernels_of(params):
+    """Parameters of a network whose cells learn no scales and shifts."""
+
+    def stage(name, leaves):
+        return {op: {"kernel": own["kernel"]} for op, own in leaves.items()} if name.startswith("stage") else leaves
+
+    return {name: stage(name, leaves) for name, leaves in params.items()}
 
 
 def test_what_is_left_out_is_neither_trained_nor_asked(params, batch):

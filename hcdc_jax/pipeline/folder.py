@@ -89,6 +89,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "candidates": len(setup.candidates),
             "hparam_names": list(space.hparam_names),
             **_sizes(setup),
+            **_flaws(setup),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
     }
@@ -97,6 +98,11 @@ def describe(setup: Setup) -> dict[str, Any]:
 def _sizes(setup: Setup) -> dict[str, list[int]]:
     sizes = setup.kind.num_parameters(setup)
     return {} if sizes is None else {"num_parameters": sizes.astype(int).tolist()}
+
+
+def _flaws(setup: Setup) -> dict[str, list[str]]:
+    flaws = setup.config.training.dcbench_compat
+    return {} if flaws is None else {"dcbench_compat": list(flaws)}
 
 
 def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:

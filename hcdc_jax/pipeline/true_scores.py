@@ -95,7 +95,10 @@ def _decisive(setup: Setup) -> dict[str, dict[str, Any]]:
     for name in ("name", "path"):
         del sections["data"][name]
     sections["data"]["checksum"] = setup.data.checksum
-    sections["training"] = {key: value for key, value in sections["training"].items() if not key.startswith("proxy_")}
+    on_condensed = ("proxy_", "dcbench_")
+    sections["training"] = {
+        key: value for key, value in sections["training"].items() if not key.startswith(on_condensed)
+    }
     sections["truth"] = {"seeds": config.truth.seeds, "table": config.truth.table}
     if config.truth.table is not None:  # nothing is trained, and there is one seed
         sections = {"space": sections["space"], "truth": {"table": config.truth.table}}
