@@ -35,8 +35,8 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
     config = config_with(
         TRAINED + PROXIES,
         **CELLS,
-        labels={"teachers": 2, "views": 2},
-        hcdc={"sensitivity": "direct", "draws": 1, "start": "train"},
+        labels={"teachers": 2, "views": 2, "augmentation": "crop_cutmix"},
+        hcdc={"sensitivity": "direct", "draws": 1, "start": "train", "extended_space": "mixes"},
         condense={"val_factor": 1.0},
     )
     with jax.numpy_rank_promotion("allow"):
@@ -54,6 +54,9 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
     header, *rows = (tmp_path / "run" / "ranking.csv").read_text().splitlines()
     assert "0-1 nor_conv_3x3" in header
     assert len(rows) == 12
+    # The first of three matched candidates is a cell, the second a mixture.
+    with np.load(tmp_path / "run" / "checkpoints" / "targets_seed0" / "001.npz") as target:
+        assert np.count_nonzero(target["gradient"].reshape(6, 5)[:, 1:]) == 24
     with np.load(tmp_path / "run" / "checkpoints" / "targets_seed0" / "000.npz") as target:
         slopes, cell = target["gradient"].reshape(6, 5), target["hparams"].reshape(6, 5)
     absent = [(edge, place) for edge in range(6) for place in (2, 3) if cell[edge, place] == 0]
