@@ -4,14 +4,20 @@
 
 Rows are `mini`, `cifar10` and `cifar100`, the names of configurations after `nb201_`; `mini`, which a CPU can check, by
 default. Runs that were interrupted go on, runs that are finished are read. Prints tables in Markdown and writes
-`table1.md` into the folder of the runs. In the paper a baseline has the S_train and the S_val of its method with their
-own labels, and correlations are of accuracies; its numbers stand beside rows of the same name, whose S_train has
-labels of teachers here.
+`table1.md` into the folder of the runs, and for each row `table1_<row>.png` as the paper's Fig. 2. In the paper a
+baseline has the S_train and the S_val of its method with their own labels, and correlations are of accuracies; its
+numbers stand beside rows of the same name, whose S_train has labels of teachers here.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+
 from benchmarks.tables import seconds, spread, table, write
+from hcdc_jax.report import figures, results
+from hcdc_jax.report.style import Drawing
 
 # Correlation, and test accuracy in per cent of the selected cell, as printed in the paper's Table 1.
 PAPER: dict[str, dict[str, tuple[float, float]]] = {
@@ -61,6 +67,20 @@ def lines(name: str, report: dict) -> list[str]:
     return table(name, report, COLUMNS, cells)
 
 
+def strips(name: str, folder: Path) -> Drawing:
+    """Fig. 2 of the paper from a finished run: candidates by truth, coloured by rank; methods of the paper first."""
+    run, paper = results.read(folder), PAPER[name]
+    shared = [method for method in paper if method in run.results]
+    others = [method for method in run.results if method not in paper]
+    losses = {
+        f"{method} (paper {paper[method][0]:.2f})" if method in paper else method: np.stack(
+            [result.loss for result in run.results[method]]
+        )
+        for method in (*shared, *others)
+    }
+    return figures.rank_strips(run.truth.loss if len(run.truth.losses) else None, losses)
+
+
 def _percent(value: list[float] | float | None) -> list[float] | float | None:
     if isinstance(value, list):
         return [100 * one for one in value if one is not None]
@@ -68,4 +88,4 @@ def _percent(value: list[float] | float | None) -> list[float] | float | None:
 
 
 if __name__ == "__main__":
-    write(__doc__, "table1", PAPER, lines, usual=["mini"], by_default="mini", prefix="nb201_")
+    write(__doc__, "table1", PAPER, lines, usual=["mini"], by_default="mini", prefix="nb201_", drawing=strips)

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.command import CONFIGS, chosen, parser_of
 from hcdc_jax import config as configs
 from hcdc_jax import files, pipeline
+from hcdc_jax.report.style import Drawing, to_png
 from hcdc_jax.terminal import progress
 
 
@@ -44,6 +45,7 @@ def write(
     usual: Collection[str],
     by_default: str,
     prefix: str = "",
+    drawing: Callable[[str, Path], Drawing] | None = None,
 ) -> None:
     """The command of a table: runs that are made, continued or read, printed and written into their folder.
 
@@ -55,6 +57,7 @@ def write(
       usual: the rows that are made where none is asked for.
       by_default: `usual` in words.
       prefix: of the names of configurations, which is not in the names of the rows.
+      drawing: `drawing(row, folder)` of the finished run of a row, kept beside the table as `<out>_<row>.png`.
     """
     args, overrides = chosen(parser_of(doc, out), "row", rows, usual, by_default)
     text = "\n".join(
@@ -62,6 +65,14 @@ def write(
     )
     print(text)
     files.write_text(args.out / f"{out}.md", text + "\n")
+    if drawing is None:
+        return
+    for name in args.names:
+        drawn, path = drawing(name, args.out / name), args.out / f"{out}_{name}.png"
+        if isinstance(drawn, str):
+            print(f"{path.name}: {drawn}")
+        else:
+            files.write_bytes(path, to_png(drawn))
 
 
 def _report(config: str, folder: Path, overrides: list[str]) -> dict:

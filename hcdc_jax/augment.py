@@ -19,6 +19,8 @@ from hcdc_jax.types import Array
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 NO_MIRRORS = ("mnist", "svhn", "digits_images")
 """Data sets whose images mean something else in a mirror: DSA does not flip them."""
+VIEW_OPERATIONS = (*OPERATIONS, "cutmix")
+"""What views are made by: their labels are given after the images, so that these may be mixed."""
 
 
 class Augmentation(NamedTuple):
@@ -69,17 +71,21 @@ class Draw(NamedTuple):
     hole: Array
 
 
-def parse(text: str) -> Augmentation:
+def parse(text: str, known: tuple[str, ...] = OPERATIONS) -> Augmentation:
     """The augmentation with the operations of a strategy such as "color_crop_cutout_flip_scale_rotate".
+
+    Args:
+      text: names of operations, joined by "_".
+      known: the names that there are.
 
     Raises:
       UserError: an operation is unknown or listed twice, or there is none.
     """
     operations = tuple(text.split("_")) if text else ()
-    wrong = [name for name in operations if name not in OPERATIONS]
+    wrong = [name for name in operations if name not in known]
     if wrong or not operations or len(set(operations)) < len(operations):
         what = f"unknown operation {wrong[0]!r}" if wrong else "each operation once, and at least one"
-        raise UserError(f"augmentation {text!r}: {what}; join some of {', '.join(OPERATIONS)} by '_'")
+        raise UserError(f"augmentation {text!r}: {what}; join some of {', '.join(known)} by '_'")
     return Augmentation(operations)
 
 
@@ -162,17 +168,50 @@ def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Arr
 def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> Array:
     """`count` views [count, n, h, w, c] of images [n, h, w, c]: the images themselves, then augmented.
 
-    All operations act in turn, as in the training of networks, each with parameters of its own for every image.
+    All operations act in turn, as in the training of networks, each with parameters of its own for every image. Of
+    `VIEW_OPERATIONS`: "cutmix" is `cut_mixed`, among the images of a view.
     """
 
     def view(key: Array) -> Array:
         seen = images
         for place, operation in enumerate(augmentation.operations):
-            seen = augment(jax.random.fold_in(key, place), augmentation._replace(operations=(operation,)), seen)
+            own = jax.random.fold_in(key, place)
+            if operation == "cutmix":
+                seen = cut_mixed(own, seen)
+            else:
+                seen = augment(own, augmentation._replace(operations=(operation,)), seen)
         return seen
 
     augmented = [view(jax.random.fold_in(key, i)) for i in range(1, count)]
     return jnp.stack([images, *augmented])
+
+
+def cut_mixed(key: Array, images: Array) -> Array:
+    """Images [n, h, w, c], each with a box of another one, as CutMix mixes them (arXiv 1905.04899).
+
+    Every image has a box of its own; whoever gives labels to the results sees what became of them.
+    """
+    size_key, place_key, partner_key = jax.random.split(key, 3)
+    count, shape = images.shape[0], images.shape[1:3]
+    boxes = jax.vmap(lambda size, place: cut_box(size, place, shape))(
+        jax.random.split(size_key, count), jax.random.split(place_key, count)
+    )
+    return jnp.where(boxes[..., None], images[jax.random.permutation(partner_key, count)], images)
+
+
+def cut_box(size_key: Array, place_key: Array, shape: tuple[int, ...]) -> Array:
+    """The box of CutMix, True inside: [h, w].
+
+    Its area is uniform in [0, 1] before the border cuts it off, which is the authors' Beta distribution at its default.
+    """
+    sizes = jnp.array(shape)
+    side = jnp.floor(sizes * jnp.sqrt(jax.random.uniform(size_key)))
+    centre = jnp.floor(sizes * jax.random.uniform(place_key, (2,)))
+    first, end = centre - side // 2, centre + side // 2
+    rows, columns = (
+        (jnp.arange(n) >= low) & (jnp.arange(n) < high) for n, low, high in zip(shape, first, end, strict=True)
+    )
+    return rows[:, None] & columns[None]
 
 
 def fitting(augmentation: Augmentation, data_name: str) -> Augmentation:

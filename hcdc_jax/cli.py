@@ -23,6 +23,8 @@ from hcdc_jax import config as configs
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
+from hcdc_jax.data.download import data_dir
+from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline.folder import config_of
@@ -150,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--method", help="whose (that of hcdc, else of the first method)")
     sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
     sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
+    sub = add("convert", _convert, "make the table of NAS-Bench-201's accuracies from the benchmark's own files")
+    sub.add_argument("source", metavar="SOURCE", type=Path, help="folder NATS-tss-...-simple, its one file, or a .pth")
+    sub.add_argument("--out", metavar="DIR", type=Path, help="folder of data (that which HCDC_DATA_DIR names)")
     return parser
 
 
@@ -347,6 +352,17 @@ def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     out = args.out or args.folder / f"{_name(condensed.card)}{suffix}"
     write(condensed, out)
     terminal.say_path(f"Exported: {out}")
+
+
+def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    folder = args.out or data_dir()
+    if folder is None:
+        raise UserError("where to? name a folder of data with --out, or in HCDC_DATA_DIR")
+    with terminal.progress() as progress:
+        path, tables = convert(args.source, folder, track=lambda cells: progress.track(cells, f"{args.source.name}"))
+    terminal.say(f"Tables: {', '.join(tables)}")
+    terminal.say_path(f"Written: {path}")
 
 
 def _export_npz(condensed: Condensed, out: Path) -> None:

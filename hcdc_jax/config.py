@@ -86,6 +86,8 @@ class TrainingConfig:
     proxy_steps: Count | None = None  # of a training on condensed data; as many by default
     proxy_batch_size: Count | None = None  # images per step of such a training; as many by default
     proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
+    # flaws of DC-BENCH's harness that trainings of cells on condensed images are to have; docs/nas_bench_201.md
+    dcbench_compat: tuple[Literal["softmax", "narrow", "no_affine", "unshuffled"], ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ class LabelsConfig:
     loss: Literal["kl", "logit_mse"] = "kl"  # of networks trained on such labels
     temperature: Positive = 2.0  # under which kl compares
     views: Count = 1  # of each image, each with its labels: the image itself, the others augmented
-    augmentation: str = "crop_flip"  # of the other views, one operation after the other
+    augmentation: str = "crop_flip"  # of the other views, one operation after the other; cutmix, too
     val: Literal["own", "teachers"] = "own"  # labels of S_val
 
 
@@ -276,7 +278,9 @@ class HCDCConfig:
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
     sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
     start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train
-    extended_space: Literal["samples", "trajectories"] = "samples"  # where candidates to match come from
+    extended_space: Literal["samples", "trajectories", "mixes"] = "samples"  # candidates to match; mixes of cells
+    trajectory_length: Annotated[int, Range(low=2)] = 2  # trajectories: points of each, the draw it begins at included
+    mix_temperature: Positive = 0.5  # mixes: the lower, the nearer to a cell
     refinements: NonNegativeInt = 0  # searches on S_val whose best candidates are trained in full and matched too
     refined_by: Literal["random", "hypergradient"] = "random"  # the search of a refinement
     searched: Count = 480  # candidates that it scores on S_val

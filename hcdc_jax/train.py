@@ -24,7 +24,7 @@ OPTIMIZERS = {
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate"],
-    meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule"],
+    meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule", "order"],
 )
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -39,6 +39,8 @@ class Training:
       batch_size: examples per step, each epoch in a new order, without the rest that fills no batch; None, or as many
         as there are examples or more, for full-batch steps. Inputs must then have a leading axis of examples.
       schedule: "constant", or "cosine" from the learning rate down to 0 at the last step.
+      order: of the examples in mini-batches: "shuffled", or "stored", one batch after the other as they lie, the last
+        one of an epoch filled up with the first examples.
     """
 
     learning_rate: float | Array = 0.01
@@ -47,6 +49,7 @@ class Training:
     remat: bool = False
     batch_size: int | None = None
     schedule: str = "constant"
+    order: str = "shuffled"
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
@@ -85,7 +88,7 @@ def take_step(
 ) -> tuple[Trainee, Array]:
     """One step of training, and the loss before it; step t draws the same batch whenever it is taken."""
     order_key, step_key = jax.random.split(trainee.key)
-    seen = _mini_batch(order_key, trainee.step, batch, training.batch_size)
+    seen = _mini_batch(order_key, trainee.step, batch, training.batch_size, training.order)
     if problem.perturb is not None:
         seen = problem.perturb(jax.random.fold_in(step_key, trainee.step), hparams, seen)
     loss, gradient = jax.value_and_grad(problem.train_loss)(trainee.params, hparams, seen)
@@ -94,12 +97,16 @@ def take_step(
     return Trainee(params, opt_state, trainee.key, trainee.step + 1), loss
 
 
-def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None) -> Batch:
+def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: str) -> Batch:
     if size is None or size >= (count := batch.labels.shape[0]):
         return batch
+    if order == "stored":
+        place = step % -(-count // size)
+        index = (place * size + jnp.arange(size)) % count
+        return jax.tree.map(lambda leaf: leaf[index], batch)
     epoch, place = step // (count // size), step % (count // size)
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), count)
-    index = jax.lax.dynamic_slice_in_dim(order, place * size, size)
+    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), count)
+    index = jax.lax.dynamic_slice_in_dim(shuffled, place * size, size)
     return jax.tree.map(lambda leaf: leaf[index], batch)
 
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from hcdc_jax.augment import (
     OPERATIONS,
+    VIEW_OPERATIONS,
     Augmentation,
     apply,
     augment,
@@ -19,6 +20,7 @@ from hcdc_jax.augment import (
     draw_each,
     fitting,
     parse,
+    views,
 )
 from hcdc_jax.errors import UserError
 
@@ -195,6 +197,30 @@ def test_strategies_are_parsed_and_what_is_wrong_is_named():
     for text, message in [("color_zoom", "'zoom'"), ("", "at least one"), ("crop_crop", "once")]:
         with pytest.raises(UserError, match=message):
             parse(text)
+
+
+def test_views_may_be_mixed_each_image_with_a_box_of_another():
+    images = jnp.broadcast_to(jnp.arange(200.0)[:, None, None, None], (200, *SHAPE, 1))
+    mixing = parse("cutmix", VIEW_OPERATIONS)
+    first, second, third = np.asarray(jax.jit(views, static_argnums=(1, 3))(KEYS[0], mixing, images, 3))[..., 0]
+    np.testing.assert_array_equal(first, images[..., 0])
+    assert not np.array_equal(second, third)
+    shares = []
+    for number, image in enumerate(second):
+        others = np.unique(image[image != number])
+        assert len(others) <= 1
+        inside = image != number
+        shares.append(inside.mean())
+        if inside.any():  # a box: whole rows of whole columns
+            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+            assert inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert len(set(shares)) > 10
+    assert 0.1 < np.mean(shares) < 0.4  # at most half, less what the border and whole pixels cut off
+
+
+def test_pairs_of_images_cannot_be_mixed_alike():
+    with pytest.raises(UserError, match="unknown operation 'cutmix'"):
+        parse("crop_cutmix")
 
 
 def test_digits_are_never_mirrored():

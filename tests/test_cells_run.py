@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -13,7 +15,9 @@ from hcdc_jax import pipeline, spaces
 from hcdc_jax.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
-from hcdc_jax.pipeline import true_scores
+from hcdc_jax.pipeline import draws, silent, targets, true_scores
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.setup import Run
 from tests.errors import error_of
 from tests.image_runs import config_with
 
@@ -31,8 +35,8 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
     config = config_with(
         TRAINED + PROXIES,
         **CELLS,
-        labels={"teachers": 2, "views": 2},
-        hcdc={"sensitivity": "direct", "draws": 1, "start": "train"},
+        labels={"teachers": 2, "views": 2, "augmentation": "crop_cutmix"},
+        hcdc={"sensitivity": "direct", "draws": 1, "start": "train", "extended_space": "mixes"},
         condense={"val_factor": 1.0},
     )
     with jax.numpy_rank_promotion("allow"):
@@ -50,6 +54,9 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
     header, *rows = (tmp_path / "run" / "ranking.csv").read_text().splitlines()
     assert "0-1 nor_conv_3x3" in header
     assert len(rows) == 12
+    # The first of three matched candidates is a cell, the second a mixture.
+    with np.load(tmp_path / "run" / "checkpoints" / "targets_seed0" / "001.npz") as target:
+        assert np.count_nonzero(target["gradient"].reshape(6, 5)[:, 1:]) == 24
     with np.load(tmp_path / "run" / "checkpoints" / "targets_seed0" / "000.npz") as target:
         slopes, cell = target["gradient"].reshape(6, 5), target["hparams"].reshape(6, 5)
     absent = [(edge, place) for edge in range(6) for place in (2, 3) if cell[edge, place] == 0]
@@ -68,8 +75,11 @@ def test_cells_are_ranked_that_were_named():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"cells": ("0", "15625")}, "there is no cell number 15625"),
-        ({"cells": ("0", "|nor_conv_3x3|")}, "is no cell of NAS-Bench-201; write it as |op~0|+"),
+        ({"cells": ("0", "15625")}, "space.cells: there is no cell number 15625"),
+        (
+            {"cells": ("0", "|nor_conv_3x3|")},
+            "space.cells: '|nor_conv_3x3|' is no cell of NAS-Bench-201; write it as |op~0|+",
+        ),
         ({"cells": ("0", "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")}, "nothing reaches the output"),
         ({"cells": ("0", "1", string_of(all_cells()[0]))}, "at least two different cells, each once"),
         ({"cells": ("7",)}, "at least two different cells, each once"),
@@ -83,6 +93,77 @@ def test_lists_of_cells_that_cannot_be_ranked(space, message):
 def test_other_spaces_have_no_cells():
     config = config_with(("random",), space={"name": "regularisation", "cells": ("0", "1")})
     assert "space.cells lists cells of 'nas_bench_201'" in error_of(lambda: pipeline.prepare(config))
+
+
+def test_matched_candidates_may_lie_between_cells(tmp_path, monkeypatch):
+    def without_training(setup, key, hparams):
+        nothing = {name: np.zeros(()) for name in ("training_seconds", "target_seconds", "compile_seconds")}
+        slopes = np.arange(30, dtype=np.float32)
+        return {"hparams": hparams, "value": np.ones(()), "gradient": slopes, "diverged": np.zeros((), bool)} | nothing
+
+    monkeypatch.setattr(targets, "_one", without_training)
+    config = config_with(("hcdc",), **CELLS, hcdc={"full_trainings": 6, "draws": 1, "sensitivity": "direct"})
+    setup = pipeline.prepare(config)
+    cells = np.asarray(spaces.one_hot([5, 77, 400, 1000, 8000, 15000]))
+
+    def matched(name, **options):
+        own = setup._replace(config=dataclasses.replace(config, hcdc=dataclasses.replace(config.hcdc, **options)))
+        run = Run(own, tmp_path / name, silent())
+        found = np.asarray(targets.matched_targets(run, 0, draws.Draws(cells, Cost(), 1.0)).hparams)
+        np.testing.assert_allclose(found.reshape(6, 6, 5).sum(-1), 1, rtol=1e-5)
+        return found, [i for i in range(6) if not np.array_equal(found[i], cells[i])]
+
+    assert matched("samples")[1] == []
+    found, mixed = matched("mixes", extended_space="mixes")
+    assert mixed == [1, 3, 5]
+    assert (found[mixed] > 0).all()
+    np.testing.assert_array_equal(found.reshape(6, 6, 5).argmax(-1), cells.reshape(6, 6, 5).argmax(-1))
+    for length, expected in ((2, [1, 3, 5]), (4, [1, 2, 3, 5])):
+        found, stepped = matched(f"of {length}", extended_space="trajectories", trajectory_length=length)
+        assert stepped == expected
+        for i in stepped:  # downhill from the point before
+            assert found[i] @ np.arange(30) < found[i - 1] @ np.arange(30)
+
+
+ALL_FLAWS = ("softmax", "narrow", "no_affine", "unshuffled")
+
+
+def test_flaws_of_dcbench_are_those_of_trainings_on_condensed_images_alone():
+    def setup_with(flaws):
+        training = CELLS["training"] | {"dcbench_compat": flaws}
+        return pipeline.prepare(config_with(("random",), **CELLS | {"training": training}))
+
+    setup, clean = setup_with(ALL_FLAWS), setup_with(None)
+    assert setup.problem is clean.problem  # of the truth
+    assert (setup.training, setup.proxy_training.order) == (clean.training, "stored")
+    assert clean.problem_on(clean.train) is clean.problem
+    assert clean.proxy_training.order == "shuffled"
+    shapes = jax.eval_shape(setup.problem_on(setup.train).init, jax.random.key(0), jnp.zeros(30))
+    assert set(shapes["stage_0"]["nor_conv_1x1"]) == {"kernel"}
+    assert {"scale", "bias"} <= set(shapes["reduction_1"]["first"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "changes", "message"),
+    [
+        (("random", "hcdc"), CELLS, "training.dcbench_compat is for baselines, and hcdc matches networks"),
+        (("random",), {}, "training.dcbench_compat is about cells, not the space 'regularisation'"),
+        (("random",), CELLS | {"flaws": ("narrow",)}, "'narrow' changes nothing without 'softmax'; add that"),
+        (("random",), CELLS | {"flaws": ("narow",)}, "'training.dcbench_compat' must be"),
+        (("random",), CELLS | {"batch_size": None}, "'unshuffled' changes nothing in batches of all images; set"),
+    ],
+)
+def test_flaws_that_do_not_fit(methods, changes, message):
+    training = {"dcbench_compat": changes.get("flaws", ALL_FLAWS), "batch_size": changes.get("batch_size", 30)}
+    config = config_with(
+        methods, **{key: changes[key] for key in ("space", "model") if key in changes}, training=training
+    )
+    assert message in error_of(lambda: pipeline.prepare(config))
+
+
+def test_other_spaces_have_no_mixtures():
+    config = config_with(("hcdc",), hcdc={"extended_space": "mixes"})
+    assert "between which there are mixtures; the space 'regularisation'" in error_of(lambda: pipeline.prepare(config))
 
 
 def test_sizes_of_cells_are_those_of_their_networks():
@@ -119,3 +200,14 @@ def test_tables_that_do_not_fit(table, message):
     with pytest.raises(UserError) as caught:
         pipeline.prepare(config_with(("random",), **CELLS, truth={"table": table}))
     assert message in str(caught.value)
+
+
+def test_a_table_without_its_test_half_is_found_before_any_work(tmp_path, monkeypatch):
+    arrays = {"ops": all_cells(), "op_names": np.array(OPERATIONS, "S")}
+    (tmp_path / "nasbench201").mkdir()
+    np.savez(tmp_path / "nasbench201" / "nasbench201.npz", cifar10_valid_val_acc=np.linspace(0, 90, 15625), **arrays)
+    monkeypatch.setenv("HCDC_DATA_DIR", str(tmp_path))
+    config = config_with(("random",), **CELLS, data={"name": "cifar10"}, truth={"table": "nas_bench_201"})
+    assert "array 'cifar10_test_acc' is missing" in error_of(lambda: pipeline.prepare(config))
+    own = config_with(("random",), **CELLS, data={"path": "mine.npz"}, truth={"table": "nas_bench_201"})
+    assert "no published accuracies for 'mine'" in error_of(lambda: pipeline.prepare(own))

@@ -18,6 +18,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_problem, num_parameters, sign_agreement
 from hcdc_jax.models.nas_bench_201 import restricted, size_of
 from hcdc_jax.spaces import discrete_cell, one_hot, softmax_mix
+from hcdc_jax.spaces.dcbench import misread, soft_weights
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -111,6 +112,26 @@ def test_the_relaxed_space_is_six_simplices():
         discrete_cell(mixed.ravel())
 
 
+def test_mixtures_around_cells_are_draws_of_the_concrete_distribution():
+    keys = jax.random.split(KEY, 4000)
+    cells = SPACE.sample(jax.random.key(1), 4000)
+    assert SPACE.mixed is not None
+    mixed = jax.jit(jax.vmap(SPACE.mixed, (0, 0, None)))
+    found = np.asarray(mixed(keys, cells, 0.5)).reshape(-1, 6, 5)
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    assert (found > 0).all()
+    np.testing.assert_array_equal(found.argmax(-1), np.asarray(cells).reshape(-1, 6, 5).argmax(-1))
+    # Without their cells in sight they are softmaxes of plain Gumbel noise: the same sizes, from the largest down.
+    noise = np.random.default_rng(0).gumbel(size=(24_000, 5)) / 0.5
+    direct = np.exp(noise - noise.max(-1, keepdims=True))
+    direct = np.sort(direct / direct.sum(-1, keepdims=True))
+    np.testing.assert_allclose(np.sort(found.reshape(-1, 5)).mean(0), direct.mean(0), atol=0.004)
+    # What is not the maximum is as likely on every other operation.
+    others = found[:, 0][np.asarray(cells)[:, 3] == 1][:, [0, 1, 2, 4]].mean(0)
+    np.testing.assert_allclose(others, others.mean(), rtol=0.15)
+    assert np.quantile(np.abs(mixed(keys, cells, 1e-3) - cells), 0.99) < 1e-5
+
+
 # Published: the smallest and the largest cell of the benchmark; the others follow from its operations' sizes.
 CONVOLUTION_3X3, CONVOLUTION_1X1 = (243_040, 35_389_440), (28_000, 3_932_160)
 SIZES = [
@@ -153,6 +174,35 @@ def test_a_cell_answers_alike_alone_and_among_others(params, batch):
     np.testing.assert_allclose(among, alone, rtol=1e-5, atol=1e-5)
     beside = jax.jit(jax.vmap(MIXED.apply, (None, 0, None)))(params, one_hot([7, CELL]), batch.inputs)
     np.testing.assert_allclose(among, beside[1], rtol=1e-5, atol=1e-5)
+
+
+def test_cells_are_misread_as_in_dcbench(params, batch):
+    cell = (2, 1, 0, 1, 2, 1)  # without 3 x 3 convolutions and pooling: its softmax knows three operations
+    chosen, other = np.exp([1, 0]) / (np.e + 2)
+    weights = np.zeros((6, 5))
+    weights[:, :3] = np.where(np.eye(3)[list(cell)], chosen, other)
+    flaws = {"read": misread(SPACE.read, ("softmax", "narrow")), "cell_affine": False}
+    flawed = image_problem("nas_bench_201", SHAPE, 3, **flaws, **OPTIONS)
+    plain = {name: dict(leaves) for name, leaves in params.items()}
+    for stage, operation in itertools.product(range(3), ("nor_conv_1x1", "nor_conv_3x3")):
+        leaves = plain[f"stage_{stage}"][operation]
+        leaves |= {"scale": jnp.ones_like(leaves["scale"]), "bias": jnp.zeros_like(leaves["bias"])}
+        plain[f"stage_{stage}"][operation] = leaves
+    expected, _ = written_out(plain, weights, np.asarray(batch.inputs, np.float64))
+    found = jax.jit(flawed.apply)(kernels_of(params), one_hot([cell])[0], batch.inputs)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+    wide, narrow = (soft_weights(jnp.eye(5)[np.array(CELL)], narrow=narrow) for narrow in (False, True))
+    np.testing.assert_allclose(wide[0], [0.149, 0.149, 0.149, 0.405, 0.149], atol=1e-3)
+    np.testing.assert_array_equal(wide, narrow)  # pooling, which is last, is there
+
+
+def kernels_of(params):
+    """Parameters of a network whose cells learn no scales and shifts."""
+
+    def stage(name, leaves):
+        return {op: {"kernel": own["kernel"]} for op, own in leaves.items()} if name.startswith("stage") else leaves
+
+    return {name: stage(name, leaves) for name, leaves in params.items()}
 
 
 def test_what_is_left_out_is_neither_trained_nor_asked(params, batch):
@@ -265,6 +315,7 @@ def test_a_table_is_read_by_the_numbers_of_cells(tmp_path):
         ({"op_names": np.array(OPERATIONS[::-1], "S")}, "does not list the 15625 cells"),
         ({"cifar10_test_acc": np.zeros(3)}, "cifar10_test_acc must hold 15625 numbers from 0 to 100"),
         ({"cifar10_test_acc": np.full(15625, np.nan)}, "must hold 15625 numbers from 0 to 100"),
+        ({"cifar10_test_acc": np.linspace(0, 1, 15625)}, "must be in per cent"),
         ({"cifar10_test_acc": None}, "array 'cifar10_test_acc' is missing; the file holds op_names, ops"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import jax
@@ -22,6 +23,7 @@ from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes import hcdc as recipe_of_hcdc
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
+from tests.errors import error_of
 
 
 @pytest.fixture
@@ -284,6 +286,36 @@ def test_the_faster_way_of_full_training_counts(finished):
     expected = min(np.mean(targets), truth)
     assert full_training_seconds(finished) == pytest.approx(expected)
     assert json.loads((finished / "report.json").read_text())["full_training_seconds"] == pytest.approx(expected)
+
+
+def test_a_truth_of_other_settings_is_not_taken(in_process, finished, tmp_path):
+    """A truth takes long, so people copy it into the folder of the next run, with other methods or another budget."""
+
+    def folder_with_truth(name, part, **changes):
+        config, folder = small_config(tmp_path, **changes), tmp_path / name
+        with pipeline.opened(config, folder):
+            pass
+        copy = folder / part.relative_to(finished)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(part, copy)
+        with pipeline.opened(config, folder) as run:
+            pipeline.truth(run)
+        return copy
+
+    whole = finished / "results" / "truth.npz"
+    first_part = sorted((finished / "checkpoints" / "truth_seed0").glob("*.npz"))[0]
+    # What the truth does not depend on may differ, and its file is left as it is.
+    copy = folder_with_truth("same", whole, methods=("random",), training={"proxy_steps": 3})
+    assert copy.read_bytes() == whole.read_bytes()
+    for name, part, changes, difference in (
+        ("budget", whole, {"training": {"steps": 21}}, "training.steps is 20 there, 21 here"),
+        ("part", first_part, {"training": {"steps": 21}}, "training.steps is 20 there, 21 here"),
+        ("seeds", whole, {"truth": {"seeds": 2}}, "truth.seeds is 1 there, 2 here"),
+        ("candidates", whole, {"space": {"seed": 1}}, "space.seed is 0 there, 1 here"),
+    ):
+        text = error_of(lambda: folder_with_truth(name, part, **changes))  # noqa: B023
+        assert f"{part.name} is part of another truth ({difference}); move it away" in text
+        assert (tmp_path / name / part.relative_to(finished)).exists()
 
 
 def test_configurations_from_python_are_checked(tmp_path):

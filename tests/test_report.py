@@ -15,6 +15,7 @@ from rich.console import Console
 from hcdc_jax import files
 from hcdc_jax.errors import UserError
 from hcdc_jax.report import assemble, figures, tables
+from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.results import read
 
 # Standard deviation of the noise that each method adds to the true losses (which spread by about 0.3).
@@ -482,3 +483,24 @@ def test_what_reads_as_a_tie_is_a_tie(finished):
     assert cells["real_val"].best
     assert not cells["real_val"].beats
     assert "share the highest" in tables.reading(tied)[1]
+
+
+def test_fig_2_has_the_methods_of_the_paper_first_with_its_numbers(tmp_path, monkeypatch):
+    table1 = pytest.importorskip("benchmarks.table1")  # not in every distribution
+    make_run(tmp_path)
+    monkeypatch.setitem(table1.PAPER, "demo", {"dm": (-0.1, 92.2), "hcdc": (0.74, 92.9), "random": (-0.12, 91.3)})
+    strips = table1.strips("demo", tmp_path).axes
+    labels = ["the full data", "hcdc (paper 0.74)", "random (paper -0.12)", "real_val", "surrogate"]
+    assert [axes.get_ylabel() for axes in strips] == labels
+    ours = read(tmp_path)
+    expected = np.mean([scipy.stats.spearmanr(ours.truth.loss, r.loss).statistic for r in ours.results["hcdc"]])
+    assert f"{expected:.3f}" in strips[1].texts[0].get_text()
+
+
+def test_trainings_with_flaws_are_told(tmp_path):
+    make_run(tmp_path, noise={"random": 0.1})
+    run = read(tmp_path)
+    run.info["space"]["dcbench_compat"] = ["softmax", "unshuffled"]
+    files.write_json(tmp_path / "report.json", summarise(run))
+    told = tables.reading(json.loads((tmp_path / "report.json").read_text()))
+    assert "Networks on condensed data are trained with flaws of DC-BENCH's harness: softmax, unshuffled." in told

@@ -21,7 +21,7 @@ from tests.runs import assert_same_arrays
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 METHODS = ("random", "value_only", "real_val", "real_val_hard", "teacher_val", "train_loss", "train_loss_hard")
-LABELS = {"teachers": 2, "views": 3, "val": "teachers"}
+LABELS = {"teachers": 2, "views": 3, "val": "teachers", "augmentation": "crop_cutmix"}
 # "direct" solves and unrolls nothing: the cheapest match, and values are all that is matched here.
 CONFIG = config_with(METHODS, labels=LABELS, hcdc={"draws": 1, "sensitivity": "direct"}, truth={"enabled": False})
 
@@ -48,6 +48,7 @@ def test_the_best_full_trainings_label_every_view(finished):
     taught = read_half(Place(folder, "random_taught", "train", 0)).batch
     assert taught.inputs.shape == (60, 4, 4, 1)
     np.testing.assert_array_equal(taught.inputs[:20], given.inputs)
+    assert not np.array_equal(taught.inputs[20:40], given.inputs)
     logits = []
     for i in best:
         hparams = jax.numpy.asarray(records[i]["hparams"])

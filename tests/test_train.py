@@ -155,6 +155,15 @@ def test_an_epoch_of_mini_batches_sees_every_example_once():
     assert len(set(np.round(np.asarray(info.losses), 4).tolist())) > 3  # epochs differ in their order
 
 
+def test_stored_order_takes_one_batch_after_the_other():
+    problem, batch = noisy_regression()
+    training = Training(0.0, "sgd", steps=6, batch_size=4, order="stored")
+    _, info = train(jax.random.key(1), problem, jnp.zeros(()), batch, training)
+    squares = np.asarray(batch.labels**2)
+    epoch = [squares[:4].mean(), squares[4:8].mean(), squares[[8, 9, 0, 1]].mean()]
+    np.testing.assert_allclose(info.losses, 2 * epoch, rtol=1e-5)
+
+
 def test_batches_as_large_as_the_data_are_full_batches():
     problem, batch = noisy_regression()
     whole, _ = train(jax.random.key(1), problem, jnp.zeros(()), batch, Training(0.1, steps=4))

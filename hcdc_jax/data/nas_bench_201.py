@@ -24,6 +24,11 @@ TABLES = {
 scored on the other half, "test" are networks trained on all of them."""
 
 
+def table_path(data_dir: Path) -> Path:
+    """Where the accuracies lie in a folder of data."""
+    return data_dir / "nasbench201" / "nasbench201.npz"
+
+
 def published_accuracies(dataset: str, part: str, *, data_dir: str | Path | None = None) -> np.ndarray:
     """Accuracies after 200 epochs in per cent, averaged over the benchmark's runs: [15625], by its numbers of cells.
 
@@ -41,11 +46,11 @@ def published_accuracies(dataset: str, part: str, *, data_dir: str | Path | None
         known = ", ".join(f"{name} {half}" for name, half in TABLES)
         raise UserError(f"there are no published accuracies for {dataset!r}, {part!r}; known are {known}")
     folder = find_data_dir(data_dir)
-    path = folder / "nasbench201" / "nasbench201.npz" if folder else None
+    path = table_path(folder) if folder else None
     if path is None or not path.exists():
         raise UserError(
             "the accuracies of NAS-Bench-201 are read from disk only: put nasbench201/nasbench201.npz into a folder "
-            f"that {DATA_DIR_VARIABLE} names"
+            f"that {DATA_DIR_VARIABLE} names; `hcdc convert` makes it from the benchmark's files"
         )
     arrays = read_arrays(path)
     for name in ("ops", "op_names", TABLES[dataset, part]):
@@ -59,4 +64,6 @@ def published_accuracies(dataset: str, part: str, *, data_dir: str | Path | None
     accuracies = np.asarray(arrays[TABLES[dataset, part]], np.float64)
     if accuracies.shape != (NUM_CELLS,) or not ((accuracies >= 0) & (accuracies <= 100)).all():
         raise UserError(f"{path}: {TABLES[dataset, part]} must hold {NUM_CELLS} numbers from 0 to 100")
+    if accuracies.max() <= 1:
+        raise UserError(f"{path}: {TABLES[dataset, part]} must be in per cent, and its largest number is at most 1")
     return accuracies

@@ -54,6 +54,7 @@ class NASBench201(nn.Module):
       norm: one of `image_layers.NORMS`; "batch" in the benchmark, here without running averages.
       activation: see `image_nets.MLP`.
       precision: see `image_nets.MLP`.
+      cell_affine: whether norms inside cells learn scales and shifts.
     """
 
     num_classes: int
@@ -63,6 +64,7 @@ class NASBench201(nn.Module):
     norm: str = "batch"
     activation: str | Activation = "relu"
     precision: str = "highest"
+    cell_affine: bool = True
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -72,7 +74,7 @@ class NASBench201(nn.Module):
         if any(size % 2 ** (NUM_STAGES - 1) for size in images.shape[1:3]):
             height, width = images.shape[1:3]
             raise UserError(f"nas_bench_201 halves images twice; {height} x {width} pixels are no multiples of 4")
-        layers = _Layers(self.norm, activation(self.activation), self.precision)
+        layers = _Layers(self.norm, activation(self.activation), self.precision, self.cell_affine)
         hidden = ConvNorm(self.width, 3, layers, name="stem")(images)
         for stage in range(NUM_STAGES):
             width = self.width * 2**stage
@@ -89,6 +91,7 @@ class _Layers(NamedTuple):
     norm: str
     activation: Activation
     precision: str
+    cell_affine: bool
 
 
 class Affine(nn.Module):
@@ -190,7 +193,11 @@ class Convolution(nn.Module):
         batch_axes = tuple(range(len(self.leading)))
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=batch_axes)
         shape = (*self.leading, self.size, self.size, channels, channels)
-        return {"kernel": self.param("kernel", init, shape)} | _affine(self, self.layers, self.leading, image_shape)
+        kernel = {"kernel": self.param("kernel", init, shape)}
+        if self.layers.cell_affine or self.layers.norm == "none":
+            return kernel | _affine(self, self.layers, self.leading, image_shape)
+        plain = (*self.leading, *affine_shape(self.layers.norm, image_shape))
+        return kernel | {"scale": jnp.ones(plain), "bias": jnp.zeros(plain)}
 
 
 def _affine(

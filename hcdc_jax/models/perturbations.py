@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax.augment import cut_box
 from hcdc_jax.types import Array, Batch
 
 
@@ -50,8 +51,7 @@ def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Bat
 def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batch:
     """With some probability a box of every image from another one, labels in proportion: CutMix (arXiv 1905.04899).
 
-    One box for the whole batch, as the authors' code has it. Its area is uniform in [0, 1] before the border cuts it
-    off, which is their Beta distribution at its default.
+    One box for the whole batch, as the authors' code has it.
 
     Args:
       key: draws whether, where, and partners.
@@ -60,15 +60,7 @@ def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batc
       num_classes: of the labels.
     """
     chance_key, size_key, place_key, partner_key = jax.random.split(key, 4)
-    shape = jnp.array(batch.inputs.shape[1:3])
-    side = jnp.floor(shape * jnp.sqrt(jax.random.uniform(size_key)))
-    centre = jnp.floor(shape * jax.random.uniform(place_key, (2,)))
-    first, end = centre - side // 2, centre + side // 2
-    rows, columns = (
-        (jnp.arange(n) >= low) & (jnp.arange(n) < high)
-        for n, low, high in zip(batch.inputs.shape[1:3], first, end, strict=True)
-    )
-    box = rows[:, None] & columns[None] & (jax.random.uniform(chance_key) < chance)
+    box = cut_box(size_key, place_key, batch.inputs.shape[1:3]) & (jax.random.uniform(chance_key) < chance)
     partner = jax.random.permutation(partner_key, batch.labels.shape[0])
     kept = 1 - box.mean()
 

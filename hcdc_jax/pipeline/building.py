@@ -32,10 +32,13 @@ def build(config: Config, data: Data) -> Setup:
     _check_goes_with(config, kind, space, data.name)
     real = kind.build(config, data, space)
 
-    def training(steps: int, batch_size: int | None) -> Training:
+    def training(steps: int, batch_size: int | None, order: str = "shuffled") -> Training:
         return Training(
-            options.learning_rate, options.optimizer, steps, batch_size=batch_size, schedule=options.schedule
-        )
+            options.learning_rate, options.optimizer, steps, batch_size=batch_size, schedule=options.schedule,
+            order=order,
+        )  # fmt: skip
+
+    order = "stored" if "unshuffled" in (options.dcbench_compat or ()) else "shuffled"
 
     return Setup(
         config=config,
@@ -44,13 +47,16 @@ def build(config: Config, data: Data) -> Setup:
         space=space,
         problem=real.problem,
         training=training(options.steps, options.batch_size),
-        proxy_training=training(options.proxy_steps or options.steps, options.proxy_batch_size or options.batch_size),
+        proxy_training=training(
+            options.proxy_steps or options.steps, options.proxy_batch_size or options.batch_size, order
+        ),
         candidates=_candidates(config, space),
         train=real.train,
         val=real.val,
         test=real.test,
         preprocessing=real.preprocessing,
         taught_problem=real.taught_problem,
+        proxy_problem=real.proxy_problem or real.problem,
     )
 
 
@@ -60,7 +66,10 @@ def _candidates(config: Config, space: Space) -> Array:
         return space.sample(key_for(CANDIDATES, options.seed), options.candidates)
     if space.name != CELLS:
         raise UserError(f"space.cells lists cells of {CELLS!r}, and space.name is {space.name!r}: leave it out")
-    cells = [cell_of(int(text) if text.isdecimal() else text) for text in options.cells]
+    try:
+        cells = [cell_of(int(text) if text.isdecimal() else text) for text in options.cells]
+    except UserError as error:
+        raise UserError(f"space.cells: {error}") from error
     lost = [text for text, cell in zip(options.cells, cells, strict=True) if not is_connected(cell)]
     if lost:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, validate
@@ -33,6 +34,7 @@ def check_config(config: Config) -> None:
     if config.hcdc.refinements:
         _check_refinements(config)
     _check_labels(config)
+    _check_dcbench(config)
 
 
 def _check_table(config: Config) -> None:
@@ -42,7 +44,9 @@ def _check_table(config: Config) -> None:
         raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
     _check_name("truth.table", config.truth.table, [CELLS])
     # Read now: what is wrong with the file should be known before anything is trained.
-    published_accuracies(config.data.name, "val")
+    name = config.data.name if config.data.path is None else Path(config.data.path).stem
+    for part in ("val", "test"):
+        published_accuracies(name, part)
 
 
 def _check_refinements(config: Config) -> None:
@@ -65,7 +69,7 @@ def _check_refinements(config: Config) -> None:
 
 def _check_labels(config: Config) -> None:
     labels, methods = config.labels, config.methods
-    augment.parse(labels.augmentation)
+    augment.parse(labels.augmentation, augment.VIEW_OPERATIONS)
     if not labels.teachers:
         needing = [name for name in methods if name == "teacher_val" or name.endswith("_hard")]
         if needing or labels.val == "teachers":
@@ -92,6 +96,27 @@ def _check_labels(config: Config) -> None:
     if config.hcdc.sensitivity == "direct" and not config.hcdc.direct:
         raise UserError(
             "hcdc.sensitivity = 'direct' and hcdc.direct = false leave no hypergradient; change one of them"
+        )
+
+
+def _check_dcbench(config: Config) -> None:
+    flaws = config.training.dcbench_compat
+    if flaws is None:
+        return
+    if config.space.name != CELLS:
+        raise UserError(f"training.dcbench_compat is about cells, not the space {config.space.name!r}: leave it out")
+    matching = [name for name in config.methods if name in ("hcdc", "hcdc_shared", "hcdc_shifted", "value_only")]
+    if matching:
+        raise UserError(
+            f"training.dcbench_compat is for baselines, and {matching[0]} matches networks that are trained without "
+            "flaws: leave one of them out"
+        )
+    if "narrow" in flaws and "softmax" not in flaws:
+        raise UserError("training.dcbench_compat: 'narrow' changes nothing without 'softmax'; add that")
+    if "unshuffled" in flaws and not (config.training.batch_size or config.training.proxy_batch_size):
+        raise UserError(
+            "training.dcbench_compat: 'unshuffled' changes nothing in batches of all images; set "
+            "training.proxy_batch_size = 64"
         )
 
 

@@ -18,7 +18,7 @@ from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.pipeline.true_scores import truth
+from hcdc_jax.pipeline.true_scores import check_truth, truth
 
 
 def run(
@@ -68,6 +68,7 @@ def opened(
     check_owner(folder, config, resume=resume)
     progress = progress or silent()
     setup = prepare(config)
+    check_truth(setup, folder)
     with claimed(folder, setup):
         progress.say(_about(setup))
         yield Run(setup, folder, progress)

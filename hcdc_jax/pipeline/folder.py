@@ -33,7 +33,7 @@ def check_owner(folder: Path, config: Config, *, resume: bool) -> None:
     if owner.exists():
         theirs = configs.load(owner)
         if theirs != config:
-            difference = _first_difference(dataclasses.asdict(theirs), dataclasses.asdict(config))
+            difference = first_difference(dataclasses.asdict(theirs), dataclasses.asdict(config))
             raise UserError(
                 f"{folder} holds a run of another configuration ({difference}); choose another --out folder"
             )
@@ -89,6 +89,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             "candidates": len(setup.candidates),
             "hparam_names": list(space.hparam_names),
             **_sizes(setup),
+            **_flaws(setup),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
     }
@@ -99,11 +100,17 @@ def _sizes(setup: Setup) -> dict[str, list[int]]:
     return {} if sizes is None else {"num_parameters": sizes.astype(int).tolist()}
 
 
-def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def _flaws(setup: Setup) -> dict[str, list[str]]:
+    flaws = setup.config.training.dcbench_compat
+    return {} if flaws is None else {"dcbench_compat": list(flaws)}
+
+
+def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The first setting, in words, that differs in two dictionaries of settings that do differ."""
     for key, value in theirs.items():
         if value != ours[key]:
             if isinstance(value, dict):
-                return f"{key}.{_first_difference(value, ours[key])}"
+                return f"{key}.{first_difference(value, ours[key])}"
             return f"{key} is {value!r} there, {ours[key]!r} here"
     raise ValueError("both are the same")
 

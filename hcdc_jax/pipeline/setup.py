@@ -38,6 +38,7 @@ class RealParts(NamedTuple):
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
       taught_problem: what is trained on labels of teachers, where there are any.
+      proxy_problem: what is trained on condensed data otherwise; `problem` if not given.
     """
 
     data: Data
@@ -47,6 +48,7 @@ class RealParts(NamedTuple):
     test: Batch
     preprocessing: Preprocessing | None = None
     taught_problem: Problem | None = None
+    proxy_problem: Problem | None = None
 
 
 class Kind(NamedTuple):
@@ -117,6 +119,7 @@ class Setup(NamedTuple):
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
       taught_problem: what is trained on labels of teachers, where there are any.
+      proxy_problem: what is trained on condensed data otherwise.
     """
 
     config: Config
@@ -132,11 +135,13 @@ class Setup(NamedTuple):
     test: Batch
     preprocessing: Preprocessing | None
     taught_problem: Problem | None
+    proxy_problem: Problem
 
     def problem_on(self, condensed_train: Batch) -> Problem:
         """What is trained on this S_train: labels of teachers have a loss of their own."""
-        taught = self.taught_problem is not None and condensed_train.labels.ndim == 2
-        return self.taught_problem if taught else self.problem  # pyright: ignore[reportReturnType]
+        if self.taught_problem is not None and condensed_train.labels.ndim == 2:
+            return self.taught_problem
+        return self.proxy_problem
 
 
 class Run(NamedTuple):
@@ -156,8 +161,8 @@ class Run(NamedTuple):
 # Offsets that keep the keys of different purposes apart.
 (
     CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
-    REFINE,
-) = range(14)  # fmt: skip
+    REFINE, MIXES,
+) = range(15)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:
@@ -186,6 +191,11 @@ def space_of(config: Config) -> spaces.Space:
             raise UserError(f"{where}: leave out the method hcdc_shared")
     if "log_learning_rate_factor" in space.hparam_names and config.training.optimizer != "adam":
         raise UserError(f"the space {space.name!r} searches the learning rate of Adam: set training.optimizer = 'adam'")
+    if config.hcdc.extended_space == "mixes" and space.mixed is None:
+        raise UserError(
+            "hcdc.extended_space = 'mixes' is for cells, between which there are mixtures; the space "
+            f"{space.name!r} has none: set it to 'samples'"
+        )
     unseen = spaces.without_implicit_hypergradient(space)
     if unseen:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"

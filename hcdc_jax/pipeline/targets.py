@@ -19,7 +19,7 @@ from hcdc_jax.frozen import Target
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import Draws, log_spread
 from hcdc_jax.pipeline.recipes.base import Cost
-from hcdc_jax.pipeline.setup import TARGETS, Run, Setup, key_for, solver_of
+from hcdc_jax.pipeline.setup import MIXES, TARGETS, Run, Setup, key_for, solver_of
 from hcdc_jax.types import Array, Params
 
 UNFELT = 0.1
@@ -60,8 +60,9 @@ def folder_of(folder: Path, seed: int) -> Path:
 def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     """Computes or reads the m own-theta targets of one seed.
 
-    With `extended_space = "samples"` the draws are matched; with "trajectories" every second one gives way to where the
-    hypergradient of the one before leads, a step of one prior standard deviation downhill.
+    With `extended_space = "samples"` the draws are matched. With "trajectories" those that follow a first one give way
+    to where the hypergradient of the one before leads, a step of one prior standard deviation downhill each, until the
+    trajectory is as long as wanted; with "mixes" every second one gives way to a mixture around it.
 
     Args:
       run: the run.
@@ -75,8 +76,11 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
 
     def candidate(i: int) -> np.ndarray:
         hparams = np.asarray(draws.hparams[i])
-        if options.extended_space == "trajectories" and i % 2 == 1:
+        if options.extended_space == "trajectories" and i % options.trajectory_length:
             return _downhill(setup, read_arrays(_file(folder, i - 1)), hparams)
+        if options.extended_space == "mixes" and i % 2 and setup.space.mixed is not None:
+            key = jax.random.fold_in(key_for(MIXES, seed), i)
+            return np.asarray(setup.space.mixed(key, jnp.asarray(hparams), options.mix_temperature))
         return hparams
 
     label = f"full trainings, seed {seed}"

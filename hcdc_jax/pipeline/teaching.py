@@ -63,11 +63,11 @@ def relabelled_start(run: Run, seed: int, method: str, start: ImageStart) -> Ima
 def _taught(run: Run, seed: int, recipe: Recipe, given: Half) -> Half:
     """The same images, in views, with labels of teachers; its cost leaves out the full trainings, which rows share."""
     setup, options, taught_by = run.setup, run.setup.config.labels, teachers_of(run, seed)
-    augmentation = augment.fitting(augment.parse(options.augmentation), setup.data.name)
+    augmentation = augment.fitting(augment.parse(options.augmentation, augment.VIEW_OPERATIONS), setup.data.name)
     key = jax.random.fold_in(half_key("train", seed), 1)
     container = view_container((recipe.finished or recipe.container)(setup, "train"), augmentation)
     with measured() as elapsed:
-        seen = augment.views(key, augmentation, given.batch.inputs, options.views)
+        seen = jax.jit(augment.views, static_argnums=(1, 3))(key, augmentation, given.batch.inputs, options.views)
         labels = jnp.stack([labels_of(setup, taught_by, view) for view in seen])
         variables = container.init(key, ViewStart(given.variables, labels, key))
         batch = jax.block_until_ready(jax.jit(container.decode)(variables))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +16,9 @@ from hcdc_jax.candidates import evaluate_on, memory_budget, memory_chunk_size
 from hcdc_jax.cells import number_of
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.folder import first_difference
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 from hcdc_jax.spaces import discrete_cell
 
@@ -33,7 +38,7 @@ def truth(run: Run) -> None:
     if path.exists():
         return
     if setup.config.truth.table is not None:
-        files.write_npz(path, _published(setup))
+        files.write_npz(path, _published(setup) | _made_with(setup))
         return
     n, width = len(setup.candidates), part_width(setup)
     parts = [(seed, begin) for seed in range(setup.config.truth.seeds) for begin in range(0, n, width)]
@@ -41,8 +46,63 @@ def truth(run: Run) -> None:
     what = f"truth: {n} candidates trained {setup.config.truth.seeds} x on the full data"
     for seed, begin in run.progress.track(missing, what, len(parts) - len(missing)):
         part = _train_part(setup, seed, np.arange(begin, begin + width))
-        files.write_npz(_path(run.folder, seed, begin, width), part)
-    files.write_npz(path, _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts]))
+        files.write_npz(_path(run.folder, seed, begin, width), part | _made_with(setup))
+    arrays = _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts])
+    files.write_npz(path, arrays | _made_with(setup))
+
+
+def check_truth(setup: Setup, folder: Path) -> None:
+    """Checks that what a folder holds of a truth is that of this run, for truths take long and are copied around.
+
+    A seed that is trained already may be one of fewer or more. Files that do not tell their settings are taken as
+    they are.
+
+    Raises:
+      UserError: one was made with other settings, or is damaged.
+    """
+    ours = _decisive(setup)
+    whole = folder / "results" / "truth.npz"
+    for path in (whole, *sorted((folder / "checkpoints").glob("truth_seed*/*.npz"))):
+        told = read_arrays(path).get(_SETTINGS) if path.exists() else None
+        if told is None:
+            continue
+        theirs = json.loads(str(told))
+        # Settings that are younger than the file had their defaults; how many seeds there are no part depends on.
+        known = {
+            section: {name: value for name, value in values.items() if name in ours[section]}
+            for section, values in theirs.items()
+            if section in ours and (section != "truth" or path == whole)
+        }
+        same = {section: {name: ours[section][name] for name in values} for section, values in known.items()}
+        if known != same:
+            raise UserError(
+                f"{path} is part of another truth ({first_difference(known, same)}); move it away to have this run's "
+                "own made, or run with its settings in another --out folder"
+            )
+
+
+_SETTINGS = "settings"
+
+
+def _made_with(setup: Setup) -> dict[str, np.ndarray]:
+    return {_SETTINGS: np.array(json.dumps(_decisive(setup)))}
+
+
+def _decisive(setup: Setup) -> dict[str, dict[str, Any]]:
+    """By section the settings that decide the truth, as JSON gives them back; the data by checksum."""
+    config = setup.config
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in ("data", "space", "model", "training")}
+    for name in ("name", "path"):
+        del sections["data"][name]
+    sections["data"]["checksum"] = setup.data.checksum
+    on_condensed = ("proxy_", "dcbench_")
+    sections["training"] = {
+        key: value for key, value in sections["training"].items() if not key.startswith(on_condensed)
+    }
+    sections["truth"] = {"seeds": config.truth.seeds, "table": config.truth.table}
+    if config.truth.table is not None:  # nothing is trained, and there is one seed
+        sections = {"space": sections["space"], "truth": {"table": config.truth.table}}
+    return json.loads(json.dumps(sections))
 
 
 def _published(setup: Setup) -> dict[str, np.ndarray]:

@@ -282,6 +282,9 @@ def _caveats(report: Report) -> list[str]:
     seeds = {seed for _, entry in entries for seed in entry["seeds"]}
     ran = {method: len(entry["seeds"]) for method, entry in entries}
     out = [f"Only {n} of {len(seeds)} seeds: {method}." for method, n in ran.items() if n < len(seeds)]
+    flaws = report["space"].get("dcbench_compat")
+    if flaws:
+        out.append(f"Networks on condensed data are trained with flaws of DC-BENCH's harness: {', '.join(flaws)}.")
     if len(seeds) == 1:
         out.append("One seed: the intervals know nothing of the spread between seeds.")
     if report["truth"]["failed"]:

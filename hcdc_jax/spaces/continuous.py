@@ -56,6 +56,8 @@ class Space(NamedTuple):
       basis: polynomial basis of a space of graph filters, see `graphs.filter_terms`.
       domain: `domain(hparams [h]) -> [h]`, the nearest point at which a model can be trained, where that is more than
         the space: the logarithm of a weight decay may leave its prior, a dropout rate may not. None: `project`.
+      mixed: `mixed(key, hparams [h], temperature) -> [h]`, a random point between the candidates of a discrete space
+        that has this one as its nearest, and is it at temperature 0. None where there is nothing between them.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Space(NamedTuple):
     read: Callable[[Array], Any] = as_is
     basis: str | None = None
     domain: Callable[[Array], Array] | None = None
+    mixed: Callable[[Array, Array, float | Array], Array] | None = None
 
     def admit(self, hparams: Array) -> Array:
         """The nearest hyperparameters [h] at which a model can be trained, inside the prior or not."""

@@ -32,7 +32,7 @@ def nas_bench_201() -> Space:
     30 dimensions that choices are made from, and few of its points say little about so many.
     """
     names = tuple(f"{source}-{target} {operation}" for source, target in EDGES for operation in OPERATIONS)
-    return Space("nas_bench_201", names, _from_unit, _prior_std(), _project, _read)
+    return Space("nas_bench_201", names, _from_unit, _prior_std(), _project, _read, mixed=mixed)
 
 
 def one_hot(cells: Sequence[str | int | Sequence[int]]) -> Array:
@@ -61,6 +61,20 @@ def discrete_cell(hparams: HParams) -> Cell:
 def softmax_mix(logits: Array) -> Array:
     """Mixing weights [..., 30] of logits [..., 30], a softmax for each edge, as DARTS has it (arXiv 1806.09055)."""
     return jax.nn.softmax(_edges(logits)).reshape(logits.shape)
+
+
+def mixed(key: Array, hparams: HParams, temperature: float | Array) -> Array:
+    """Weights [30] drawn around those of a cell [30]: softmaxes of Gumbel noise, of which the cell is the maximum.
+
+    If the cell itself is drawn evenly, this is the concrete distribution (arXiv 1611.00712), or Gumbel-softmax
+    (1611.01144). The operations of the cell stay the heaviest; as the temperature falls to 0 all others vanish.
+    """
+    noise = jax.random.gumbel(key, (NUM_EDGES, NUM_OPERATIONS))
+    highest, chosen = noise.max(-1, keepdims=True), _edges(hparams) > 0
+    # Independent numbers have no order: where the highest stands, whatever stood in its place is as likely.
+    displaced = jnp.where(chosen, noise, 0).sum(-1, keepdims=True)
+    noise = jnp.where(chosen, highest, jnp.where(noise == highest, displaced, noise))
+    return softmax_mix(noise.ravel() / temperature)
 
 
 def _edges(vector: Array) -> Array:

@@ -23,6 +23,7 @@ from hcdc_jax.pipeline.recipes.starts import sampling_rng
 from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
 from hcdc_jax.soft_labels import SoftLoss
 from hcdc_jax.spaces import Space
+from hcdc_jax.spaces.dcbench import misread
 from hcdc_jax.types import Batch
 
 
@@ -32,20 +33,23 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
     preprocessing = _preprocessing(config, data)
+    flaws = config.training.dcbench_compat or ()
     problem_of = functools.partial(
         image_problem,
         config.model.name,
         data.image_shape,
         data.num_classes,
         weight_decay=config.training.weight_decay,
-        read=space.read,
         **network_options(config.model),
     )
+    on_condensed = functools.partial(problem_of, read=misread(space.read, flaws))
+    if "no_affine" in flaws:
+        on_condensed = functools.partial(on_condensed, cell_affine=False)
     labels = config.labels
-    taught = problem_of(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
+    taught = on_condensed(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
-    return RealParts(data, problem_of(), train, val, test, preprocessing, taught)
+    return RealParts(data, problem_of(read=space.read), train, val, test, preprocessing, taught, on_condensed())
 
 
 def num_parameters(setup: Setup) -> np.ndarray | None:
