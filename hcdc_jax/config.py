@@ -45,7 +45,12 @@ class DataConfig:
     val: Count | None = None  # of the validation part
     test: Count | None = None  # of the test part
     shrink: Count = 1  # images: means of so many by so many pixels take their place
-    preprocessing: Literal["standard", "zca", "none"] = "standard"  # of images, by statistics of the training part
+    # of images, by statistics of the training part, or by the constants that are usual for ImageNet
+    preprocessing: Literal["standard", "zca", "none", "imagenet"] = "standard"
+    stream: bool = False  # training pictures of a folder are decoded batch by batch; for the methods edc and random
+    side: Count | None = None  # of the squares that pictures of any size are cut to, where they are streamed
+    resize: Count | None = None  # their shorter side before that, such as 256 for 224; data.side if left out
+    crop_area: Share | None = None  # observers train on random crops of at least this share; on the centre if left out
 
 
 @dataclasses.dataclass(frozen=True)

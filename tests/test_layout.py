@@ -83,7 +83,7 @@ OWN_PLACES = {
         "containers/graph.py",
         "containers/hmn.py",
     },
-    "PIL": {"artefact.py", "data/image_files.py"},
+    "PIL": {"artefact.py", "data/pictures.py"},
     "tensorflow_datasets": {"data/prepared.py"},
     "matplotlib": {
         "report/assemble.py",
