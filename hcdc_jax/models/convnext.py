@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import bordered, conv, depthwise, layer_norm, linear, stages
+from hcdc_jax.models.image_layers import bordered, conv, depthwise, is_large, layer_norm, linear, stages
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array
 
@@ -47,14 +47,15 @@ class ConvNeXtTiny(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      patch: side of the stem's kernels and its stride: 2 for small images, 4 for ImageNet.
+      patch: side of the stem's kernels and its stride; 0 for 4, as in the paper, on images of at least
+        `image_layers.LARGE_SIDE` pixels, and for 2 on others.
       width: channels of the first stage; each of the others has twice as many as the one before.
       depth: blocks of the third stage, which has most; the others have 3 for 9, in proportion.
       precision: see `image_nets.MLP`.
     """
 
     num_classes: int
-    patch: int = 2
+    patch: int = 0
     width: int = 96
     depth: int = 9
     precision: str = "highest"
@@ -62,9 +63,9 @@ class ConvNeXtTiny(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes]."""
-        hidden = bordered(images)
+        hidden, patch = bordered(images), self.patch or (4 if is_large(images) else 2)
         for stage, blocks in enumerate(stages(BLOCKS, self.depth)):
-            size = 2 if stage else self.patch
+            size = 2 if stage else patch
             if min(hidden.shape[1:3]) < size:
                 raise UserError(
                     f"the images are too small: {hidden.shape[1]} x {hidden.shape[2]} are left where {size} x {size} "

@@ -1,7 +1,7 @@
 """Deep networks of the cross-architecture tables: ResNet-50 and DenseNet-121, for small images and for ImageNet's.
 
 With the stem "small" an image of 32 x 32 pixels is halved three times, to 4 x 4, as public code for CIFAR has it; with
-"imagenet" the networks are the published ones, down to the number of parameters.
+"imagenet" the networks are the published ones, down to the number of parameters. Left alone, the size decides.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ResNet50(nn.Module):
     depth: int = 6
     norm: str = "instance"
     activation: str | Activation = "relu"
-    stem: str = "small"
+    stem: str = "auto"
     precision: str = "highest"
 
     @nn.compact
@@ -126,7 +126,7 @@ class DenseNet121(nn.Module):
     depth: int = 24
     norm: str = "instance"
     activation: str | Activation = "relu"
-    stem: str = "small"
+    stem: str = "auto"
     precision: str = "highest"
 
     @nn.compact

@@ -48,17 +48,13 @@ _REGISTRY: Mapping[str, _Entry] = {
     "shufflenetv2": _Entry(
         "16 blocks that convolve half of the channels; the smallest one; slow on CPUs", ShuffleNetV2
     ),
-    "resnet50": _Entry("16 bottlenecks; ImageNet's network with stem=imagenet", ResNet50),
-    "densenet121": _Entry("58 layers that read all layers of their block; ImageNet's with stem=imagenet", DenseNet121),
-    "efficientnet_b0": _Entry(
-        "16 inverted residuals that weigh their channels; ImageNet's with stem=imagenet; slow on CPUs", EfficientNetB0
-    ),
-    "convnext_tiny": _Entry(
-        "18 blocks of a 7 x 7 kernel per channel; ImageNet's with patch=4; slow on CPUs", ConvNeXtTiny
-    ),
+    "resnet50": _Entry("16 bottlenecks", ResNet50),
+    "densenet121": _Entry("58 layers that each read all earlier ones of their block", DenseNet121),
+    "efficientnet_b0": _Entry("16 inverted residuals that weigh their channels; slow on CPUs", EfficientNetB0),
+    "convnext_tiny": _Entry("18 blocks of a 7 x 7 kernel per channel; slow on CPUs", ConvNeXtTiny),
     "vit": _Entry("a small transformer on patches", ViT),
-    "deit_tiny": _Entry("12 blocks of attention, with a class token; ImageNet's with patch=16", DeiTTiny),
-    "swin_tiny": _Entry("12 blocks of attention in windows; ImageNet's with patch=4,window=7", SwinTiny),
+    "deit_tiny": _Entry("12 blocks of attention, with a class token", DeiTTiny),
+    "swin_tiny": _Entry("12 blocks of attention in windows", SwinTiny),
     "nas_bench_201": _Entry("stages of cells from the space of that name; depth counts cells per stage", NASBench201),
 }
 

@@ -33,7 +33,9 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
-STEMS = ("small", "imagenet")
+STEMS = ("auto", "small", "imagenet")
+LARGE_SIDE = 128
+"""Pixels from which on networks that know both take images for those of ImageNet."""
 NUM_GROUPS = 4
 EPS = 1e-5  # of PyTorch's norms; Flax's is 1e-6
 
@@ -161,15 +163,26 @@ def stem(features: int, images: Array, kind: str, norm: str, act: Activation, pr
     - "small": 3 x 3, and the image keeps its size, as is usual for CIFAR.
     - "imagenet": 7 x 7 at every second pixel and the maximum of 3 x 3 of those at every second one: a quarter of each
       side is left.
+    - "auto": the latter for images of at least `LARGE_SIDE` pixels, see `is_large`.
 
     Raises:
       UserError: no such kind.
     """
-    check("stem", kind, STEMS)
-    size, stride = (3, 1) if kind == "small" else (7, 2)
+    large = is_large(images, kind)
+    size, stride = (7, 2) if large else (3, 1)
     hidden = conv(features, size, bordered(images), precision, padding=size // 2, stride=stride, bias=False)
     hidden = act(Norm(norm)(hidden))
-    return hidden if kind == "small" else overlapping_maximum(hidden)
+    return overlapping_maximum(hidden) if large else hidden
+
+
+def is_large(images: Array, kind: str = "auto") -> bool:
+    """Whether a network takes images for those of ImageNet: as the name of its stem says, or by their size.
+
+    Raises:
+      UserError: no such stem.
+    """
+    check("stem", kind, STEMS)
+    return min(images.shape[1:3]) >= LARGE_SIDE if kind == "auto" else kind == "imagenet"
 
 
 def overlapping_maximum(images: Array) -> Array:

@@ -207,7 +207,7 @@ class ResNet18(nn.Module):
       width: channels of the stem and of the first of four stages, each of which has twice as many as the one before.
       norm: one of `image_layers.NORMS`.
       activation: see `MLP`.
-      stem: see `image_layers.stem`; "imagenet" is the paper's, for images of about 224 pixels.
+      stem: see `image_layers.stem`; "imagenet" is the paper's.
       precision: see `MLP`.
     """
 
@@ -215,7 +215,7 @@ class ResNet18(nn.Module):
     width: int = 64
     norm: str = "instance"
     activation: str | Activation = "relu"
-    stem: str = "small"
+    stem: str = "auto"
     precision: str = "highest"
 
     @nn.compact

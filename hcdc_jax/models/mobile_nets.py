@@ -13,14 +13,13 @@ import jax.numpy as jnp
 
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import (
-    STEMS,
     Activation,
     Norm,
     activation,
     bordered,
-    check,
     conv,
     depthwise,
+    is_large,
     linear,
     stages,
 )
@@ -131,7 +130,8 @@ class EfficientNetB0(nn.Module):
       depth: blocks of the sixth stage, which has most; the others have 1, 2, 2, 3, 3 and 1 for 4, in proportion.
       norm: one of `image_layers.NORMS`.
       activation: see `image_nets.MLP`.
-      stem: "small", where stem and second stage halve nothing, or "imagenet", where they do.
+      stem: "small", where stem and second stage halve nothing, "imagenet", where they do, or "auto", the latter for
+        images of at least `image_layers.LARGE_SIDE` pixels.
       precision: see `image_nets.MLP`.
     """
 
@@ -140,14 +140,14 @@ class EfficientNetB0(nn.Module):
     depth: int = 4
     norm: str = "instance"
     activation: str | Activation = "swish"
-    stem: str = "small"
+    stem: str = "auto"
     precision: str = "highest"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes]."""
-        check("stem", self.stem, STEMS)
-        act, share, early = activation(self.activation), self.width / MOBILE_STEM, 1 if self.stem == "small" else 2
+        act, share = activation(self.activation), self.width / MOBILE_STEM
+        early = 2 if is_large(images, self.stem) else 1
         hidden = conv(
             _multiple_of_8(self.width), 3, bordered(images), self.precision, padding=1, stride=early, bias=False
         )

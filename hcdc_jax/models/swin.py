@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import bordered, layer_norm, linear, stages
+from hcdc_jax.models.image_layers import bordered, is_large, layer_norm, linear, stages
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.models.vit import Attention, mlp, patches
 from hcdc_jax.types import Array
@@ -53,13 +53,15 @@ class SwinTiny(nn.Module):
     """Linear embedding of patches, four stages of blocks, between them 2 x 2 tokens become one, the mean over tokens.
 
     Without stochastic depth, since networks here draw nothing; kernels start as everywhere here, not from a truncated
-    normal distribution. The usual patches and windows are those for images of 32 x 32 pixels, of which four stages
-    leave 2 x 2 tokens. A window that is larger than the image becomes as large as that.
+    normal distribution. Of images of 32 x 32 pixels four stages leave 2 x 2 tokens. A window that is larger than the
+    image becomes as large as that.
 
     Attributes:
       num_classes: number of logits.
-      patch: side of a patch; 4 for ImageNet.
-      window: side of a window in tokens; 7 for ImageNet.
+      patch: side of a patch; 0 for 4, as in the paper, on images of at least `image_layers.LARGE_SIDE` pixels, and for
+        2 on others.
+      window: side of a window in tokens; 0 for 7, as in the paper, where that divides the sides of the first stage, and
+        for 4 elsewhere.
       width: of the tokens of the first stage; each of the others has twice as many as the one before.
       depth: blocks of the third stage, which has most; the others have 2 for 6, in proportion. Every second one of a
         stage shifts its windows.
@@ -68,8 +70,8 @@ class SwinTiny(nn.Module):
     """
 
     num_classes: int
-    patch: int = 2
-    window: int = 4
+    patch: int = 0
+    window: int = 0
     width: int = 96
     depth: int = 6
     heads: int = 3
@@ -80,13 +82,15 @@ class SwinTiny(nn.Module):
         """Logits [n, num_classes]."""
         if self.width % self.heads:
             raise UserError(f"{self.heads} heads do not divide the width {self.width} of a Swin transformer")
-        tokens = layer_norm(linear(self.width, patches(bordered(images), self.patch), self.precision))
+        patch = self.patch or (4 if is_large(images) else 2)
+        tokens = layer_norm(linear(self.width, patches(bordered(images), patch), self.precision))
+        largest = self.window or (4 if any(side % 7 for side in tokens.shape[1:3]) else 7)
         for stage, blocks in enumerate(stages(BLOCKS, self.depth)):
             if stage:
                 tokens = layer_norm(patches(tokens, 2))
                 tokens = linear(self.width * 2**stage, tokens, self.precision, bias=False)
             height, width = tokens.shape[1:3]
-            window = min(self.window, height, width)
+            window = min(largest, height, width)
             if height % window or width % window:
                 raise UserError(
                     f"{height} x {width} tokens cannot be cut into windows of side {window}; choose a window that "

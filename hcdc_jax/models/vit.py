@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import bordered, layer_norm, linear
+from hcdc_jax.models.image_layers import bordered, is_large, layer_norm, linear
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array
 
@@ -85,7 +85,8 @@ class DeiTTiny(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      patch: side of a patch, which divides height and width of the images; 16 for ImageNet.
+      patch: side of a patch, which divides height and width of the images; 0 for 16, as in the paper, on images of at
+        least `image_layers.LARGE_SIDE` pixels, and for 4 on others.
       width: of the tokens.
       depth: number of blocks.
       heads: of the attention; divides the width.
@@ -93,7 +94,7 @@ class DeiTTiny(nn.Module):
     """
 
     num_classes: int
-    patch: int = 4
+    patch: int = 0
     width: int = 192
     depth: int = 12
     heads: int = 3
@@ -102,7 +103,8 @@ class DeiTTiny(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes]."""
-        cut, init = patches(bordered(images), self.patch), nn.initializers.normal(0.02)
+        cut = patches(bordered(images), self.patch or (16 if is_large(images) else 4))
+        init = nn.initializers.normal(0.02)
         if self.width % self.heads:
             raise UserError(f"{self.heads} heads do not divide the width {self.width} of a DeiT")
         tokens = linear(self.width, cut.reshape(len(images), -1, cut.shape[-1]), self.precision)
