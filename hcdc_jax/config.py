@@ -244,7 +244,7 @@ class EDCConfig:
     observer_batch_size: Count = 64  # real images per step of theirs
     statistics: Literal["paper", "code"] = "paper"  # variances of all numbers, or inside images and batches alone
     iterations: Count = 2000  # steps of each batch of images; 75 in the code for CIFAR-10
-    batch_size: Count | None = None  # condensed images moved at once, a multiple of the classes; all if left out
+    batch_size: Count | None = None  # images moved at once, a multiple or divisor of the classes; all if left out
     image_rate: Positive = 0.05  # Adam step of the pixels
     # weight of the statistics of all images; those of classes have the rest
     alpha: Annotated[float, Range(low=0, high=1)] = 0.5

@@ -212,6 +212,14 @@ def test_networks_for_imagenet_have_the_published_number_of_parameters(name):
     assert num_parameters(shapes_of(name, (224, 224, 3), 1000)) == IMAGENET[name]
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2", "efficientnet_b0"])
+def test_networks_for_phones_leave_7_pixels_of_224_as_published(name):
+    for side, left in ((224, 7), (32, 4)):
+        shape = (side, side, 3)
+        seen = jax.eval_shape(layer_inputs(name, 3), shapes_of(name, shape, 3), jnp.zeros((1, *shape)))
+        assert seen.normed[-1].shape[1] == left
+
+
 @pytest.mark.parametrize(
     ("name", "at_32"),
     [

@@ -121,7 +121,7 @@ def from_windows(tokens: Array, height: int, width: int) -> Array:
 
 def offsets(window: int) -> np.ndarray:
     """[window^2, window^2] numbers of the offsets in rows and columns between the tokens of a window."""
-    places = np.stack(np.mgrid[:window, :window]).reshape(2, -1)
+    places = np.mgrid[:window, :window].reshape(2, -1)
     rows, columns = places[:, :, None] - places[:, None] + window - 1
     return rows * (2 * window - 1) + columns
 
