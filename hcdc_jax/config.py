@@ -45,7 +45,12 @@ class DataConfig:
     val: Count | None = None  # of the validation part
     test: Count | None = None  # of the test part
     shrink: Count = 1  # images: means of so many by so many pixels take their place
-    preprocessing: Literal["standard", "zca", "none"] = "standard"  # of images, by statistics of the training part
+    # of images, by statistics of the training part, or by the constants that are usual for ImageNet
+    preprocessing: Literal["standard", "zca", "none", "imagenet"] = "standard"
+    stream: bool = False  # training pictures of a folder are decoded batch by batch; for the methods edc and random
+    side: Count | None = None  # of the squares that pictures of any size are cut to, where they are streamed
+    resize: Count | None = None  # their shorter side before that, such as 256 for 224; data.side if left out
+    crop_area: Share | None = None  # observers train on random crops of at least this share; on the centre if left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +246,7 @@ class EDCConfig:
     observer_batch_size: Count = 64  # real images per step of theirs
     statistics: Literal["paper", "code"] = "paper"  # variances of all numbers, or inside images and batches alone
     iterations: Count = 2000  # steps of each batch of images; 75 in the code for CIFAR-10
-    batch_size: Count | None = None  # condensed images moved at once, a multiple of the classes; all if left out
+    batch_size: Count | None = None  # images moved at once, a multiple or divisor of the classes; all if left out
     image_rate: Positive = 0.05  # Adam step of the pixels
     # weight of the statistics of all images; those of classes have the rest
     alpha: Annotated[float, Range(low=0, high=1)] = 0.5

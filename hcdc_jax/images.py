@@ -7,16 +7,19 @@ may be jitted, mapped and differentiated.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax.data.image_streams import ImageStream, Pictures
 from hcdc_jax.data.images import ImageData
 from hcdc_jax.errors import UserError
-from hcdc_jax.types import Array, Batch
+from hcdc_jax.types import Array, Batch, PyTree
 
 AnyArray: TypeAlias = Array | np.ndarray
 # Whitening multiplies small directions by ten and more: reduced matmul precision would show.
@@ -111,6 +114,7 @@ PUBLISHED: Mapping[str, Standardisation] = {
         ("svhn", [0.4377, 0.4438, 0.4728], [0.1980, 0.2010, 0.1970]),
         ("cifar10", [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
         ("cifar100", [0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762]),
+        ("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     )
 }
 """The constants of the field's code, for comparison with published numbers. CIFAR-10's std is not that of its pixels
@@ -123,11 +127,24 @@ def fit_standardisation(images: np.ndarray) -> Standardisation:
     Raises:
       UserError: a channel is the same everywhere.
     """
-    count = images.size // images.shape[-1]
-    total = sum(chunk.sum(axis=(0, 1, 2)) for chunk in _chunks(images))
-    mean = np.asarray(total) / count
-    squares = sum(((chunk - mean) ** 2).sum(axis=(0, 1, 2)) for chunk in _chunks(images))
-    std = np.sqrt(np.asarray(squares) / count)
+    return standardisation_of(_chunks(images))
+
+
+def standardisation_of(batches: Iterable[np.ndarray]) -> Standardisation:
+    """As `fit_standardisation`, of images [n, h, w, c] that come in batches; looks at each once.
+
+    Raises:
+      UserError: a channel is the same everywhere.
+    """
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for batch in batches:
+        pixels = np.asarray(batch, np.float64).reshape(-1, batch.shape[-1])
+        own = pixels.mean(axis=0)
+        # As Chan, Golub and LeVeque (1979) combine two sets: no difference of large sums of squares.
+        share, between = len(pixels) / (count + len(pixels)), own - mean
+        squares = squares + ((pixels - own) ** 2).sum(axis=0) + count * share * between**2
+        mean, count = mean + share * between, count + len(pixels)
+    std = np.sqrt(squares / count)
     if not std.all():
         raise UserError(f"channel {np.flatnonzero(std == 0)[0]} has the same value in all pixels of all images")
     return Standardisation(mean, std)
@@ -179,17 +196,99 @@ def to_preprocessing(arrays: Mapping[str, AnyArray]) -> Preprocessing:
     raise KeyError(f"preprocessing of {', '.join(sorted(arrays))}")
 
 
-def image_batch(data: ImageData, index: np.ndarray, preprocessing: Preprocessing | None = None) -> Batch:
-    """The images `index` as a batch, each with weight 1.
+def image_batch(data: ImageData | ImageStream, index: np.ndarray, preprocessing: Preprocessing | None = None) -> Batch:
+    """The images `index` as a batch, each with weight 1; those of a stream are decoded for it.
 
     Args:
       data: where they are from.
       index: [n] numbers, such as `data.train_idx`.
       preprocessing: applied to them.
     """
-    images = data.images[index]
-    inputs = jnp.asarray(images) if preprocessing is None else preprocessing.apply(images)
-    return Batch(inputs, jnp.asarray(data.labels[index], jnp.int32), jnp.ones(len(index), jnp.float32))
+    return _batch(_prepared(data.images[index], preprocessing), data.labels[index])
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedInputs:
+    """Inputs of a batch that is as large as the data, and is decoded where it is looked at.
+
+    Nothing in JAX takes them: they must be read in batches first, and whoever forgets that is told.
+
+    Attributes:
+      pictures: [n, h, w, c].
+      preprocessing: applied to what is read of them.
+      crops: whether training looks at random crops, see `Pictures.batches`.
+    """
+
+    pictures: Pictures
+    preprocessing: Preprocessing | None = None
+    crops: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As of an array."""
+        return self.pictures.shape
+
+    def __getitem__(self, index: AnyArray) -> Array:
+        """The images at the places `index` [k], as networks read them: [k, h, w, c]."""
+        return _prepared(self.pictures[np.asarray(index)], self.preprocessing)
+
+    def tree_flatten(self) -> NoReturn:
+        """Refuses: an array of all images is what a stream is there to avoid."""
+        raise UserError(
+            "the training images are read in batches (data.stream), and what was asked for needs all of them in "
+            "memory: ask only for hcdc condense with the methods edc and random, and for hcdc evaluate of these"
+        )
+
+    @classmethod
+    def tree_unflatten(cls, described: object, children: object) -> StreamedInputs:
+        """Never called."""
+        raise NotImplementedError
+
+
+def streamed_batch(
+    data: ImageStream, index: np.ndarray, preprocessing: Preprocessing | None = None, *, crops: bool = False
+) -> Batch:
+    """The images `index` as a batch that is read by `read_batches`; its labels and weights are in memory."""
+    return _batch(StreamedInputs(data.images.take(index), preprocessing, crops), data.labels[index])
+
+
+def read_batches(batch: Batch, places: Iterable[np.ndarray], *, crops: int | None = None) -> Iterator[Batch]:
+    """Mini-batches of a `streamed_batch`, the next ones under way while one is used.
+
+    Args:
+      batch: what is read.
+      places: [k] of each mini-batch.
+      crops: seed of random crops, for those who train on them; see `Pictures.batches`.
+
+    Raises:
+      UserError: a picture cannot be read.
+    """
+    inputs: StreamedInputs = batch.inputs
+    labels, weights = np.asarray(batch.labels), np.asarray(batch.weights)
+    waiting: collections.deque[np.ndarray] = collections.deque()
+
+    def noted() -> Iterator[np.ndarray]:
+        for index in places:
+            waiting.append(index)
+            yield index
+
+    for images in inputs.pictures.batches(noted(), crops=crops):
+        index = waiting.popleft()
+        yield Batch(_prepared(images, inputs.preprocessing), jnp.asarray(labels[index]), jnp.asarray(weights[index]))
+
+
+def places_in_order(count: int, size: int) -> Iterator[np.ndarray]:
+    """0 ... count - 1, `size` at a time; the last ones may be fewer."""
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _batch(inputs: PyTree, labels: np.ndarray) -> Batch:
+    return Batch(inputs, jnp.asarray(labels, jnp.int32), jnp.ones(len(labels), jnp.float32))
+
+
+def _prepared(images: np.ndarray, preprocessing: Preprocessing | None) -> Array:
+    return jnp.asarray(images) if preprocessing is None else preprocessing.apply(images)
 
 
 def _channels(statistic: AnyArray) -> Array:

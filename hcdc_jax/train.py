@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hcdc_jax.problem import Problem
@@ -105,9 +107,54 @@ def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: 
         index = (place * size + jnp.arange(size)) % count
         return jax.tree.map(lambda leaf: leaf[index], batch)
     epoch, place = step // (count // size), step % (count // size)
-    shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), count)
-    index = jax.lax.dynamic_slice_in_dim(shuffled, place * size, size)
+    index = jax.lax.dynamic_slice_in_dim(_order(key, epoch, count), place * size, size)
     return jax.tree.map(lambda leaf: leaf[index], batch)
+
+
+def _order(key: Array, epoch: Array | int, count: int) -> Array:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), count)
+
+
+def mini_batches(key: Array, count: int, training: Training) -> Iterator[np.ndarray]:
+    """Places of the examples that `train` looks at, step by step, for data that it cannot hold.
+
+    Args:
+      key: of `train`.
+      count: of the examples.
+      training: its length and batch size.
+    """
+    order_key, _ = jax.random.split(key)
+    size = min(training.batch_size or count, count)
+    per_epoch, order = count // size, np.arange(count)
+    for step in range(training.steps):
+        epoch, place = divmod(step, per_epoch)
+        if size < count and place == 0:
+            order = np.asarray(_order(order_key, epoch, count))
+        yield order[place * size : (place + 1) * size]
+
+
+def train_on(key: Array, problem: Problem, hparams: HParams, batches: Iterable[Batch], training: Training) -> Params:
+    """As `train`, on mini-batches that are read while it goes on; of those at `mini_batches` it makes the same network.
+
+    Args:
+      key: see `train`.
+      problem: see `train`.
+      hparams: see `train`.
+      batches: of all steps.
+      training: see `train`.
+
+    Returns:
+      The parameters after the last batch.
+    """
+    trainee = begin(key, problem, hparams, training)
+    for batch in batches:
+        trainee = _step_on(problem, hparams, trainee, batch, dataclasses.replace(training, batch_size=None))
+    return trainee.params
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def _step_on(problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training) -> Trainee:
+    return take_step(problem, hparams, trainee, batch, training)[0]
 
 
 def advance(

@@ -76,7 +76,8 @@ class TestRoundTrip:
     def test_every_default_is_written_out(self):
         text = configs.dumps(Config())
         optional = {
-            "data.path", "data.train", "data.val", "data.test", "model.width", "model.depth", "model.norm",
+            "data.path", "data.train", "data.val", "data.test", "data.side", "data.resize", "data.crop_area",
+            "model.width", "model.depth", "model.norm",
             "training.batch_size", "training.proxy_steps", "training.proxy_batch_size", "truth.table",
             "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
             "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels", "hmn.extracted_channels",

@@ -145,6 +145,12 @@ def test_a_batch_has_equally_many_of_each_class():
     np.testing.assert_array_equal(np.sort(np.concatenate(whole)), np.arange(12))
 
 
+def test_a_batch_of_fewer_images_than_classes_has_one_of_each_of_some():
+    found = [batch_places(jnp.int32(i), 12, 6, 2) for i in range(6)]
+    np.testing.assert_array_equal(found, [[0, 2], [4, 6], [8, 10], [1, 3], [5, 7], [9, 11]])
+    edc(LOOKS, CLASSES, batch_size=1).init(KEY, variables_of(), data_of())
+
+
 def test_a_batch_is_moved_alone_within_bounds_and_starts_afresh():
     condenser, data = edc(LOOKS, CLASSES, iterations=3, batch_size=6), data_of()
     states = [condenser.init(KEY, variables_of(), data)]

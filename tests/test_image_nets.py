@@ -22,9 +22,22 @@ from hcdc_jax.models import (
     image_problem,
     num_parameters,
 )
-from hcdc_jax.models.image_layers import ACTIVATIONS, NORMS, Norm, as_product, as_shifted_sum, bordered, pool
+from hcdc_jax.models.convnext import ConvNeXtBlock
+from hcdc_jax.models.deep_nets import Bottleneck, DenseLayer
+from hcdc_jax.models.image_layers import (
+    ACTIVATIONS,
+    NORMS,
+    Norm,
+    as_product,
+    as_shifted_sum,
+    bordered,
+    overlapping_maximum,
+    pool,
+)
 from hcdc_jax.models.layer_inputs import layer_inputs
 from hcdc_jax.models.mobile_nets import InvertedResidual, ShuffleBlock
+from hcdc_jax.models.swin import SwinBlock
+from hcdc_jax.models.vit import Attention
 from hcdc_jax.models.wide_resnet import PreactivationBlock
 from hcdc_jax.types import Batch
 
@@ -43,13 +56,20 @@ SMALL = {
     "wrn16": ((8, 8, 1), {"width_factor": 1}),
     "mobilenetv2": ((16, 16, 1), {"width": 4, "norm": "group"}),
     "shufflenetv2": ((16, 16, 1), {"width": 8, "norm": "group"}),
+    "resnet50": ((16, 16, 1), {"width": 4, "depth": 1, "norm": "group"}),
+    "densenet121": ((16, 16, 1), {"width": 4, "depth": 1}),
+    "efficientnet_b0": ((16, 16, 1), {"width": 4, "depth": 1, "norm": "group"}),
+    "convnext_tiny": ((16, 16, 1), {"width": 4, "depth": 1}),
     "vit": ((8, 8, 1), {"width": 8, "depth": 1, "heads": 2, "mlp_width": 12}),
+    "deit_tiny": ((8, 8, 1), {"width": 6, "depth": 1, "heads": 2}),
+    "swin_tiny": ((16, 16, 1), {"width": 4, "depth": 1, "heads": 1}),
     "nas_bench_201": ((4, 4, 1), {"width": 2, "depth": 1}),
 }
 # The others are large or deep whatever their options, and made of the same layers.
 QUICK = ["convnet", "mlp", "vit"]
 DEEP = ["wrn16", "mobilenetv2", "shufflenetv2"]
-LARGE = ["lenet", "alexnet", "vgg11", "resnet18", *DEEP]
+ACROSS = ["resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", "deit_tiny", "swin_tiny"]
+LARGE = ["lenet", "alexnet", "vgg11", "resnet18", *DEEP, "resnet50", "swin_tiny"]
 ALL = QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
 
 
@@ -178,6 +198,43 @@ def test_number_of_parameters(name, options, num_classes, published, counted):
     found = num_parameters(shapes_of(name, num_classes=num_classes, **options))
     assert found == counted
     assert published in (None, found)
+
+
+# Of the networks in ImageNet's tables, at 224 pixels and for 1,000 classes, as PyTorch's public models print them.
+IMAGENET = {
+    "resnet18": 11_689_512, "resnet50": 25_557_032, "densenet121": 7_978_856, "efficientnet_b0": 5_288_548,
+    "convnext_tiny": 28_589_128, "deit_tiny": 5_717_416, "swin_tiny": 28_288_354,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_networks_for_imagenet_have_the_published_number_of_parameters(name):
+    assert num_parameters(shapes_of(name, (224, 224, 3), 1000)) == IMAGENET[name]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2", "efficientnet_b0"])
+def test_networks_for_phones_leave_7_pixels_of_224_as_published(name):
+    for side, left in ((224, 7), (32, 4)):
+        shape = (side, side, 3)
+        seen = jax.eval_shape(layer_inputs(name, 3), shapes_of(name, shape, 3), jnp.zeros((1, *shape)))
+        assert seen.normed[-1].shape[1] == left
+
+
+@pytest.mark.parametrize(
+    ("name", "at_32"),
+    [
+        # The stem's kernel, 7 x 7 or 3 x 3; positions of 14 x 14 or 8 x 8 patches, embeddings of 16 x 16 or 4 x 4.
+        ("resnet50", (49 - 9) * 3 * 64),
+        ("deit_tiny", (196 - 64) * 192 + (256 - 16) * 3 * 192),
+        # Embedding, and the offsets in windows of 7 or 4, in the last stage 2, for each head.
+        (
+            "swin_tiny",
+            (16 - 4) * 3 * 96 + (13**2 - 7**2) * (2 * 3 + 2 * 6 + 6 * 12) + (13**2 - 3**2) * 2 * 24,
+        ),
+    ],
+)  # fmt: skip
+def test_on_small_images_they_lose_what_is_made_for_large_ones(name, at_32):
+    assert num_parameters(shapes_of(name, num_classes=1000)) == IMAGENET[name] - at_32
 
 
 def test_images_of_28_pixels_are_treated_as_32():
@@ -369,8 +426,12 @@ def test_mapped_slopes_of_a_block_are_finite_and_those_of_a_loop():
 
 
 @pytest.mark.parametrize(
-    ("name", "convolutions", "halvings"), [("wrn16", 16, 2), ("mobilenetv2", 52, 3), ("shufflenetv2", 56, 3)]
-)
+    ("name", "convolutions", "halvings"),
+    [
+        ("wrn16", 16, 2), ("mobilenetv2", 52, 3), ("shufflenetv2", 56, 3), ("resnet50", 53, 3),
+        ("efficientnet_b0", 49, 3),
+    ],
+)  # fmt: skip
 def test_deep_networks_have_the_layers_of_their_papers_and_tell_what_they_read(name, convolutions, halvings):
     seen = jax.eval_shape(layer_inputs(name, 10), shapes_of(name, (28, 28, 3)), jnp.zeros((2, 28, 28, 3)))
     assert len(seen.convolved) == convolutions
@@ -381,7 +442,7 @@ def test_deep_networks_have_the_layers_of_their_papers_and_tell_what_they_read(n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", [*DEEP, "densenet121", "convnext_tiny"])
 def test_deep_networks_look_at_each_image_by_itself(name):
     problem, params, batch = small(name)
     order, logits = np.array([3, 1, 0, 5, 2, 4]), jax.jit(problem.apply)
@@ -401,9 +462,125 @@ def test_residual_block_is_the_formula():
     np.testing.assert_allclose(found, np.maximum(hidden + shortcut, 0), atol=2e-5)
 
 
-def test_attention_is_the_formula():
-    from hcdc_jax.models.vit import Attention
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bottleneck_is_the_formula(stride):
+    images, params, found = block_on(Bottleneck(4, stride, "group", "relu", "highest"), 16)
+    hidden = norm_by_hand(conv_by_hand(images, params["Conv_0"], 0), params["Norm_0"], "group")
+    hidden = conv_by_hand(np.maximum(hidden, 0), params["Conv_1"], 1)[:, ::stride, ::stride]
+    hidden = np.maximum(norm_by_hand(hidden, params["Norm_1"], "group"), 0)
+    hidden = norm_by_hand(conv_by_hand(hidden, params["Conv_2"], 0), params["Norm_2"], "group")
+    if stride == 2:
+        images = norm_by_hand(conv_by_hand(images, params["Conv_3"], 0)[:, ::2, ::2], params["Norm_3"], "group")
+    np.testing.assert_allclose(found, np.maximum(hidden + images, 0), atol=2e-5)
 
+
+def test_dense_layer_is_the_formula():
+    images, params, found = block_on(DenseLayer(4, "group", "relu", "highest"), 8)
+    hidden = np.maximum(norm_by_hand(images, params["Norm_0"], "group"), 0)
+    hidden = norm_by_hand(conv_by_hand(hidden, params["Conv_0"], 0), params["Norm_1"], "group")
+    hidden = conv_by_hand(np.maximum(hidden, 0), params["Conv_1"], 1)
+    np.testing.assert_allclose(found, np.concatenate([images, hidden], -1), atol=2e-5)
+
+
+def dense_by_hand(inputs, layer):
+    return inputs @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
+
+
+def test_squeezed_residual_is_the_formula():
+    block = InvertedResidual(8, 1, 2, "group", "swish", "highest", 5, 2)
+    images, params, found = block_on(block, 8)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    hidden = norm_by_hand(conv_by_hand(images, params["Conv_0"], 0), params["Norm_0"], "group")
+    hidden = hidden * sigmoid(hidden)
+    kernel = np.asarray(params["Conv_1"]["kernel"])
+    spread = [
+        conv_by_hand(hidden[..., i : i + 1], {"kernel": kernel[..., i : i + 1]}, 2) for i in range(kernel.shape[-1])
+    ]
+    hidden = norm_by_hand(np.concatenate(spread, -1), params["Norm_1"], "group")
+    hidden = hidden * sigmoid(hidden)
+    told = dense_by_hand(hidden.mean((1, 2), keepdims=True), params["Dense_0"])
+    hidden = hidden * sigmoid(dense_by_hand(told * sigmoid(told), params["Dense_1"]))
+    hidden = norm_by_hand(conv_by_hand(hidden, params["Conv_2"], 0), params["Norm_2"], "group")
+    np.testing.assert_allclose(found, images + hidden, atol=2e-5)
+
+
+def test_convnext_block_is_the_formula():
+    images, params, found = block_on(ConvNeXtBlock("highest"), 6)
+    kernel, bias = np.asarray(params["Conv_0"]["kernel"]), np.asarray(params["Conv_0"]["bias"])
+    hidden = np.concatenate(
+        [conv_by_hand(images[..., i : i + 1], {"kernel": kernel[..., i : i + 1]}, 3) + bias[i] for i in range(6)], -1
+    )
+    hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-6)
+    hidden = hidden * np.asarray(params["LayerNorm_0"]["scale"]) + np.asarray(params["LayerNorm_0"]["bias"])
+    hidden = dense_by_hand(hidden, params["Dense_0"])
+    hidden = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
+    hidden = dense_by_hand(hidden, params["Dense_1"]) * np.asarray(params["layer_scale"])
+    np.testing.assert_allclose(found, images + hidden, atol=2e-5)
+
+
+def test_stem_of_imagenet_leaves_a_quarter_of_each_side_by_maxima_that_overlap():
+    images = jax.random.normal(KEY, (2, 7, 8, 3))
+    expected = jax.lax.reduce_window(
+        images, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+    )
+    np.testing.assert_array_equal(overlapping_maximum(images), expected)
+    for side, stem, left in ((64, "imagenet", 16), (128, "auto", 32), (64, "auto", 64), (128, "small", 128)):
+        look, shape = layer_inputs("resnet18", 3, width=2, stem=stem), (side, side, 3)
+        seen = jax.eval_shape(look, shapes_of("resnet18", shape, 3, width=2, stem=stem), jnp.zeros((1, *shape)))
+        assert [read.shape[1] for read in seen.convolved[:2]] == [side, left]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_tokens_attend_inside_their_shifted_windows_alone(shift):
+    block = SwinBlock(2, 2, shift, "highest")
+    tokens = jax.random.normal(KEY, (1, 4, 6, 4))
+    # One image as it is, and one for each token with a number of that token moved.
+    moved = np.eye(24).reshape(24, 4, 6, 1) * np.eye(4)[0]
+    images = jnp.concatenate([tokens, tokens + jnp.asarray(moved, jnp.float32)])
+    params = stirred(block.init(KEY, tokens))
+    first, *others = np.asarray(jax.jit(block.apply)(params, images))
+    influence = (np.abs(np.stack(others) - first[None]).max(-1) > 1e-5).reshape(4, 6, 4, 6)
+    rows, columns = np.mgrid[:4, :6]
+    window = (rows - shift) // 2 * 100 + (columns - shift) // 2
+    np.testing.assert_array_equal(influence, window[:, :, None, None] == window[None, None])
+
+
+def test_block_of_windows_is_the_formula():
+    block, tokens = SwinBlock(2, 2, 0, "highest"), jax.random.normal(KEY, (3, 2, 2, 4))
+    params = stirred(block.init(KEY, tokens))["params"]
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    table = np.asarray(params["relative_bias"]).reshape(3, 3, 2)
+    bias = np.array([[table[a[0] - b[0] + 1, a[1] - b[1] + 1] for b in places] for a in places]).transpose(2, 0, 1)
+
+    def normed(hidden, layer):
+        hidden = (hidden - hidden.mean(-1, keepdims=True)) / np.sqrt(hidden.var(-1, keepdims=True) + 1e-5)
+        return hidden * np.asarray(layer["scale"]) + np.asarray(layer["bias"])
+
+    images = np.asarray(tokens, np.float64).reshape(3, 4, 4)
+    attention = functools.partial(Attention(2, "highest").apply, {"params": params["Attention_0"]})
+    hidden = images + np.asarray(
+        attention(jnp.asarray(normed(images, params["LayerNorm_0"]), jnp.float32), np.tile(bias[None], (3, 1, 1, 1)))
+    )
+    mixed = dense_by_hand(normed(hidden, params["LayerNorm_1"]), params["Dense_0"])
+    mixed = dense_by_hand(mixed * (1 + np.vectorize(math.erf)(mixed / math.sqrt(2))) / 2, params["Dense_1"])
+    found = block.apply({"params": params}, tokens)
+    np.testing.assert_allclose(found, (hidden + mixed).reshape(3, 2, 2, 4), atol=2e-5)
+
+
+def test_deit_reads_its_class_token_alone():
+    problem, params, batch = small("deit_tiny")
+    apply = jax.jit(problem.apply)
+    # Without attention the token sees nothing of the image.
+    blind = {"Dense_1": jax.tree.map(jnp.zeros_like, params["Attention_0"]["Dense_1"])}
+    blind = params | {"Attention_0": params["Attention_0"] | blind}
+    logits = np.asarray(apply(blind, NO_HPARAMS, batch.inputs))
+    np.testing.assert_allclose(logits, np.repeat(logits[:1], 6, 0), atol=1e-6)
+
+
+def test_attention_is_the_formula():
     tokens = np.random.default_rng(1).normal(size=(2, 5, 6))
     attention = Attention(2, "highest")
     params = attention.init(KEY, jnp.asarray(tokens, jnp.float32))["params"]
@@ -597,6 +774,16 @@ MISTAKES = [
     (("wrn16", (4, 4, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
     (("mobilenetv2", (8, 8, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
     (("shufflenetv2", (16, 16, 1), {"width": 5}), "ShuffleNetV2 halves its channels; a width of 5 is odd"),
+    (("resnet50", (8, 8, 1), {}), "the images are too small: norm 'instance' of a single pixel leaves nothing"),
+    (("resnet50", (32, 32, 1), {"stem": "tiny"}), "unknown stem 'tiny'; known are auto, small, imagenet"),
+    (("densenet121", (32, 32, 1), {"depth": 0}), "the longest stage of a network needs a block, and depth is 0"),
+    (("efficientnet_b0", (8, 8, 1), {"depth": 1}), "the images are too small: norm 'instance' of a single pixel"),
+    (("convnext_tiny", (8, 8, 1), {}), "the images are too small: 1 x 1 are left where 2 x 2 should become one"),
+    (("deit_tiny", (30, 30, 1), {}), "images of 30 x 30 cannot be cut into patches of side 4"),
+    (("deit_tiny", (32, 32, 1), {"width": 100}), "3 heads do not divide the width 100 of a DeiT"),
+    (("swin_tiny", (20, 20, 1), {}), "10 x 10 tokens cannot be cut into windows of side 4"),
+    (("swin_tiny", (8, 8, 1), {}), "images of 1 x 1 cannot be cut into patches of side 2"),
+    (("swin_tiny", (32, 32, 1), {"heads": 5}), "5 heads do not divide the width 96 of a Swin transformer"),
     (("vit", (28, 28, 1), {"patch": 5}), "images of 28 x 28 cannot be cut into patches of side 5"),
     (("vit", (28, 28, 1), {"heads": 3}), "3 heads do not divide the width 128 of a ViT"),
 ]
@@ -620,6 +807,7 @@ def test_registry_describes_every_network():
         "vgg11",
         "resnet18",
         *DEEP,
+        *ACROSS,
         "vit",
         "nas_bench_201",
     }

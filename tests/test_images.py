@@ -119,7 +119,7 @@ def test_what_cannot_be_fitted_is_named():
 
 def test_published_constants_cover_the_named_sets():
     """That the means are those of the pixels is tested where the real files are read."""
-    assert PUBLISHED.keys() == {"mnist", "fashion_mnist", "svhn", "cifar10", "cifar100"}
+    assert PUBLISHED.keys() == {"mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "imagenet"}
     for name, (mean, std) in PUBLISHED.items():
         channels = 1 if "mnist" in name else 3
         assert mean.shape == std.shape == (channels,)

@@ -71,6 +71,8 @@ OWN_PLACES = {
     "orbax": {"checkpoint.py"},
     "jraph": {"graphs.py", "codec.py", "models/graph.py", "containers/graph.py"},
     "flax": {
+        "models/convnext.py",
+        "models/deep_nets.py",
         "models/graph.py",
         "models/image.py",
         "models/image_layers.py",
@@ -78,12 +80,13 @@ OWN_PLACES = {
         "models/layer_inputs.py",
         "models/mobile_nets.py",
         "models/nas_bench_201.py",
+        "models/swin.py",
         "models/vit.py",
         "models/wide_resnet.py",
         "containers/graph.py",
         "containers/hmn.py",
     },
-    "PIL": {"artefact.py", "data/image_files.py"},
+    "PIL": {"artefact.py", "data/pictures.py"},
     "tensorflow_datasets": {"data/prepared.py"},
     "matplotlib": {
         "report/assemble.py",

@@ -17,6 +17,7 @@ from hcdc_jax.condense.base import learned_fields
 from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
+from hcdc_jax.images import StreamedInputs
 from hcdc_jax.types import Array, Batch, PyTree, Variables
 
 
@@ -24,17 +25,17 @@ class ClassPool(NamedTuple):
     """Real images with a table of who belongs to which class.
 
     Attributes:
-      images: [n, height, width, channels].
+      images: [n, height, width, channels]; what is only ever indexed may be `StreamedInputs`.
       members: [num_classes, largest class] int, positions in `images`; rows of smaller classes end in repeats.
       sizes: [num_classes] int.
     """
 
-    images: Array
+    images: Any
     members: Array
     sizes: Array
 
 
-def class_pool(images: np.ndarray | Array, labels: np.ndarray | Array, num_classes: int) -> ClassPool:
+def class_pool(images: np.ndarray | Array | StreamedInputs, labels: np.ndarray | Array, num_classes: int) -> ClassPool:
     """The pool of real images [n, h, w, c] with labels [n].
 
     Raises:
@@ -47,7 +48,9 @@ def class_pool(images: np.ndarray | Array, labels: np.ndarray | Array, num_class
     if sizes.min() == 0:
         raise UserError(f"class {sizes.argmin()} has no image; number the classes without gaps")
     members = [np.resize(np.flatnonzero(labels == c), sizes.max()) for c in range(num_classes)]
-    return ClassPool(jnp.asarray(images, float), jnp.asarray(np.stack(members)), jnp.asarray(sizes))
+    if not isinstance(images, StreamedInputs):
+        images = jnp.asarray(images, float)
+    return ClassPool(images, jnp.asarray(np.stack(members)), jnp.asarray(sizes))
 
 
 def balanced_sample(

@@ -1,9 +1,9 @@
 """EDC: images with the statistics of real ones in networks that were trained on these (arXiv 2404.13733).
 
-A batch of images, equally many of each class, is moved by Adam until several observers recognise its images and read
-the same means and variances from them as from the real data, in every layer. Then comes the next batch: no step looks
-at more. Each step goes through one observer, in turn. G-VBSM (arXiv 2311.17950) is the case `alpha` = 1 without
-flatness.
+A batch of images, equally many of each class or of some of them, is moved by Adam until several observers recognise its
+images and read the same means and variances from them as from the real data, in every layer. Then comes the next batch:
+no step looks at more. Each step goes through one observer, in turn. G-VBSM (arXiv 2311.17950) is the case `alpha` = 1
+without flatness.
 
 Where the paper and its code differ the paper's form is the default: see `Flatness` and `statistics.Mode`.
 """
@@ -150,7 +150,7 @@ def edc(
       looks: observers, of `layer_inputs`; step t goes through number t modulo how many there are.
       num_classes: number of classes.
       iterations: steps of a batch.
-      batch_size: images of a batch, a multiple of the number of classes; all by default.
+      batch_size: images of a batch, a multiple or a divisor of the number of classes; all by default.
       flatness: see `Flatness`.
 
     Returns:
@@ -213,16 +213,23 @@ def num_batches(count: int, num_classes: int, batch_size: int | None) -> int:
     """Batches that `count` images make.
 
     Raises:
-      UserError: they do not divide into batches with equally many images of each class.
+      UserError: they do not divide into batches as `batch_places` has them.
     """
     return count // _checked_size(count, num_classes, batch_size)
 
 
 def batch_places(number: Array, count: int, num_classes: int, size: int) -> Array:
-    """[size] places of the images of a batch among `count` images sorted by class; sorted by class, too."""
-    per_class, each = size // num_classes, count // num_classes
-    within = number * per_class + jnp.arange(per_class)
-    return (each * jnp.arange(num_classes)[:, None] + within[None]).reshape(-1)
+    """[size] places of the images of a batch among `count` images sorted by class; sorted by class, too.
+
+    A batch that is smaller than the number of classes has one image of each of some; the others follow, before the
+    second image of any class.
+    """
+    parts = max(num_classes // size, 1)
+    classes, each = num_classes // parts, count // num_classes
+    of_batch = number % parts * classes + jnp.arange(classes)
+    per_class = size // classes
+    within = number // parts * per_class + jnp.arange(per_class)
+    return (each * of_batch[:, None] + within[None]).reshape(-1)
 
 
 def matching_loss(found: tuple[Moments, ...], target: Statistics, shares: Array, alpha: Array, factors: Array) -> Array:
@@ -310,10 +317,10 @@ def _length(difference: Array) -> Array:
 
 def _checked_size(count: int, num_classes: int, batch_size: int | None) -> int:
     size = count if batch_size is None else batch_size
-    if size % num_classes:
+    if size % num_classes and num_classes % size:
         raise UserError(
             f"edc.batch_size = {size} does not divide into {num_classes} classes; each batch has equally many images "
-            "of each"
+            "of each, or one of each class of a part that divides them"
         )
     if count % size:
         raise UserError(

@@ -123,8 +123,8 @@ def mosaics(
     needed = per_class * factor**2
 
     @jax.jit
-    def of_class(key, members, label):
-        drawn = random_crops(key, pool.images[members], crops, height // factor)
+    def of_class(key, real, label):
+        drawn = random_crops(key, real, crops, height // factor)
         flat = drawn.reshape(-1, *drawn.shape[2:])
         losses = judge(padded(flat, (height, width)), jnp.full(len(flat), label))
         return tiled(best_crops(losses.reshape(-1, crops), drawn, needed)[1], factor)
@@ -133,5 +133,5 @@ def mosaics(
     for label, members in enumerate(pool.members):
         key_images, key_crops = jax.random.split(jax.random.fold_in(key, label))
         members = jax.random.permutation(key_images, members[: pool.sizes[label]])[:images]
-        made.append(np.asarray(of_class(key_crops, members, label)))
+        made.append(np.asarray(of_class(key_crops, pool.images[members], label)))
     return np.concatenate(made)

@@ -21,10 +21,11 @@ from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trai
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_json, write_npz
+from hcdc_jax.images import read_batches
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.train import Training, train
+from hcdc_jax.train import Training, mini_batches, train, train_on
 from hcdc_jax.types import Array, Batch, Params
 
 MANIFEST = "observers.json"
@@ -68,9 +69,22 @@ def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> 
 @functools.partial(jax.jit, static_argnames="problem")
 def train_observer(key: Array, problem: Problem, batch: Batch, training: EpochTraining) -> Params:
     """Parameters after the last epoch on the real images, by gradient descent with momentum 0.9 as in EDC's code."""
-    per_epoch, size = even_batches(batch.labels.shape[0], training.batch_size)
-    steps = Training(training.learning_rate, "momentum", training.epochs * per_epoch, batch_size=size)
+    steps = _training(batch.labels.shape[0], training)
     return train(key, augmented(problem, training.augmentation), (), batch, steps)[0]
+
+
+def train_observer_streamed(key: Array, problem: Problem, batch: Batch, training: EpochTraining) -> Params:
+    """As `train_observer`, on a `streamed_batch`: images are decoded while the steps before theirs are taken."""
+    count = batch.labels.shape[0]
+    steps = _training(count, training)
+    crops = int(jax.random.bits(key)) if batch.inputs.crops else None
+    batches = read_batches(batch, mini_batches(key, count, steps), crops=crops)
+    return train_on(key, augmented(problem, training.augmentation), (), batches, steps)
+
+
+def _training(count: int, training: EpochTraining) -> Training:
+    per_epoch, size = even_batches(count, training.batch_size)
+    return Training(training.learning_rate, "momentum", training.epochs * per_epoch, batch_size=size)
 
 
 @functools.cache

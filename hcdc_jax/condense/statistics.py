@@ -9,7 +9,7 @@ and pixels, and patches of `PATCH` x `PATCH` pixels over images, channels and pi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -169,6 +169,35 @@ def statistics(
         return joined(total, of_slice(place), mode), None
 
     return jax.lax.scan(add, of_slice(places[0]), places[1:])[0]
+
+
+def statistics_of_batches(
+    look: Callable[[Params, Array], LayerInputs],
+    params: Params,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    mode: Mode = "paper",
+) -> Statistics:
+    """As `statistics`, of real images that come in batches from anywhere; holds what one of them needs.
+
+    Args:
+      look: see `statistics`; so are the others.
+      params: see `statistics`.
+      batches: at least one; those of one size share a program.
+      num_classes: see `statistics`.
+      mode: see `statistics`.
+    """
+    found = (_of_batch(look, params, batch, num_classes, mode) for batch in batches)
+    return functools.reduce(lambda a, b: _joined(a, b, mode), found)
+
+
+@functools.partial(jax.jit, static_argnames=("look", "num_classes", "mode"))
+def _of_batch(look, params: Params, batch: Batch, num_classes: int, mode: Mode) -> Statistics:
+    return statistics_of(look(params, batch.inputs), batch.labels, batch.weights, num_classes, mode)
+
+
+_joined = jax.jit(joined, static_argnames="mode")
 
 
 def _weights(a: Moments, b: Moments) -> tuple[Array, Array]:

@@ -2,6 +2,8 @@
 
 from hcdc_jax.data.graphs import GraphData as GraphData
 from hcdc_jax.data.graphs import summary as summary
+from hcdc_jax.data.image_streams import ImageStream as ImageStream
+from hcdc_jax.data.image_streams import read_image_stream as read_image_stream
 from hcdc_jax.data.images import ImageData as ImageData
 from hcdc_jax.data.images import subset as subset
 from hcdc_jax.data.nas_bench_201 import published_accuracies as published_accuracies

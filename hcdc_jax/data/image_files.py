@@ -8,13 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hcdc_jax.data.images import ImageData, Part, build_images
+from hcdc_jax.data.images import PARTS, ImageData, Part, build_images
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.data.pictures import SUFFIXES, class_folders, picture_files, read_picture
 from hcdc_jax.errors import UserError
-
-PARTS = ("train", "val", "test")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_GREY, _COLOUR = ("1", "L"), ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr")
 
 
 def holds_images(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -78,21 +75,49 @@ def read_image_folder(folder: str | Path, *, name: str | None = None, split: int
     name = name or folder.resolve().name
     if has_parts(folder):
         return _read_parts(folder, name, split=split, seed=seed)
+    roots, classes = part_folders(folder)
+    parts = {part: _read_classes(root, classes) for part, root in roots.items()}
+    if len({part.images.shape[-1] for part in parts.values()}) > 1:
+        parts = {part: Part(_coloured(value.images), value.labels) for part, value in parts.items()}
+    return build_images(name, parts, where=str(folder), class_names=classes, split=split, seed=seed)
+
+
+def part_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folders of train, val and test below one of pictures, which may be that of train itself, and the classes.
+
+    Raises:
+      UserError: there is no folder for each class, or that of a part is missing.
+    """
     roots = {part: folder / part for part in PARTS if (folder / part).is_dir()}
     for part in ("train", "test"):
         if roots and part not in roots:
             raise UserError(f"{folder} has no folder {part!r} beside {', '.join(map(repr, roots))}; add it")
     roots = roots or {"train": folder}
-    classes = _class_folders(roots["train"])
+    classes = class_folders(roots["train"])
     if not classes:
         raise UserError(
             f"{folder} holds no images; expected are .npz parts such as mine_train.npz and mine_test.npz, or a folder "
             "of pictures for each class"
         )
-    parts = {part: _read_classes(root, classes) for part, root in roots.items()}
-    if len({part.images.shape[-1] for part in parts.values()}) > 1:
-        parts = {part: Part(_coloured(value.images), value.labels) for part, value in parts.items()}
-    return build_images(name, parts, where=str(folder), class_names=classes, split=split, seed=seed)
+    return roots, classes
+
+
+def pictures_of_classes(root: Path, classes: list[str]) -> list[list[tuple[str, int]]]:
+    """Names and sizes in bytes of the pictures of each class of one part, sorted.
+
+    Raises:
+      UserError: a class of the training part has none, or there is none at all, or a class is unknown.
+    """
+    unknown = sorted(set(class_folders(root)) - set(classes))
+    if unknown:
+        raise UserError(f"{root} has a class {unknown[0]!r}, which the training part does not have; add it there")
+    found = [picture_files(root / name) for name in classes]
+    empty = [name for name, files in zip(classes, found, strict=True) if not files]
+    if empty and root.name not in ("val", "test"):
+        raise UserError(f"{root / empty[0]} holds no picture ({', '.join(SUFFIXES)}); add some or remove the folder")
+    if len(empty) == len(classes):
+        raise UserError(f"{root} holds no picture ({', '.join(SUFFIXES)})")
+    return found
 
 
 def has_parts(folder: Path) -> bool:
@@ -148,23 +173,15 @@ def _class_names(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[str, 
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
 
 
-def _class_folders(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
 def _read_classes(root: Path, classes: list[str]) -> Part:
     """All pictures below `root`, bytes [n, h, w, 1 or 3], with the places of their folders in `classes` as labels."""
-    unknown = sorted(set(_class_folders(root)) - set(classes))
-    if unknown:
-        raise UserError(f"{root} has a class {unknown[0]!r}, which the training part does not have; add it there")
     pictures: list[np.ndarray] = []
     labels: list[int] = []
     first: Path | None = None
-    for label, name in enumerate(classes):
-        inside = (root / name).iterdir() if (root / name).is_dir() else ()
-        paths = sorted(path for path in inside if path.suffix.lower() in PICTURES and not path.name.startswith("."))
-        for path in paths:
-            picture, first = _read_picture(path), first or path
+    for label, (name, files) in enumerate(zip(classes, pictures_of_classes(root, classes), strict=True)):
+        for file, _ in files:
+            path = root / name / file
+            picture, first = read_picture(path), first or path
             if pictures and picture.shape[:2] != pictures[0].shape[:2]:
                 sizes = (f"{height} x {width}" for height, width in (pictures[0].shape[:2], picture.shape[:2]))
                 raise UserError(
@@ -173,29 +190,9 @@ def _read_classes(root: Path, classes: list[str]) -> Part:
                 )
             pictures.append(picture)
             labels.append(label)
-        if not paths and root.name not in ("val", "test"):
-            raise UserError(f"{root / name} holds no picture ({', '.join(PICTURES)}); add some or remove the folder")
-    if not pictures:
-        raise UserError(f"{root} holds no picture ({', '.join(PICTURES)})")
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [_coloured(picture) for picture in pictures]
     return Part(np.stack(pictures), np.array(labels, np.int32))
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    try:
-        from PIL import Image, UnidentifiedImageError  # only here: nothing else of the library decodes pictures
-    except ImportError as error:
-        raise UserError(f"reading {path} needs Pillow; install it with: pip install pillow") from error
-    try:
-        with Image.open(path) as picture:
-            if picture.mode not in _GREY + _COLOUR:
-                raise UserError(f"{path} has pixels of mode {picture.mode}; save it as 8-bit grey or RGB")
-            if picture.mode in _GREY:
-                return np.asarray(picture.convert("L"))[..., None]
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as a picture; replace or remove it") from error
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:

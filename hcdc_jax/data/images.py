@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hcdc_jax.errors import UserError
 
+PARTS = ("train", "val", "test")
 VAL_SHARE = 0.1
 """Share of each class's training images that a drawn validation part takes: 5,000 of CIFAR-10."""
 TEST_SHARE = 0.2
@@ -88,24 +89,63 @@ def build_images(
     Raises:
       UserError: the parts do not make a data set one can train on; the text says which part and why.
     """
-    if split < 0 or (split and {"val", "test"} <= parts.keys()):
-        held = "splits count from 0" if split < 0 else "the data has its own parts, which are split 0"
-        raise UserError(f"{where}: split {split} does not exist; {held}")
-    given = {part: _checked(part, parts[part], where=where) for part in ("train", "val", "test") if part in parts}
+    _check_split(parts, split, where=where)
+    given = {part: _checked(part, parts[part], where=where) for part in PARTS if part in parts}
     _check_alike(given, where=where)
-    num_classes = _check_classes({part: value.labels for part, value in given.items()}, where=where)
+    labels = {part: value.labels for part, value in given.items()}
+    divided = divide(
+        labels, where=where, class_names=class_names, val_share=val_share, test_share=test_share, split=split, seed=seed
+    )
+    images = _pixels([value.images for value in given.values()])
+    return _with_checksum(ImageData(name, images, *divided, tuple(class_names), ""))
+
+
+class Division(NamedTuple):
+    """Who belongs to which class and to which part; see `ImageData`."""
+
+    labels: np.ndarray
+    train_idx: np.ndarray
+    val_idx: np.ndarray
+    test_idx: np.ndarray
+    num_classes: int
+
+
+def divide(
+    labels: Mapping[str, np.ndarray],
+    *,
+    where: str,
+    class_names: Sequence[str] = (),
+    val_share: float = VAL_SHARE,
+    test_share: float = TEST_SHARE,
+    split: int = 0,
+    seed: int = 0,
+) -> Division:
+    """Numbers the images of the given parts one after the other, and draws parts that are missing.
+
+    Args:
+      labels: int32 of the images by "train" and, where the data has them, "val" and "test", in this order.
+      where: see `build_images`; so are the others.
+      class_names: see `build_images`.
+      val_share: see `build_images`.
+      test_share: see `build_images`.
+      split: see `build_images`.
+      seed: see `build_images`.
+
+    Raises:
+      UserError: the labels do not make a data set one can train on.
+    """
+    _check_split(labels, split, where=where)
+    num_classes = _check_classes(labels, where=where)
     if class_names and len(class_names) != num_classes:
         raise UserError(f"{where}: class_names has {len(class_names)} names, the labels name {num_classes} classes")
-    index = _numbers(given)
-    labels = np.concatenate([value.labels for value in given.values()])
+    index, together = _numbers(labels), np.concatenate(list(labels.values()))
     rng = np.random.default_rng([seed, split])
     for part, share in (("test", test_share), ("val", val_share)):
         if part not in index:
-            index[part] = draw(labels, index["train"], share, rng, where=where)
+            index[part] = draw(together, index["train"], share, rng, where=where)
             index["train"] = np.setdiff1d(index["train"], index[part])
-    images = _pixels([value.images for value in given.values()])
-    train, val, test = (index[part].astype(np.int32) for part in ("train", "val", "test"))
-    return _with_checksum(ImageData(name, images, labels, train, val, test, num_classes, tuple(class_names), ""))
+    train, val, test = (index[part].astype(np.int32) for part in PARTS)
+    return Division(together, train, val, test, num_classes)
 
 
 def draw(labels: np.ndarray, pool: np.ndarray, share: float, rng: np.random.Generator, *, where: str) -> np.ndarray:
@@ -142,9 +182,27 @@ def subset(
     Raises:
       UserError: a part would have fewer images than there are classes.
     """
+    kept, parts = chosen(data, {"train_idx": train, "val_idx": val, "test_idx": test}, seed)
+    return _with_checksum(data._replace(images=data.images[kept], labels=data.labels[kept], **parts))
+
+
+def chosen(data: Any, counts: Mapping[str, int | None], seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `subset` keeps.
+
+    Args:
+      data: of the attributes of a `Division`, and a name.
+      counts: of images by the name of the part's attribute; None keeps all.
+      seed: of the draw.
+
+    Returns:
+      The sorted numbers of the images that stay, and by part their places among these.
+
+    Raises:
+      UserError: as `subset`.
+    """
     rng = np.random.default_rng(seed)
     parts = {}
-    for part, count in (("train_idx", train), ("val_idx", val), ("test_idx", test)):
+    for part, count in counts.items():
         pool = getattr(data, part)
         if count is not None and count < data.num_classes:
             raise UserError(
@@ -152,8 +210,7 @@ def subset(
             )
         parts[part] = pool if count is None or count >= len(pool) else _in_proportion(data.labels, pool, count, rng)
     kept = np.sort(np.concatenate(list(parts.values())))
-    parts = {part: np.searchsorted(kept, index).astype(np.int32) for part, index in parts.items()}
-    return _with_checksum(data._replace(images=data.images[kept], labels=data.labels[kept], **parts))
+    return kept, {part: np.searchsorted(kept, index).astype(np.int32) for part, index in parts.items()}
 
 
 def shrunk(data: ImageData, factor: int) -> ImageData:
@@ -248,7 +305,13 @@ def _check_alike(parts: dict[str, Part], *, where: str) -> None:
             )
 
 
-def _check_classes(labels: dict[str, np.ndarray], *, where: str) -> int:
+def _check_split(parts: Mapping[str, object], split: int, *, where: str) -> None:
+    if split < 0 or (split and {"val", "test"} <= parts.keys()):
+        held = "splits count from 0" if split < 0 else "the data has its own parts, which are split 0"
+        raise UserError(f"{where}: split {split} does not exist; {held}")
+
+
+def _check_classes(labels: Mapping[str, np.ndarray], *, where: str) -> int:
     largest = int(labels["train"].max())
     if largest >= len(labels["train"]):  # before anything is counted up to it
         count = len(labels["train"])
@@ -266,12 +329,10 @@ def _check_classes(labels: dict[str, np.ndarray], *, where: str) -> int:
     return largest + 1
 
 
-def _numbers(parts: dict[str, Part]) -> dict[str, np.ndarray]:
+def _numbers(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Numbers of the images of each part, once the parts stand one after the other."""
-    ends = np.cumsum([len(value.labels) for value in parts.values()])
-    return {
-        part: np.arange(end - len(value.labels), end) for (part, value), end in zip(parts.items(), ends, strict=True)
-    }
+    ends = np.cumsum([len(of_part) for of_part in labels.values()])
+    return {part: np.arange(end - len(of_part), end) for (part, of_part), end in zip(labels.items(), ends, strict=True)}
 
 
 def _pixels(images: list[np.ndarray]) -> np.ndarray:

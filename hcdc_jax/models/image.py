@@ -13,13 +13,16 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.errors import UserError
+from hcdc_jax.models.convnext import ConvNeXtTiny
+from hcdc_jax.models.deep_nets import DenseNet121, ResNet50
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
 from hcdc_jax.models.learning_rate import with_learning_rate
-from hcdc_jax.models.mobile_nets import MobileNetV2, ShuffleNetV2
+from hcdc_jax.models.mobile_nets import EfficientNetB0, MobileNetV2, ShuffleNetV2
 from hcdc_jax.models.nas_bench_201 import NASBench201, present
 from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
-from hcdc_jax.models.vit import ViT
+from hcdc_jax.models.swin import SwinTiny
+from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
@@ -45,7 +48,13 @@ _REGISTRY: Mapping[str, _Entry] = {
     "shufflenetv2": _Entry(
         "16 blocks that convolve half of the channels; the smallest one; slow on CPUs", ShuffleNetV2
     ),
+    "resnet50": _Entry("16 bottlenecks", ResNet50),
+    "densenet121": _Entry("58 layers that each read all earlier ones of their block", DenseNet121),
+    "efficientnet_b0": _Entry("16 inverted residuals that weigh their channels; slow on CPUs", EfficientNetB0),
+    "convnext_tiny": _Entry("18 blocks of a 7 x 7 kernel per channel; slow on CPUs", ConvNeXtTiny),
     "vit": _Entry("a small transformer on patches", ViT),
+    "deit_tiny": _Entry("12 blocks of attention, with a class token", DeiTTiny),
+    "swin_tiny": _Entry("12 blocks of attention in windows", SwinTiny),
     "nas_bench_201": _Entry("stages of cells from the space of that name; depth counts cells per stage", NASBench201),
 }
 

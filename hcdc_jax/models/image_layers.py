@@ -33,6 +33,9 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 NORMS = ("instance", "group", "layer", "batch", "none")
 POOLINGS = ("average", "max", "none")
+STEMS = ("auto", "small", "imagenet")
+LARGE_SIDE = 128
+"""Pixels from which on networks that know both take images for those of ImageNet."""
 NUM_GROUPS = 4
 EPS = 1e-5  # of PyTorch's norms; Flax's is 1e-6
 
@@ -50,10 +53,10 @@ def bias_init(fan_in: int) -> Callable[..., Array]:
     return init
 
 
-def linear(features: int, inputs: Array, precision: str) -> Array:
+def linear(features: int, inputs: Array, precision: str, *, bias: bool = True) -> Array:
     """A linear layer on the last axis. To be called inside a compact module, like those below."""
     fan_in = inputs.shape[-1]
-    layer = nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision)
+    layer = nn.Dense(features, use_bias=bias, kernel_init=kernel_init, bias_init=bias_init(fan_in), precision=precision)
     return layer(inputs)
 
 
@@ -70,15 +73,15 @@ def conv(
     return layer(inputs)
 
 
-def depthwise(size: int, inputs: Array, precision: str, *, padding: int, stride: int = 1) -> Array:
-    """A convolution of each channel of images [n, h, w, c] with a square kernel of its own, without a bias.
+def depthwise(size: int, inputs: Array, precision: str, *, padding: int, stride: int = 1, bias: bool = False) -> Array:
+    """A convolution of each channel of images [n, h, w, c] with a square kernel of its own.
 
     It does little arithmetic for the memory that it moves: slow for what it computes on every device, most so on CPUs.
     """
     channels = inputs.shape[-1]
     layer = nn.Conv(
         channels, (size, size), (stride, stride), [(padding, padding)] * 2, feature_group_count=channels,
-        use_bias=False, kernel_init=kernel_init, precision=precision,
+        use_bias=bias, kernel_init=kernel_init, bias_init=bias_init(size * size), precision=precision,
         conv_general_dilated=as_shifted_sum if jax.default_backend() == "cpu" else None,
     )  # fmt: skip
     return layer(inputs)
@@ -152,6 +155,57 @@ def pool(images: Array, kind: str) -> Array:
     cut = images[:, : height // 2 * 2, : width // 2 * 2]
     blocks = cut.reshape(n, height // 2, 2, width // 2, 2, channels)
     return blocks.mean((2, 4)) if kind == "average" else blocks.max((2, 4))
+
+
+def stem(features: int, images: Array, kind: str, norm: str, act: Activation, precision: str) -> Array:
+    """Convolution, norm and activation, with which residual networks begin. To be called inside a compact module.
+
+    - "small": 3 x 3, and the image keeps its size, as is usual for CIFAR.
+    - "imagenet": 7 x 7 at every second pixel and the maximum of 3 x 3 of those at every second one: a quarter of each
+      side is left.
+    - "auto": the latter for images of at least `LARGE_SIDE` pixels, see `is_large`.
+
+    Raises:
+      UserError: no such kind.
+    """
+    large = is_large(images, kind)
+    size, stride = (7, 2) if large else (3, 1)
+    hidden = conv(features, size, bordered(images), precision, padding=size // 2, stride=stride, bias=False)
+    hidden = act(Norm(norm)(hidden))
+    return overlapping_maximum(hidden) if large else hidden
+
+
+def is_large(images: Array, kind: str = "auto") -> bool:
+    """Whether a network takes images for those of ImageNet: as the name of its stem says, or by their size.
+
+    Raises:
+      UserError: no such stem.
+    """
+    check("stem", kind, STEMS)
+    return min(images.shape[1:3]) >= LARGE_SIDE if kind == "auto" else kind == "imagenet"
+
+
+def overlapping_maximum(images: Array) -> Array:
+    """The maximum of 3 x 3 pixels at every second pixel, nothing outside of the image; [n, h / 2, w / 2, c]."""
+    outside = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return functools.reduce(jnp.maximum, _shifted(outside, 3, 2, ((0, 0), (0, 0))))
+
+
+def layer_norm(tokens: Array, eps: float = EPS) -> Array:
+    """Vectors along the last axis normalised, with scale and shift. To be called inside a compact module."""
+    # Flax's fast variance, E x^2 - (E x)^2, loses digits that solvers need.
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False)(tokens)
+
+
+def stages(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Blocks of each stage where the longest has `depth`: the published numbers in proportion, at least one each.
+
+    Raises:
+      UserError: a depth below 1.
+    """
+    if depth < 1:
+        raise UserError(f"the longest stage of a network needs a block, and depth is {depth}")
+    return tuple(-(-count * depth // max(blocks)) for count in blocks)
 
 
 class Norm(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered, conv, flat, linear, pool
+from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered, conv, flat, linear, pool, stem
 from hcdc_jax.types import Array
 
 VGG11_WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -207,6 +207,7 @@ class ResNet18(nn.Module):
       width: channels of the stem and of the first of four stages, each of which has twice as many as the one before.
       norm: one of `image_layers.NORMS`.
       activation: see `MLP`.
+      stem: see `image_layers.stem`; "imagenet" is the paper's.
       precision: see `MLP`.
     """
 
@@ -214,13 +215,13 @@ class ResNet18(nn.Module):
     width: int = 64
     norm: str = "instance"
     activation: str | Activation = "relu"
+    stem: str = "auto"
     precision: str = "highest"
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes]."""
-        hidden = conv(self.width, 3, bordered(images), self.precision, padding=1, bias=False)
-        hidden = activation(self.activation)(Norm(self.norm)(hidden))
+        hidden = stem(self.width, images, self.stem, self.norm, activation(self.activation), self.precision)
         for stage in range(RESNET18_STAGES):
             for stride in (1 if stage == 0 else 2, 1):
                 hidden = ResidualBlock(self.width * 2**stage, stride, self.norm, self.activation, self.precision)(

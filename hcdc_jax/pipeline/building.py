@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from hcdc_jax.cells import cell_of, is_connected
 from hcdc_jax.config import Config
-from hcdc_jax.data import GraphData, ImageData
+from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import graphs, images, zero_cost
+from hcdc_jax.pipeline.recipes import graphs, image_streams, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array
 
-KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND}
+KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND, ImageStream: image_streams.KIND}
 CELLS = "nas_bench_201"
 """Name of the space and of the network that need each other."""
 MODELS = (*graphs.KIND.models, *images.KIND.models)
@@ -120,7 +120,7 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
         for method in config.methods:
             if method in zero_cost.METHODS:
                 raise UserError(f"the method {method!r} scores cells, not the space {space.name!r}: leave it out")
-    foreign = {method for other in KINDS.values() if other is not kind for method in other.methods}
+    foreign = {method for other in KINDS.values() for method in other.methods} - set(kind.methods)
     for method in (*config.methods, config.hcdc.train_method):
         if method in foreign:
             raise UserError(f"{where}, and the method {method!r} is for other data; leave it out")

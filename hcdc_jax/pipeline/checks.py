@@ -12,6 +12,7 @@ from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, MODELS
+from hcdc_jax.pipeline.recipes import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Setup
 
@@ -27,6 +28,7 @@ def check_config(config: Config) -> None:
     _check_name("space.name", config.space.name, spaces.names())
     _check_name("model.name", config.model.name, MODELS)
     _check_table(config)
+    _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
     for method in config.methods:
@@ -47,6 +49,39 @@ def _check_table(config: Config) -> None:
     name = config.data.name if config.data.path is None else Path(config.data.path).stem
     for part in ("val", "test"):
         published_accuracies(name, part)
+
+
+def _check_stream(config: Config) -> None:
+    options = config.data
+    if not options.stream:
+        for name in ("side", "resize", "crop_area"):
+            if getattr(options, name) is not None:
+                raise UserError(
+                    f"data.{name} is for pictures that are streamed: set data.stream = true, or leave it out"
+                )
+        return
+    if options.side is None and (options.resize or options.crop_area):
+        raise UserError(
+            "data.resize and data.crop_area go with data.side, the side of what pictures are cut to: set it"
+        )
+    for method in config.methods:
+        if method not in image_streams.METHODS:
+            raise _at_once(f"the method {method!r}", f"choose among {', '.join(image_streams.METHODS)}")
+    if config.truth.enabled:
+        raise _at_once("the truth", "set truth.enabled = false")
+    if config.labels.teachers:
+        raise _at_once("the training of teachers", "leave out labels.teachers")
+    if options.preprocessing == "zca":
+        raise _at_once("whitening", "set data.preprocessing = 'standard' or 'imagenet'")
+    if options.shrink != 1:
+        raise UserError("data.shrink is for images in memory: with data.stream set data.side")
+
+
+def _at_once(what: str, mend: str) -> UserError:
+    return UserError(
+        f"data.stream reads training images in batches, and {what} takes all of them in memory: {mend}, or set "
+        "data.stream = false"
+    )
 
 
 def _check_refinements(config: Config) -> None:

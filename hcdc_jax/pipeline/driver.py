@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hcdc_jax.config import Config
-from hcdc_jax.data import load_dataset
+from hcdc_jax.config import Config, DataConfig
+from hcdc_jax.data import load_dataset, read_image_stream
+from hcdc_jax.data.pictures import Cut
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.building import build
 from hcdc_jax.pipeline.checks import check_config, check_sizes
 from hcdc_jax.pipeline.condensing import condense
@@ -17,7 +19,7 @@ from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
-from hcdc_jax.pipeline.setup import Run, Setup
+from hcdc_jax.pipeline.setup import Data, Run, Setup
 from hcdc_jax.pipeline.true_scores import check_truth, truth
 
 
@@ -81,10 +83,20 @@ def prepare(config: Config) -> Setup:
       UserError: what is wrong with the configuration or the data.
     """
     check_config(config)
-    options = config.data
-    setup = build(config, load_dataset(options.name, path=options.path, split=options.split, seed=options.seed))
+    setup = build(config, _read(config.data))
     check_sizes(setup)
     return setup
+
+
+def _read(options: DataConfig) -> Data:
+    if not options.stream:
+        return load_dataset(options.name, path=options.path, split=options.split, seed=options.seed)
+    if options.path is None:
+        raise UserError("data.stream reads pictures from a folder with a folder for each class: set data.path to it")
+    cut = None
+    if options.side is not None:
+        cut = Cut(options.side, options.resize or options.side, options.crop_area or 1.0)
+    return read_image_stream(options.path, cut=cut, split=options.split, seed=options.seed)
 
 
 def resolved(config: Config) -> Config:

@@ -13,7 +13,7 @@ from hcdc_jax import spaces
 from hcdc_jax.condense.coresets import Selection
 from hcdc_jax.config import Config, Solver
 from hcdc_jax.containers import Container
-from hcdc_jax.data import GraphData, ImageData
+from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
@@ -22,7 +22,7 @@ from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
 
-Data: TypeAlias = GraphData | ImageData
+Data: TypeAlias = GraphData | ImageData | ImageStream
 Start: TypeAlias = Any
 """What a container starts from: a `GraphStart` or an `ImageStart`."""
 
@@ -32,21 +32,21 @@ class RealParts(NamedTuple):
 
     Attributes:
       data: with the options of the configuration applied.
-      problem: what is trained.
-      train: the real training examples.
+      train: the real training examples; of images that are streamed a `streamed_batch`.
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.
+      problem: what is trained.
       taught_problem: what is trained on labels of teachers, where there are any.
       proxy_problem: what is trained on condensed data otherwise; `problem` if not given.
     """
 
     data: Data
-    problem: Problem
     train: Batch
     val: Batch
     test: Batch
-    preprocessing: Preprocessing | None = None
+    preprocessing: Preprocessing | None
+    problem: Problem
     taught_problem: Problem | None = None
     proxy_problem: Problem | None = None
 
@@ -114,7 +114,7 @@ class Setup(NamedTuple):
       training: how, on the real data.
       proxy_training: how, on condensed data.
       candidates: [n, h], the ranked ones.
-      train: the real training examples.
+      train: the real training examples; of images that are streamed a `streamed_batch`.
       val: the real validation examples.
       test: the real test examples.
       preprocessing: what was done to images, in numbers.

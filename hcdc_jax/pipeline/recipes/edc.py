@@ -26,12 +26,13 @@ from hcdc_jax.condense.observers import (
     observer,
     save_observer,
     train_observer,
+    train_observer_streamed,
 )
-from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics
+from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics, statistics_of_batches
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import Teacher
-from hcdc_jax.images import Standardisation
+from hcdc_jax.images import Standardisation, StreamedInputs, places_in_order, read_batches
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
@@ -126,13 +127,14 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     )
     nets, root = observers(setup), jax.random.fold_in(key_for(OBSERVERS, 0), 0 if request.part == "train" else 1)
     keys = [jax.random.fold_in(root, number) for number in range(len(nets))]
-    data = checksum(real)
+    streamed = isinstance(real.inputs, StreamedInputs)
+    data, train_one = (setup.data.checksum, train_observer_streamed) if streamed else (checksum(real), train_observer)
     made_by = [identity_of(key, net, data, training) for key, net in zip(keys, nets, strict=True)]
     kept = [load_observer(folder, number, made) for number, made in enumerate(made_by)]
     missing = [number for number, one in enumerate(kept) if one is None]
     for number in run.progress.track(missing, f"observers for S_{request.part} of edc", len(nets) - len(missing)):
         with measured() as elapsed:
-            params = jax.block_until_ready(train_observer(keys[number], nets[number].problem, real, training))
+            params = jax.block_until_ready(train_one(keys[number], nets[number].problem, real, training))
         spent = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
         save_observer(folder, number, params, made_by[number], **spent)
         kept[number] = load_observer(folder, number, made_by[number])
@@ -159,10 +161,12 @@ def _statistics(request: Request, number: int, net: Observer, params: Params) ->
         arrays = read_arrays(path)
         if str(arrays.pop("observer")) == made_by:
             return _read_statistics(to_tree(arrays))
-    found = statistics(
-        net.look, params, real_images(request), request.run.setup.data.num_classes, mode=mode,
-        batch_size=STATISTICS_BATCH,
-    )  # fmt: skip
+    real, num_classes = real_images(request), request.run.setup.data.num_classes
+    if isinstance(real.inputs, StreamedInputs):
+        batches = read_batches(real, places_in_order(real.labels.shape[0], STATISTICS_BATCH))
+        found = statistics_of_batches(net.look, params, batches, num_classes, mode=mode)
+    else:
+        found = statistics(net.look, params, real, num_classes, mode=mode, batch_size=STATISTICS_BATCH)
     arrays = to_arrays({f"{place:04d}": view for place, view in enumerate(found)})
     files.write_npz(path, arrays | {"observer": np.array(made_by)})
     return found

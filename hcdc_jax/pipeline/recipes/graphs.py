@@ -124,10 +124,11 @@ def build(config: Config, data: GraphData, space: Space) -> RealParts:
     seen_in_training = whole if data.train_edges is None else propagated(seen_from(data, "train"))
     return RealParts(
         data,
-        problem,
         train=batch_of(seen_in_training, data.train_idx),
         val=batch_of(whole, data.val_idx),
         test=batch_of(whole, data.test_idx),
+        preprocessing=None,
+        problem=problem,
     )
 
 

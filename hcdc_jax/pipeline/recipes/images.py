@@ -12,9 +12,17 @@ from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.config import Config, ModelConfig
 from hcdc_jax.containers import ImageStart
 from hcdc_jax.data import ImageData, subset
+from hcdc_jax.data.image_streams import ImageStream
 from hcdc_jax.data.images import shrunk, summary
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import Preprocessing, fit_standardisation, fit_whitening, image_batch
+from hcdc_jax.images import (
+    PUBLISHED,
+    Preprocessing,
+    Standardisation,
+    fit_standardisation,
+    fit_whitening,
+    image_batch,
+)
 from hcdc_jax.models import image_net_options, image_nets, image_problem
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.recipes import image_containers
@@ -33,6 +41,13 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
     preprocessing = _preprocessing(config, data)
+    indices = (data.train_idx, data.val_idx, data.test_idx)
+    train, val, test = (image_batch(data, index, preprocessing) for index in indices)
+    return RealParts(data, train, val, test, preprocessing, **problems(config, data, space))
+
+
+def problems(config: Config, data: ImageData | ImageStream, space: Space) -> dict[str, Any]:
+    """What candidates train, by the names that `RealParts` has for it."""
     flaws = config.training.dcbench_compat or ()
     problem_of = functools.partial(
         image_problem,
@@ -47,9 +62,7 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
         on_condensed = functools.partial(on_condensed, cell_affine=False)
     labels = config.labels
     taught = on_condensed(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
-    indices = (data.train_idx, data.val_idx, data.test_idx)
-    train, val, test = (image_batch(data, index, preprocessing) for index in indices)
-    return RealParts(data, problem_of(read=space.read), train, val, test, preprocessing, taught, on_condensed())
+    return {"problem": problem_of(read=space.read), "taught_problem": taught, "proxy_problem": on_condensed()}
 
 
 def num_parameters(setup: Setup) -> np.ndarray | None:
@@ -72,8 +85,24 @@ def network_options(model: ModelConfig) -> dict[str, Any]:
 def _preprocessing(config: Config, data: ImageData) -> Preprocessing | None:
     if config.data.preprocessing == "none":
         return None
+    if config.data.preprocessing == "imagenet":
+        return imagenet_standardisation(data)
     fit = {"standard": fit_standardisation, "zca": fit_whitening}[config.data.preprocessing]
     return fit(data.images[data.train_idx])
+
+
+def imagenet_standardisation(data: ImageData | ImageStream) -> Standardisation:
+    """The constants that the field standardises ImageNet by.
+
+    Raises:
+      UserError: images without colours.
+    """
+    if data.image_shape[-1] != 3:
+        raise UserError(
+            f"{data.name} has {data.image_shape[-1]} channel: set data.preprocessing = 'standard', 'imagenet' is for "
+            "colours"
+        )
+    return PUBLISHED["imagenet"]
 
 
 def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart:
@@ -138,7 +167,12 @@ def _real_scalars(setup: Setup) -> int:
 
 
 def _words(setup: Setup) -> str:
-    what = {"none": "as they are", "standard": "standardised by channel", "zca": "standardised and whitened (ZCA)"}
+    what = {
+        "none": "as they are",
+        "standard": "standardised by channel",
+        "imagenet": "standardised by channel as ImageNet is",
+        "zca": "standardised and whitened (ZCA)",
+    }
     return f"pixels in [0, 1], {what[setup.config.data.preprocessing]}; the numbers lie under preprocessing/"
 
 
