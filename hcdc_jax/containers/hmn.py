@@ -91,7 +91,7 @@ class Extractor(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D: doublings by repetition, each with a 3 x 3 convolution and a leaky rectifier; then one to pixels, and a sigmoid.
+    """D: doublings by repetition, each with a 3 x 3 convolution and a leaky rectifier; one more to pixels; a sigmoid.
 
     No norm: those of a batch would tie images together, those of an image would spend numbers on scales.
 
