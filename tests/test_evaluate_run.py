@@ -29,7 +29,7 @@ METHODS = ("random", "herding", "real_val")
 TINY = {
     "model": {"name": "convnet", "width": 2, "depth": 1, "norm": "none"},
     "space": {"candidates": 3}, "training": {"steps": 3, "proxy_steps": 3}, "truth": {"enabled": False},
-    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1"), "observer_epochs": 1},
+    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1,norm=batch"), "observer_epochs": 1},
 }  # fmt: skip
 
 
