@@ -156,8 +156,8 @@ class Run(NamedTuple):
 # Offsets that keep the keys of different purposes apart.
 (
     CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
-    REFINE,
-) = range(14)  # fmt: skip
+    REFINE, VIEW_KEYS,
+) = range(15)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:
