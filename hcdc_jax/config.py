@@ -45,6 +45,7 @@ class DataConfig:
     val: Count | None = None  # of the validation part
     test: Count | None = None  # of the test part
     shrink: Count = 1  # images: means of so many by so many pixels take their place
+    label_noise: Probability = 0.0  # images: share of the training part that has the label of another class
     preprocessing: Literal["standard", "zca", "none"] = "standard"  # of images, by statistics of the training part
 
 

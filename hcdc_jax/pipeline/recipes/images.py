@@ -12,7 +12,7 @@ from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.config import Config, ModelConfig
 from hcdc_jax.containers import ImageStart
 from hcdc_jax.data import ImageData, subset
-from hcdc_jax.data.images import shrunk, summary
+from hcdc_jax.data.images import mislabelled, shrunk, summary
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, fit_standardisation, fit_whitening, image_batch
 from hcdc_jax.models import image_net_options, image_nets, image_problem
@@ -31,6 +31,7 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     options = config.data
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
+    data = mislabelled(data, options.label_noise, seed=options.seed)
     preprocessing = _preprocessing(config, data)
     problem_of = functools.partial(
         image_problem,
