@@ -227,20 +227,23 @@ def test_logits_are_stored_once_counted_and_refused_for_others(copy, monkeypatch
     monkeypatch.setattr(evaluating, "PROTOCOLS", {"edc_stored": short})
     setup, path = pipeline.prepare(pipeline.folder.config_of(copy)), copy / "labels" / "edc_stored_herding_seed1.npz"
 
-    def evaluated(*models):
-        plan = pipeline.EvaluationPlan("edc_stored", models, ("herding",))
+    def evaluated():
+        plan = pipeline.EvaluationPlan("edc_stored", methods=("herding",))
         return pipeline.evaluate_condensed(setup, copy, plan)["protocols"]["edc_stored"]
 
-    (_, entry), kept = evaluated("convnet")["entries"], path.read_bytes()
+    (_, entry), kept = evaluated()["entries"], path.read_bytes()
     assert read_arrays(path)["logits"].shape == (2, 20, 10)
     images = 20 * (16 + 1 + 1)
-    assert entry["stored_numbers"] == {"images and labels": images, "teachers": 0, "logits": 400}
-    stored = evaluated("convnet", "mlp")
-    assert path.read_bytes() == kept, "another network learns from what is there"
+    assert entry["stored_numbers"] == {"S_train": images, "teachers": 0, "logits": 400}
+    (copy / "evaluation.json").unlink()
+    stored = evaluated()
+    assert path.read_bytes() == kept, "further networks learn from what is there"
+    assert stored["entries"][1]["label_seconds"] == entry["label_seconds"]
+    assert stored["entries"][1]["test_loss"] == entry["test_loss"], "from disk or not, logits are the same"
     told = evaluations.reading(stored)
     assert (
-        f"Stored numbers that a network is trained from: herding {images + 400} (images and labels {images}, logits "
-        in (" ".join(told))
+        f"Stored numbers that a network is trained from: herding {images + 400} (S_train {images}, logits "
+        in " ".join(told)
     )
     assert "on logits stored for views that all share" in told[0]
 
@@ -249,11 +252,11 @@ def test_logits_are_stored_once_counted_and_refused_for_others(copy, monkeypatch
     made_by = json.loads(str(arrays["made_by"]))
     for name, what in (("observers", "observers"), ("images", "images"), ("protocol", "settings of the protocol")):
         files.write_npz(path, arrays | {"made_by": np.array(json.dumps(made_by | {name: "other"}))})
-        message = error_of(lambda: evaluated("convnet"))
+        message = error_of(evaluated)
         assert f"{path} holds logits for other {what}" in message
         assert "delete it" in message
     path.write_bytes(kept[:100])
-    assert "damaged" in error_of(lambda: evaluated("convnet"))
+    assert "damaged" in error_of(evaluated)
 
 
 def test_operations_of_ones_own_stand_in_for_rand_augment(asked):

@@ -242,7 +242,7 @@ def _evaluated(
         "methods": job.methods,
         "images": train.labels.shape[0],
         "stored_numbers": {
-            "images and labels": num_parameters(kept),
+            "S_train": num_parameters(kept),
             "teachers": num_parameters(taught_by),
             "logits": 0 if labels is None else labels.stored.logits.size,
         },
