@@ -45,6 +45,7 @@ class DataConfig:
     val: Count | None = None  # of the validation part
     test: Count | None = None  # of the test part
     shrink: Count = 1  # images: means of so many by so many pixels take their place
+    label_noise: Probability = 0.0  # images: share of the training part that has the label of another class
     # of images, by statistics of the training part, or by the constants that are usual for ImageNet
     preprocessing: Literal["standard", "zca", "none", "imagenet"] = "standard"
     stream: bool = False  # training pictures of a folder are decoded batch by batch; for the methods edc and random

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, local_devices, over_candidates
-from hcdc_jax.train import Training, advance, begin, optimizer_of, take_step
+from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 TEST_BATCH = 256
@@ -58,6 +59,8 @@ class Protocol:
       networks: from how many initialisations.
       label_weight: of the labels' cross-entropy where a teacher is asked for the logits of every image of every step,
         and their mean squared difference is minimised besides; None where labels are all there is.
+      logits: whether the teacher is asked in each step, "online", or has been asked before the first network for all
+        that the steps will show, "stored"; networks then share their views of the images.
     """
 
     about: str
@@ -79,6 +82,11 @@ class Protocol:
     batch_size: int = 256
     networks: int = 20
     label_weight: float | None = None
+    logits: Literal["online", "stored"] = "online"
+
+
+VIEWS = ("epochs", "augmentation", "cutmix", "rand_augment", "crop_area", "batch_size")
+"""What of a protocol decides, besides a key, which views of the images networks are shown."""
 
 
 class Teacher(NamedTuple):
@@ -91,6 +99,18 @@ class Teacher(NamedTuple):
 
     problem: Problem
     params: Params
+
+
+class StoredLogits(NamedTuple):
+    """What a teacher said of every image as a protocol shows it: see `stored_logits`.
+
+    Attributes:
+      key: of the views, which all networks that learn from it share: the order of images and what is done to them.
+      logits: [epochs, n, num_classes] in the order in which images are shown, n of them in an epoch.
+    """
+
+    key: Array
+    logits: Array
 
 
 _EDC = Protocol(
@@ -122,6 +142,10 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "edc_soft": dataclasses.replace(
         _EDC, about="as edc, on the logits that the observers give for what is seen in each step", label_weight=0.025
     ),
+    "edc_stored": dataclasses.replace(
+        _EDC, about="as edc_soft, on logits that the observers gave once, for views that all networks share",
+        label_weight=0.025, logits="stored",
+    ),
     "edc_early_late": dataclasses.replace(
         _EDC, about="as edc, with a rate that falls to 0 in the end: for 40 images a class and more", early_late=True
     ),
@@ -133,6 +157,15 @@ def with_epochs(protocol: Protocol, epochs: int) -> Protocol:
     """The protocol over another number of epochs, its drops at the same shares of them."""
     drops = tuple(round(drop * epochs / protocol.epochs) for drop in protocol.drops)
     return dataclasses.replace(protocol, epochs=epochs, drops=drops)
+
+
+def settings_of(protocol: Protocol) -> dict[str, Any]:
+    """The numbers of a protocol, as JSON gives them back."""
+    names = [field.name for field in dataclasses.fields(protocol) if field.name not in ("about", "networks")]
+    fields = {name: getattr(protocol, name) for name in names}
+    for name in ("augmentation", "rand_augment"):  # as dictionaries, where JSON would make lists of them
+        fields[name] = None if fields[name] is None else fields[name]._asdict()
+    return json.loads(json.dumps(fields))
 
 
 def smooth_factors(epochs: int, zeta: float, early_late: bool = False) -> np.ndarray:
@@ -165,7 +198,7 @@ def evaluate_networks(
     networks: int | None = None,
     learning_rate: float | Array | None = None,
     hparams: HParams = (),
-    teacher: Teacher | None = None,
+    teacher: Teacher | StoredLogits | None = None,
     chunk_size: int | None = None,
     devices: Sequence[Device] | int | None = None,
 ) -> Scores:
@@ -183,7 +216,8 @@ def evaluate_networks(
       networks: how many; by default as many as the protocol says.
       learning_rate: in place of the protocol's. It is traced, as are the numbers of steps.
       hparams: where the problem has hyperparameters.
-      teacher: who is asked for logits, where the protocol asks.
+      teacher: who is asked for logits, where the protocol asks; or what was said, and then order and augmentation
+        come from its key: network i has its own initialisation alone.
       chunk_size: how many are trained side by side on each device; by default the most that fit into
         `candidates.memory_budget`.
       devices: where, or on how many; all devices of this process by default.
@@ -192,34 +226,60 @@ def evaluate_networks(
       `Scores` with leading axis [networks] and test losses; a network that diverged has status False.
 
     Raises:
-      UserError: more devices than there are, or no teacher for a protocol that asks one.
+      UserError: more devices than there are, no teacher for a protocol that asks one, or logits of other views.
     """
     networks, devices = networks or protocol.networks, local_devices(devices)
     per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
-    network = taught(
-        problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
-    )
-    network = cropped(network, protocol.crop_area)
-    if protocol.rand_augment is not None:
-        network, hparams = rand_augmented(network, protocol.rand_augment), (hparams, levels(train.inputs))
+    network, hparams = _under(protocol, problem, hparams, train)
+    views = said = None
     if protocol.label_weight is not None:
         if teacher is None:
             raise UserError("this protocol asks a teacher for logits: give one, or choose another protocol")
-        network = distilled(network, teacher.problem, protocol.label_weight, protocol.weight_decay)
-        hparams = (hparams, teacher.params)
+        if isinstance(teacher, StoredLogits):
+            asked, views, said = None, teacher.key, _by_step(teacher.logits, protocol, per_epoch, batch_size)
+        else:
+            asked, hparams = teacher.problem, (hparams, teacher.params)
+        network = distilled(network, asked, protocol.label_weight, protocol.weight_decay)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
-        chunk_size = _chunk_size(network, hparams, seen, slices, devices[0].platform)
+        chunk_size = _chunk_size(network, _of_step(hparams, said, 0), seen, slices, devices[0].platform)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
     chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), devices)
     rate = protocol.learning_rate if learning_rate is None else learning_rate
     factors, epochs = stages(protocol)
     rates, steps = jnp.asarray(rate) * jnp.asarray(factors), per_epoch * jnp.asarray(epochs)
     training = Training(rate, protocol.optimizer, batch_size=batch_size)
-    arguments = replicate((hparams, train, slices, training, rates, steps))
+    arguments = replicate((hparams, said, views, train, slices, training, rates, steps))
     scores = _train_and_test(chunks, network, *arguments, forgets=protocol.forgets, average=protocol.average)
     return jax.tree.map(lambda leaf: leaf.reshape(-1)[:networks], scores)
+
+
+def stored_logits(key: Array, protocol: Protocol, train: Batch, teacher: Teacher) -> StoredLogits:
+    """What a teacher says of S_train as a protocol shows it, once for all networks that share the views.
+
+    Views are made from keys, so that nothing else needs to be kept: FKD (arXiv 2112.01528) and EDC's code store crops,
+    flips and mixtures beside the logits.
+
+    Args:
+      key: of the views.
+      protocol: what is done to images, and for how many epochs, see `VIEWS`.
+      train: S_train; images [n, h, w, c].
+      teacher: who is asked.
+    """
+    per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
+    network, hparams = _under(protocol, teacher.problem, (), train)
+    steps = jnp.arange(protocol.epochs * per_epoch)
+    said = _said(key, network, hparams, teacher.params, train, Training(batch_size=batch_size), steps)
+    return StoredLogits(key, said.reshape(protocol.epochs, per_epoch * batch_size, -1))
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _said(key, network, hparams, params, train, training, steps):
+    def of_step(step):
+        return network.apply(params, hparams, shown(key, step, network, hparams, train, training).inputs)
+
+    return jax.lax.map(of_step, steps)
 
 
 def summary(scores: Scores) -> dict[str, Any]:
@@ -232,27 +292,55 @@ def summary(scores: Scores) -> dict[str, Any]:
     return metrics.summarise(shares[status]) | {"values": values.tolist(), "failed": int((~status).sum())}
 
 
+def _under(protocol: Protocol, problem: Problem, hparams: HParams, train: Batch) -> tuple[Problem, HParams]:
+    """A network under the loss that a protocol gives it on labels, and under what that does to images."""
+    network = taught(
+        problem, protocol.augmentation, protocol.cutmix, protocol.weight_decay, _num_classes(problem, hparams, train)
+    )
+    network = cropped(network, protocol.crop_area)
+    if protocol.rand_augment is None:
+        return network, hparams
+    return rand_augmented(network, protocol.rand_augment), (hparams, levels(train.inputs))
+
+
+def _by_step(logits: Array, protocol: Protocol, per_epoch: int, batch_size: int) -> Array:
+    """Logits [steps, batch_size, num_classes] from those of epochs."""
+    wanted = (protocol.epochs, per_epoch * batch_size)
+    if logits.shape[:2] != wanted:
+        raise UserError(
+            f"logits are stored of {logits.shape[0]} epochs of {logits.shape[1]} images, this protocol shows "
+            f"{wanted[1]} images in each of {wanted[0]} epochs: make them with this protocol and this S_train"
+        )
+    return logits.reshape(-1, batch_size, logits.shape[-1])
+
+
+def _of_step(hparams: HParams, said: Array | None, step: Array | int) -> HParams:
+    """Hyperparameters, with the logits of a step beside them where they are stored."""
+    return hparams if said is None else (hparams, said[step])
+
+
 @functools.partial(jax.jit, static_argnames=("problem", "forgets", "average"))
-def _train_and_test(chunks, problem, hparams, train, slices, training, rates, steps, *, forgets, average):
+def _train_and_test(chunks, problem, hparams, said, views, train, slices, training, rates, steps, *, forgets, average):
     def one(key):
         def stage(carried, rate_and_steps):
             (trainee, tested), (rate, steps) = carried, rate_and_steps
             part = dataclasses.replace(training, learning_rate=rate)
             if forgets:
                 trainee = trainee._replace(opt_state=optimizer_of(part).init(trainee.params))
-            if not average:
-                trainee = advance(problem, hparams, trainee, train, part, steps)
-                return (trainee, trainee.params), None
 
             def step(_, carried):
-                trainee = take_step(problem, hparams, carried[0], train, part)[0]
-                return trainee, optax.incremental_update(trainee.params, carried[1], 1 - average)
+                trainee, tested = carried
+                trainee = take_step(problem, _of_step(hparams, said, trainee.step), trainee, train, part)[0]
+                moved = optax.incremental_update(trainee.params, tested, 1 - average) if average else trainee.params
+                return trainee, moved
 
             return jax.lax.fori_loop(0, steps, step, (trainee, tested)), None
 
-        trainee = begin(key, problem, hparams, training)
+        trainee = begin(key, problem, _of_step(hparams, said, 0), training)
+        if views is not None:
+            trainee = trainee._replace(key=views)
         (_, tested), _ = jax.lax.scan(stage, (trainee, trainee.params), (rates, steps))
-        return _tested(problem, tested, hparams, slices)
+        return _tested(problem, tested, _of_step(hparams, said, 0), slices)
 
     return jax.lax.map(jax.vmap(one), chunks)
 

@@ -85,14 +85,20 @@ def begin(key: Array, problem: Problem, hparams: HParams, training: Training) ->
     return Trainee(params, optimizer_of(training).init(params), key, jnp.zeros((), jnp.int32))
 
 
+def shown(key: Array, step: Array, problem: Problem, hparams: HParams, batch: Batch, training: Training) -> Batch:
+    """What step number `step` of a training with this key sees: its mini-batch, perturbed."""
+    order_key, step_key = jax.random.split(key)
+    seen = _mini_batch(order_key, step, batch, training.batch_size, training.order)
+    if problem.perturb is None:
+        return seen
+    return problem.perturb(jax.random.fold_in(step_key, step), hparams, seen)
+
+
 def take_step(
     problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training
 ) -> tuple[Trainee, Array]:
     """One step of training, and the loss before it; step t draws the same batch whenever it is taken."""
-    order_key, step_key = jax.random.split(trainee.key)
-    seen = _mini_batch(order_key, trainee.step, batch, training.batch_size, training.order)
-    if problem.perturb is not None:
-        seen = problem.perturb(jax.random.fold_in(step_key, trainee.step), hparams, seen)
+    seen = shown(trainee.key, trainee.step, problem, hparams, batch, training)
     loss, gradient = jax.value_and_grad(problem.train_loss)(trainee.params, hparams, seen)
     updates, opt_state = optimizer_of(training).update(gradient, trainee.opt_state, trainee.params)
     params: Params = optax.apply_updates(trainee.params, updates)

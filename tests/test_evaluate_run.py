@@ -14,7 +14,7 @@ from hcdc_jax import cli, files, pipeline
 from hcdc_jax import config as configs
 from hcdc_jax.codec import to_tree
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.evaluation import PROTOCOLS, evaluate_networks
+from hcdc_jax.evaluation import PROTOCOLS, evaluate_networks, settings_of
 from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline import evaluating
 from hcdc_jax.pipeline.recipes import edc
@@ -22,6 +22,7 @@ from hcdc_jax.pipeline.setup import EVALUATE, key_for
 from hcdc_jax.rand_augment import RandAugment
 from hcdc_jax.report import evaluations
 from hcdc_jax.types import Batch
+from tests.errors import error_of
 from tests.runs import hcdc, process_settings, small_config
 from tests.test_image_run import config_with
 
@@ -29,7 +30,7 @@ METHODS = ("random", "herding", "real_val")
 TINY = {
     "model": {"name": "convnet", "width": 2, "depth": 1, "norm": "none"},
     "space": {"candidates": 3}, "training": {"steps": 3, "proxy_steps": 3}, "truth": {"enabled": False},
-    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1"), "observer_epochs": 1},
+    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1,norm=batch"), "observer_epochs": 1},
 }  # fmt: skip
 
 
@@ -220,10 +221,48 @@ def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, asked):
     np.testing.assert_allclose(said, np.mean(alone, 0), rtol=1e-4, atol=1e-5)
 
 
+def test_logits_are_stored_once_counted_and_refused_for_others(copy, monkeypatch):
+    """With the whole of EDC's protocol but its length; one of the observers has batch norm."""
+    short = dataclasses.replace(PROTOCOLS["edc_stored"], epochs=2, networks=1, rand_augment=None)
+    monkeypatch.setattr(evaluating, "PROTOCOLS", {"edc_stored": short})
+    setup, path = pipeline.prepare(pipeline.folder.config_of(copy)), copy / "labels" / "edc_stored_herding_seed1.npz"
+
+    def evaluated():
+        plan = pipeline.EvaluationPlan("edc_stored", methods=("herding",))
+        return pipeline.evaluate_condensed(setup, copy, plan)["protocols"]["edc_stored"]
+
+    (_, entry), kept = evaluated()["entries"], path.read_bytes()
+    assert read_arrays(path)["logits"].shape == (2, 20, 10)
+    images = 20 * (16 + 1 + 1)
+    assert entry["stored_numbers"] == {"S_train": images, "teachers": 0, "logits": 400}
+    (copy / "evaluation.json").unlink()
+    stored = evaluated()
+    assert path.read_bytes() == kept, "further networks learn from what is there"
+    assert stored["entries"][1]["label_seconds"] == entry["label_seconds"]
+    assert stored["entries"][1]["test_loss"] == entry["test_loss"], "from disk or not, logits are the same"
+    told = evaluations.reading(stored)
+    assert (
+        f"Stored numbers that a network is trained from: herding {images + 400} (S_train {images}, logits "
+        in " ".join(told)
+    )
+    assert "on logits stored for views that all share" in told[0]
+
+    (copy / "evaluation.json").unlink()
+    arrays = read_arrays(path)
+    made_by = json.loads(str(arrays["made_by"]))
+    for name, what in (("observers", "observers"), ("images", "images"), ("protocol", "settings of the protocol")):
+        files.write_npz(path, arrays | {"made_by": np.array(json.dumps(made_by | {name: "other"}))})
+        message = error_of(evaluated)
+        assert f"{path} holds logits for other {what}" in message
+        assert "delete it" in message
+    path.write_bytes(kept[:100])
+    assert "damaged" in error_of(evaluated)
+
+
 def test_operations_of_ones_own_stand_in_for_rand_augment(asked):
     seen = [asked(pipeline.EvaluationPlan("edc", augment=augment))[0] for augment in (None, "none")]
     assert [protocol.rand_augment for protocol in seen] == [RandAugment(), None]
-    settings = [evaluating._settings(protocol) for protocol in seen]
+    settings = [settings_of(protocol) for protocol in seen]
     assert [found["rand_augment"] and found["rand_augment"]["num_ops"] for found in settings] == [2, None]
     texts = [evaluations._protocol(found) for found in settings]
     assert "at most 25, RandAugment (2 operations at magnitude 9), crops of at least 8 %" in texts[0]

@@ -11,7 +11,7 @@ import pytest
 
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
-from hcdc_jax.condense.inner import augmented, rand_augmented
+from hcdc_jax.condense.inner import augmented, cropped, distilled, rand_augmented, taught
 from hcdc_jax.evaluation import (
     PROTOCOLS,
     TEST_BATCH,
@@ -19,12 +19,14 @@ from hcdc_jax.evaluation import (
     Teacher,
     evaluate_networks,
     smooth_factors,
+    stored_logits,
     summary,
     with_epochs,
 )
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.rand_augment import RandAugment, levels, rand_augment
+from hcdc_jax.train import Training, begin, take_step
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
@@ -163,6 +165,31 @@ def test_a_teacher_is_asked_for_logits_of_what_is_seen():
     assert np.isfinite(evaluate_networks(KEY, problem, soft, train, test, networks=2, teacher=teacher).loss).all()
 
 
+def test_stored_logits_teach_as_the_teacher_does_online_given_the_same_views():
+    """Two networks under all that EDC does to images, against a loop of steps that ask the teacher each time."""
+    protocol = dataclasses.replace(PROTOCOLS["edc_stored"], epochs=3, batch_size=4, zeta=None, average=0.0)
+    train, test, views = batch_of(9), batch_of(9, seed=1), jax.random.key(11)
+    teacher = Teacher(linear(), jnp.asarray(np.random.default_rng(1).normal(size=(36, 3)), jnp.float32))
+    problem = linear()._replace(train_loss=None)
+    stored = stored_logits(views, protocol, train, teacher)
+    assert stored.logits.shape == (3, 9, 3), "epochs, three batches of three, classes"
+    scores = evaluate_networks(KEY, problem, protocol, train, test, networks=2, teacher=stored)
+
+    shown_to = rand_augmented(cropped(taught(problem, Augmentation(("flip",)), 1.0, 0.0, 3), 0.08), RandAugment())
+    asking, asked = distilled(shown_to, teacher.problem, 0.025, 0.0), (((), levels(train.inputs)), teacher.params)
+    training, step = Training(0.001, "adamw", batch_size=3), jax.jit(take_step, static_argnums=0)
+    for number, loss in enumerate(scores.loss):
+        trainee = begin(jax.random.fold_in(KEY, number), asking, asked, training)._replace(key=views)
+        for _ in range(9):
+            trainee, _ = step(asking, asked, trainee, train, training)
+        np.testing.assert_allclose(loss, problem.val_loss(trainee.params, (), test), rtol=1e-5)
+
+    longer = with_epochs(protocol, 4)
+    assert "logits are stored of 3 epochs of 9 images, this protocol shows 9 images in each of 4" in error_of(
+        lambda: evaluate_networks(KEY, problem, longer, train, test, teacher=stored)
+    )
+
+
 def test_the_smooth_schedule_has_the_published_values():
     factors = smooth_factors(600, 2.0)
     np.testing.assert_allclose(factors[[0, 300, 599]], [1, (1 + np.cos(np.pi / 4)) / 2, 0.5], atol=2e-3)
@@ -180,9 +207,11 @@ def test_edc_is_as_published_for_cifar():
     assert (edc.zeta, edc.average, edc.cutmix, edc.crop_area) == (2.0, 0.99, 1.0, 0.08)
     assert edc.rand_augment == RandAugment(num_ops=2, magnitude=9.0)
     assert [name for name, protocol in PROTOCOLS.items() if protocol.rand_augment] == [
-        "edc", "edc_soft", "edc_early_late"
+        "edc", "edc_soft", "edc_stored", "edc_early_late"
     ]  # fmt: skip
     assert dataclasses.replace(PROTOCOLS["edc_early_late"], early_late=False, about=edc.about) == edc
+    soft, stored = PROTOCOLS["edc_soft"], PROTOCOLS["edc_stored"]
+    assert dataclasses.replace(stored, logits="online", about=soft.about) == soft
 
 
 def test_rand_augment_comes_first_and_knows_black_and_white_from_the_set():

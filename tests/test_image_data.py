@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hcdc_jax.data import ImageData, image_sets, load_dataset
-from hcdc_jax.data.images import Part, build_images, subset, summary
+from hcdc_jax.data.images import Part, build_images, mislabelled, subset, summary
 from hcdc_jax.data.prepared import read_prepared
 from hcdc_jax.files import sha256
 from hcdc_jax.images import PUBLISHED
@@ -486,6 +486,26 @@ def test_subset_keeps_the_shares_of_the_classes():
     for row, label in zip(small.images[small.train_idx], small.labels[small.train_idx], strict=True):
         assert rows[row.tobytes()] == label
     assert error_of(lambda: subset(data, val=2)) == "x: 2 images of val are too few for 3 classes"
+
+
+def test_label_noise_is_in_training_alone_and_never_the_own_class():
+    labels = np.repeat([0, 1, 2], 100)
+    images = np.random.default_rng(3).random((300, 2, 2, 1))
+    parts = {"train": Part(images, labels), "val": Part(images, labels), "test": Part(images, labels)}
+    data = build_images("x", parts, where="x")
+    noisy = mislabelled(data, 0.3, seed=1)
+    changed = np.flatnonzero(noisy.labels != data.labels)
+    assert len(changed) == 90, "the share is of images whose label is wrong, not drawn anew"
+    assert set(changed) <= set(data.train_idx.tolist())
+    assert set(zip(data.labels[changed], noisy.labels[changed], strict=True)) == {
+        (a, b) for a in range(3) for b in range(3) if a != b
+    }
+    assert mislabelled(data, 0.3, seed=1).checksum == noisy.checksum != data.checksum
+    assert mislabelled(data, 0.0).checksum == data.checksum
+    few = build_images("x", {name: Part(images[::100], labels[::100]) for name in parts}, where="x")
+    assert "data.label_noise = 1.0 leaves class" in error_of(
+        lambda: [mislabelled(few, 1.0, seed=seed) for seed in range(9)]
+    )
 
 
 def test_summary_counts(tmp_path):

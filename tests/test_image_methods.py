@@ -37,7 +37,10 @@ SMALL: dict[str, dict] = {
         "steps": 4, "student_steps": 2, "max_start": 2, "experts": 2, "expert_batch_size": 30, "step_size": 0.1,
         "step_size_rate": 0.01, "image_rate": 1.0,
     },
-    "edc": {"observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1"), "observer_epochs": 1, "iterations": 4},
+    "edc": {
+        "observers": ("convnet:width=2,depth=1", "convnet:width=3,depth=1,norm=batch"), "observer_epochs": 1,
+        "iterations": 4,
+    },
     "truth": {"enabled": False},
 }  # fmt: skip
 

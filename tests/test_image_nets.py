@@ -293,6 +293,8 @@ def norm_by_hand(images, layer, kind):
     n, height, width, channels = images.shape
     if kind == "none":
         return images
+    if kind == "affine":
+        return images * np.asarray(layer["scale"]) + np.asarray(layer["bias"])
     if kind == "batch":
         mean, var = images.mean((0, 1, 2)), images.var((0, 1, 2))
     else:

@@ -92,8 +92,8 @@ def test_observers_trained_from_the_stream_are_those_trained_in_memory(both):
     whole, stream = both
     net = observer("convnet:width=3,depth=1", (8, 8, 3), CLASSES)
     training = EpochTraining(jnp.float32(0.05), 3, 8, Augmentation(("crop", "flip")))
-    found = train_observer_streamed(KEY, net.problem, stream, training)
-    expected = train_observer(KEY, net.problem, whole, training)
+    found = train_observer_streamed(KEY, net, stream, training)
+    expected = train_observer(KEY, net, whole, training)
     start = net.problem.init(KEY, ())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
     assert any(np.abs(a - b).max() > 1e-2 for a, b in zip(*map(jax.tree.leaves, (found, start)), strict=True))

@@ -137,7 +137,7 @@ def test_observers_are_kept_and_recognised(tmp_path):
     real = batch_of()._replace(inputs=batch_of().inputs - 30)
     made_by = identity_of(KEY, NET, checksum(real), training)
     assert load_observer(tmp_path, 0, made_by) is None
-    params = train_observer(KEY, NET.problem, real, training)
+    params = train_observer(KEY, NET, real, training)
     assert NET.problem.val_loss(params, (), real) < NET.problem.val_loss(PARAMS, (), real)
     save_observer(tmp_path, 0, params, made_by, seconds=1.5)
     loaded, entry = load_observer(tmp_path, 0, made_by)

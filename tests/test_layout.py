@@ -53,6 +53,7 @@ PIPELINE = [
     ["halves"],
     ["pruning"],
     ["recipes"],
+    ["labels"],
     ["selection", "refinement"],
     ["shifts"],
     ["teachers"],

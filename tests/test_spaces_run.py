@@ -66,6 +66,10 @@ def test_a_configuration_builds_the_space_and_the_network_that_reads_it(tmp_path
         ),
         ({"data": {"shrink": 2}}, "data.shrink is for images; a graph is trained on as a whole: leave it out"),
         (
+            {"data": {"label_noise": 0.1}},
+            "data.label_noise is for images; a graph is trained on as a whole: leave it out",
+        ),
+        (
             {"space": {"name": "filter_training"}},
             "the space 'filter_training' searches log_learning_rate_factor, whose implicit hypergradient is 0: "
             "set hcdc.sensitivity = 'unroll'",

@@ -140,21 +140,22 @@ def rand_augmented(problem: Problem, settings: RandAugment) -> Problem:
 
 
 @functools.cache
-def distilled(network: Problem, teacher: Problem, label_weight: float, weight_decay: float) -> Problem:
+def distilled(network: Problem, teacher: Problem | None, label_weight: float, weight_decay: float) -> Problem:
     """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
 
-    Hyperparameters become a pair: those of the network, and the parameters of the teacher.
+    Hyperparameters become a pair: those of the network, and the parameters of the teacher; without a teacher the logits
+    [n, num_classes] themselves, of what the step shows.
 
     Args:
       network: its perturbations stay; the teacher sees what they leave.
-      teacher: a problem without hyperparameters.
+      teacher: a problem without hyperparameters; None where it has spoken already.
       label_weight: of the cross-entropy of the labels beside the mean squared difference of logits.
       weight_decay: as for `taught`.
     """
 
     def train_loss(params, hparams, batch):
         own, taught_by = hparams
-        said = jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
+        said = taught_by if teacher is None else jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
         difference = ((network.apply(params, own, batch.inputs) - said) ** 2).mean(-1)
         of_labels = label_weight * network.val_loss(params, own, batch)
         return weighted_mean(difference, batch.weights) + of_labels + _decay(params, weight_decay)

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trained_by
+from hcdc_jax.condense.population import with_population
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_json, write_npz
 from hcdc_jax.images import read_batches
-from hcdc_jax.models import described_net, image_problem
-from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs
+from hcdc_jax.models import described_net, image_net_options, image_problem
+from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs, norm_inputs
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.train import Training, mini_batches, train, train_on
 from hcdc_jax.types import Array, Batch, Params
@@ -34,15 +35,22 @@ MANIFEST = "observers.json"
 class Observer(NamedTuple):
     """A network that is to be trained.
 
+    Batch norm is how an observer is trained, not how it observes: there its statistics are those of all real images,
+    and what it says of an image does not depend on others, see `population`. Parameters are those of `problem`.
+
     Attributes:
       text: how it was asked for, such as "convnet:width=32".
-      problem: without hyperparameters.
+      problem: without hyperparameters; how it observes, a function of each image.
       look: what its layers read.
+      trained: how it is trained; `problem` itself where there is no batch norm.
+      norms: what its batch norms read once they are fixed, see `layer_inputs.norm_inputs`; None where there are none.
     """
 
     text: str
     problem: Problem
     look: Callable[[Params, Array], LayerInputs]
+    trained: Problem
+    norms: Callable[[Params, Array], dict[tuple[str, ...], Array]] | None = None
 
 
 def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> Observer:
@@ -58,28 +66,44 @@ def observer(text: str, image_shape: tuple[int, int, int], num_classes: int) -> 
     """
     try:
         name, options = described_net(text)
-        problem = image_problem(name, image_shape, num_classes, weight_decay=0.0, **options)
-        look = layer_inputs(name, num_classes, **options)
+        trained = image_problem(name, image_shape, num_classes, weight_decay=0.0, **options)
+        by_batches = {**image_net_options(name), **options}.get("norm") == "batch"
+        fixed = {**options, "norm": "affine"} if by_batches else options
+        problem = image_problem(name, image_shape, num_classes, weight_decay=0.0, **fixed)
+        look = layer_inputs(name, num_classes, **fixed)
         jax.eval_shape(lambda: look(problem.init(jax.random.key(0), ()), jnp.zeros((1, *image_shape))))
     except UserError as error:
         raise UserError(f"observer {text!r}: {error}") from error
-    return Observer(text, problem, look)
+    return Observer(text, problem, look, trained, norm_inputs(name, num_classes, **fixed) if by_batches else None)
 
 
-@functools.partial(jax.jit, static_argnames="problem")
-def train_observer(key: Array, problem: Problem, batch: Batch, training: EpochTraining) -> Params:
-    """Parameters after the last epoch on the real images, by gradient descent with momentum 0.9 as in EDC's code."""
+@functools.partial(jax.jit, static_argnames="observer")
+def train_observer(key: Array, observer: Observer, batch: Batch, training: EpochTraining) -> Params:
+    """Parameters after the last epoch on the real images, by gradient descent with momentum 0.9 as in EDC's code.
+
+    Batch norms are then fixed to the statistics of these images, all of them and as they are.
+    """
     steps = _training(batch.labels.shape[0], training)
-    return train(key, augmented(problem, training.augmentation), (), batch, steps)[0]
+    params = train(key, augmented(observer.trained, training.augmentation), (), batch, steps)[0]
+    return params if observer.norms is None else with_population(observer.norms, params, batch.inputs)
 
 
-def train_observer_streamed(key: Array, problem: Problem, batch: Batch, training: EpochTraining) -> Params:
-    """As `train_observer`, on a `streamed_batch`: images are decoded while the steps before theirs are taken."""
+def train_observer_streamed(key: Array, observer: Observer, batch: Batch, training: EpochTraining) -> Params:
+    """As `train_observer`, on a `streamed_batch`: images are decoded while the steps before theirs are taken.
+
+    Raises:
+      UserError: the observer has batch norm, whose statistics take a pass over all images for each norm.
+    """
+    if observer.norms is not None:
+        raise UserError(
+            f"observer {observer.text!r}: the statistics of batch norm take a pass over all images for each norm; "
+            "choose another norm where images are streamed"
+        )
     count = batch.labels.shape[0]
     steps = _training(count, training)
     crops = int(jax.random.bits(key)) if batch.inputs.crops else None
     batches = read_batches(batch, mini_batches(key, count, steps), crops=crops)
-    return train_on(key, augmented(problem, training.augmentation), (), batches, steps)
+    return train_on(key, augmented(observer.problem, training.augmentation), (), batches, steps)
 
 
 def _training(count: int, training: EpochTraining) -> Training:
@@ -107,7 +131,8 @@ def ensemble(problems: tuple[Problem, ...]) -> Problem:
 
 def identity_of(key: Array, observer: Observer, data: str, training: EpochTraining) -> dict[str, Any]:
     """All that decides the parameters of an observer; `data` is the `checksum` of the real images."""
-    return trained_by(key, {"observer": observer.text}, data, training)
+    stored = {} if observer.norms is None else {"norm": "batch, fixed to the statistics of all real images"}
+    return trained_by(key, {"observer": observer.text}, data, training, **stored)
 
 
 def save_observer(folder: Path, number: int, params: Params, made_by: dict[str, Any], **told: Any) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from hcdc_jax.models.layer_inputs import LayerInputs
 from hcdc_jax.types import Array, Batch, Params
+
+T = TypeVar("T")
 
 PATCH = 4
 """Side of a patch in pixels, as in the authors' code."""
@@ -68,8 +70,14 @@ def views(seen: LayerInputs) -> tuple[Array, ...]:
 
     Channels of the inputs of each norm, then channels and patches of those of each convolution.
     """
-    convolved = [view for images in seen.convolved for view in (_channels(images), _patches(images))]
-    return (*(_channels(images) for images in seen.normed), *convolved)
+    convolved = [view for images in seen.convolved for view in (channels_of(images), _patches(images))]
+    return (*(channels_of(images) for images in seen.normed), *convolved)
+
+
+def channels_of(images: Array) -> Array:
+    """[n, h, w, c] as [n, h w, c]."""
+    n, height, width, channels = images.shape
+    return images.reshape(n, height * width, channels)
 
 
 def emphasis(seen: LayerInputs, first: float | Array) -> Array:
@@ -156,19 +164,37 @@ def statistics(
       mode: see `Mode`.
       batch_size: images at once; decides the result of mode "code", which the authors take at 64.
     """
-    count = batch.labels.shape[0]
+
+    def of_slice(place: Array, weights: Array) -> Statistics:
+        seen = look(params, batch.inputs[place])
+        return statistics_of(seen, batch.labels[place], weights, num_classes, mode)
+
+    def join(a: Statistics, b: Statistics) -> Statistics:
+        return joined(a, b, mode)
+
+    return streamed(of_slice, join, batch.labels.shape[0], batch_size)
+
+
+def streamed(of_slice: Callable[[Array, Array], T], join: Callable[[T, T], T], count: int, batch_size: int) -> T:
+    """What `count` images have together, from what slices of them have; to be called inside a jitted function.
+
+    Args:
+      of_slice: `of_slice(places [k], weights [k])`, of the images at these places; those of weight 0, which fill up the
+        last slice, do not count.
+      join: of two sets of images together.
+      count: number of images.
+      batch_size: images of a slice at most.
+    """
     size = min(batch_size, count)
     places = jnp.arange(-(-count // size) * size).reshape(-1, size)
 
-    def of_slice(place):
-        images = batch.inputs[place % count]
-        weights = jnp.where(place < count, 1.0, 0.0)  # the last slice is filled up
-        return statistics_of(look(params, images), batch.labels[place % count], weights, num_classes, mode)
+    def one(place: Array) -> T:
+        return of_slice(place % count, jnp.where(place < count, 1.0, 0.0))
 
-    def add(total, place):
-        return joined(total, of_slice(place), mode), None
+    def add(total: T, place: Array) -> tuple[T, None]:
+        return join(total, one(place)), None
 
-    return jax.lax.scan(add, of_slice(places[0]), places[1:])[0]
+    return jax.lax.scan(add, one(places[0]), places[1:])[0]
 
 
 def statistics_of_batches(
@@ -204,12 +230,6 @@ def _weights(a: Moments, b: Moments) -> tuple[Array, Array]:
     """The weight of both together, and the share [..., 1] of `b` in it."""
     weight = a.weight + b.weight
     return weight, (b.weight / jnp.maximum(weight, TINY))[..., None]
-
-
-def _channels(images: Array) -> Array:
-    """[n, h, w, c] as [n, h w, c]."""
-    n, height, width, channels = images.shape
-    return images.reshape(n, height * width, channels)
 
 
 def _patches(images: Array) -> Array:

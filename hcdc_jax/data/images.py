@@ -228,6 +228,35 @@ def shrunk(data: ImageData, factor: int) -> ImageData:
     return _with_checksum(data._replace(images=blocks.mean((2, 4), dtype=np.float32)))
 
 
+def mislabelled(data: ImageData, share: float, *, seed: int = 0) -> ImageData:
+    """The data with the label of another class, any with the same chance, on a share of the training images.
+
+    Classes then overlap as networks learn them. Validation and test part keep their labels.
+
+    Args:
+      data: the whole.
+      share: of the training images, in [0, 1]; which ones is drawn at random.
+      seed: of the draw.
+
+    Raises:
+      UserError: a class has no training image left.
+    """
+    count = round(share * len(data.train_idx))
+    if count == 0:
+        return data
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(data.train_idx, count, replace=False)
+    labels = data.labels.copy()
+    labels[chosen] = (labels[chosen] + rng.integers(1, data.num_classes, count)) % data.num_classes
+    empty = np.flatnonzero(np.bincount(labels[data.train_idx], minlength=data.num_classes) == 0)
+    if empty.size:
+        raise UserError(
+            f"data.label_noise = {share} leaves class {empty[0]} of {data.name} without a training image; lower it, or "
+            "take more training images"
+        )
+    return _with_checksum(data._replace(labels=labels))
+
+
 def summary(data: ImageData) -> dict[str, int | str]:
     """Counts that describe an image data set, ready for a card or a table."""
     height, width, channels = data.image_shape

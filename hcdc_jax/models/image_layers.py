@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "softplus": jax.nn.softplus,
 }
-NORMS = ("instance", "group", "layer", "batch", "none")
+NORMS = ("instance", "group", "layer", "batch", "affine", "none")
 POOLINGS = ("average", "max", "none")
 STEMS = ("auto", "small", "imagenet")
 LARGE_SIDE = 128
@@ -216,6 +216,8 @@ class Norm(nn.Module):
     - "layer": each image; scale and shift for every pixel and channel.
     - "batch": each channel of the batch at hand, in validation as in training. There are no running averages: logits of
       an image depend on its batch, and every example of it counts alike, whatever its weight.
+    - "affine": scale and shift of each channel alone: what a batch norm is once its statistics are fixed, see
+      `condense.population`.
     - "none": nothing.
 
     Attributes:
@@ -247,6 +249,13 @@ def normalised(kind: str, images: Array, scale: Array, bias: Array) -> Array:
     Raises:
       UserError: the images are too small, or their channels make no groups.
     """
+    normal = images if kind == "affine" else _standardised(kind, images)
+    full = (1,) * (4 - scale.ndim) + scale.shape
+    return normal * scale.reshape(full) + bias.reshape(full)
+
+
+def _standardised(kind: str, images: Array) -> Array:
+    """Images [n, h, w, c] less their mean, over their standard deviation, both over what the kind takes together."""
     n, height, width, channels = images.shape
     if kind == "instance" and height * width == 1:
         raise UserError(
@@ -259,9 +268,7 @@ def normalised(kind: str, images: Array, scale: Array, bias: Array) -> Array:
     parts = images.reshape(n, height, width, groups, channels // groups)
     axes = (0, 1, 2, 4) if kind == "batch" else (1, 2, 4)
     centred = parts - parts.mean(axes, keepdims=True)
-    normal = centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)
-    full = (1,) * (4 - scale.ndim) + scale.shape
-    return normal.reshape(images.shape) * scale.reshape(full) + bias.reshape(full)
+    return (centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)).reshape(images.shape)
 
 
 def bordered(images: Array) -> Array:

@@ -46,20 +46,50 @@ def layer_inputs(name: str, num_classes: int, **options: Any) -> Callable[[Param
     network = image_net(name, num_classes, **options)
 
     def look(params: Params, images: Array) -> LayerInputs:
-        convolved, normed = [], []
-
-        def keep(call, args, kwargs, context):
-            module = context.module
-            if context.method_name == "__call__" and isinstance(module, nn.Conv):
-                convolved.append(args[0])
-            if context.method_name == "__call__" and isinstance(module, Norm) and module.kind != "none":
-                normed.append(args[0])
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(keep):
-            logits = network.apply({"params": params}, images)
+        logits, read = _read(network, params, images)
+        convolved = tuple(inputs for layer, inputs in read if isinstance(layer, nn.Conv))
+        normed = tuple(inputs for layer, inputs in read if isinstance(layer, Norm))
         if not convolved:
             raise UserError(f"the network {name!r} has no convolution whose inputs could be compared; choose another")
-        return LayerInputs(only_logits(logits), tuple(convolved), tuple(normed))
+        return LayerInputs(logits, convolved, normed)
 
     return look
+
+
+@functools.cache
+def norm_inputs(name: str, num_classes: int, **options: Any) -> Callable[[Params, Array], dict[tuple[str, ...], Array]]:
+    """What each norm of a network reads, by where its parameters lie, as a pure function.
+
+    Args:
+      name: see `layer_inputs`.
+      num_classes: see `layer_inputs`.
+      **options: see `layer_inputs`.
+
+    Returns:
+      `read(params, images [n, h, w, c]) -> {path: [n, h, w, c]}`; scale and shift are `params[path[0]][path[1]]...`.
+
+    Raises:
+      UserError: there is no such network or option.
+    """
+    network = image_net(name, num_classes, **options)
+
+    def read(params: Params, images: Array) -> dict[tuple[str, ...], Array]:
+        return {layer.path: inputs for layer, inputs in _read(network, params, images)[1] if isinstance(layer, Norm)}
+
+    return read
+
+
+def _read(network: nn.Module, params: Params, images: Array) -> tuple[Array, list[tuple[nn.Module, Array]]]:
+    """Logits, and each convolution and norm with what it reads, in the order of the network."""
+    found: list[tuple[nn.Module, Array]] = []
+
+    def keep(call, args, kwargs, context):
+        layer = context.module
+        known = isinstance(layer, nn.Conv) or (isinstance(layer, Norm) and layer.kind != "none")
+        if context.method_name == "__call__" and known:
+            found.append((layer, args[0]))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(keep):
+        logits = only_logits(network.apply({"params": params}, images))
+    return logits, found

@@ -73,6 +73,8 @@ def _check_stream(config: Config) -> None:
         raise _at_once("the training of teachers", "leave out labels.teachers")
     if options.preprocessing == "zca":
         raise _at_once("whitening", "set data.preprocessing = 'standard' or 'imagenet'")
+    if options.label_noise:
+        raise UserError("data.label_noise is for images in memory: leave it out, or set data.stream = false")
     if options.shrink != 1:
         raise UserError("data.shrink is for images in memory: with data.stream set data.side")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,22 @@ import jax
 from hcdc_jax import augment, files
 from hcdc_jax.artefact import read_card
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, Teacher, evaluate_networks, summary, with_epochs
+from hcdc_jax.evaluation import (
+    PROTOCOLS,
+    Protocol,
+    Teacher,
+    evaluate_networks,
+    settings_of,
+    summary,
+    with_epochs,
+)
 from hcdc_jax.models import described_net, image_problem
+from hcdc_jax.models.image import num_parameters
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.labels import labels_path, make_labels
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observing_teacher
 from hcdc_jax.pipeline.recipes.images import network_options
@@ -29,7 +38,6 @@ from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
 
 _IDENTITY = ("s_train", "seed", "model")
-_SETTINGS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name not in ("about", "networks"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +104,7 @@ def evaluate_condensed(
     Raises:
       UserError: a run of graphs; an unknown method, model, protocol or augmentation; images that are too small for a
         network; S_train is missing; or the file holds the same protocol with other settings. Nothing is written then.
+        Or logits that are kept for a protocol with `logits` "stored" are of other observers, images or views.
     """
     progress = progress or silent()
     if setup.kind.unit != "images":
@@ -107,7 +116,7 @@ def evaluate_condensed(
     networks = plan.networks or protocol.networks
     with locked(folder):
         content = evaluations.read(folder)
-        ours = {"networks": networks, "settings": _settings(protocol)}
+        ours = {"networks": networks, "settings": settings_of(protocol)}
         stored = content["protocols"].get(plan.protocol, ours | {"entries": []})
         _check_same_settings(folder / evaluations.FILE, plan.protocol, stored, ours)
         identities = [_identity(setup, plan, protocol, job) for job in jobs]
@@ -118,7 +127,7 @@ def evaluate_condensed(
             teacher = observing_teacher(Run(setup, folder, progress))
         what = f"{networks} networks each, protocol {plan.protocol}: models x S_train"
         for job, made in progress.track(left, what, len(jobs) - len(left)):
-            entry = made | _evaluated(setup, folder, protocol, job, made, problems[job.model], networks, teacher)
+            entry = made | _evaluated(setup, folder, plan, protocol, job, made, problems[job.model], teacher)
             others = [e for e in stored["entries"] if any(e[name] != made[name] for name in _IDENTITY)]
             stored = ours | {"entries": [*others, entry]}
             content = {
@@ -207,38 +216,43 @@ def _identity(setup: Setup, plan: EvaluationPlan, protocol: Protocol, job: Job) 
 def _evaluated(
     setup: Setup,
     folder: Path,
+    plan: EvaluationPlan,
     protocol: Protocol,
     job: Job,
     made: dict[str, Any],
     problem: Problem,
-    networks: int,
     teacher: Teacher | None,
 ) -> dict[str, Any]:
     """The scores of one job, and what they took."""
-    train = setup.train if job.s_train == WHOLE else read_half(Place(folder, job.s_train, "train", job.seed)).batch
+    half = None if job.s_train == WHOLE else read_half(Place(folder, job.s_train, "train", job.seed))
+    train, kept = (setup.train, setup.train) if half is None else (half.batch, half.variables)
+    protocol, labels = with_epochs(protocol, made["epochs"]), None
+    if teacher is not None and protocol.logits == "stored":
+        path = labels_path(folder, plan.protocol, job.s_train, job.seed)
+        labels = make_labels(path, job.seed, protocol, train, teacher)
     with measured() as elapsed:
         scores = evaluate_networks(
-            key_for(EVALUATE, job.seed), problem, with_epochs(protocol, made["epochs"]), train, setup.test,
-            networks=networks, learning_rate=made["learning_rate"], teacher=teacher,
+            key_for(EVALUATE, job.seed), problem, protocol, train, setup.test,
+            networks=plan.networks or protocol.networks, learning_rate=made["learning_rate"],
+            teacher=teacher if labels is None else labels.stored,
         )  # fmt: skip
         jax.block_until_ready(scores)
+    taught_by = teacher.params if teacher is not None and labels is None else ()
     return {
         "methods": job.methods,
         "images": train.labels.shape[0],
+        "stored_numbers": {
+            "S_train": num_parameters(kept),
+            "teachers": num_parameters(taught_by),
+            "logits": 0 if labels is None else labels.stored.logits.size,
+        },
+        "label_seconds": 0.0 if labels is None else labels.seconds,
         "test_accuracy": summary(scores),
         "test_loss": scores.loss,
         "seconds": elapsed.run,
         "compile_seconds": elapsed.compile,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-
-
-def _settings(protocol: Protocol) -> dict[str, Any]:
-    """The numbers of a protocol, as JSON gives them back."""
-    fields = {name: getattr(protocol, name) for name in _SETTINGS}
-    for name in ("augmentation", "rand_augment"):  # as dictionaries, where JSON would make lists of them
-        fields[name] = None if fields[name] is None else fields[name]._asdict()
-    return json.loads(json.dumps(fields))
 
 
 def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:

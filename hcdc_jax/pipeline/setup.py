@@ -161,8 +161,8 @@ class Run(NamedTuple):
 # Offsets that keep the keys of different purposes apart.
 (
     CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
-    REFINE, MIXES,
-) = range(15)  # fmt: skip
+    REFINE, MIXES, VIEW_KEYS,
+) = range(16)  # fmt: skip
 
 
 def key_for(purpose: int, seed: int) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -53,13 +55,19 @@ def adjacency(graph: Adjacency | None) -> Drawing:
 @house_style
 def image_grids(images: Images) -> Drawing:
     """The images of S_train and S_val, one column a class."""
-    grids = [
-        (f"{images.method}, seed {images.seed}: S_{part}, {len(labels)} images", *_grid(pixels, labels))
-        for part, pixels, labels in (
-            ("train", images.train, images.train_labels),
-            ("val", images.val, images.val_labels),
-        )
-    ]
+    parts = (("train", images.train, images.train_labels), ("val", images.val, images.val_labels))
+    return image_panels(
+        [
+            (f"{images.method}, seed {images.seed}: S_{part}, {len(labels)} images", pixels, labels)
+            for part, pixels, labels in parts
+        ]
+    )
+
+
+@house_style
+def image_panels(sets: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Drawing:
+    """Sets of images below each other, one column a class: title, pixels [n, h, w, c] from 0 to 1, labels of each."""
+    grids = [(title, *_grid(pixels, labels)) for title, pixels, labels in sets]
     heights = [WIDTH * grid.shape[0] / grid.shape[1] + 0.5 for _, grid, _ in grids]
     figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     panels = figure.subplots(len(grids), 1, squeeze=False, height_ratios=heights)[:, 0]

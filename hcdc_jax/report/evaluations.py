@@ -106,6 +106,7 @@ def reading(stored: Mapping[str, Any]) -> list[str]:
         for row, others in _sharing(stored).items()
     ]
     sentences += [f"{model} is as in the run: {options}." for model, options in _options(stored)]
+    sentences += _stored(stored)
     sentences += [f"Learning rate {rate:.3g} on {row}, learned with its images." for row, rate in _learned(stored)]
     sentences += [f"The whole training part was trained on for {count(epochs)} epochs." for epochs in _whole(stored)]
     for row, cells in pooled(stored).items():
@@ -141,6 +142,19 @@ def _learned(stored: Mapping[str, Any]) -> list[tuple[str, float]]:
     return sorted({(_row(e), e["learning_rate"]) for e in entries if e["learning_rate"] != usual})
 
 
+def _stored(stored: Mapping[str, Any]) -> list[str]:
+    """How many numbers a network is trained from, by row; files of older versions do not tell."""
+    rows: dict[str, dict[str, int]] = {}
+    for entry in stored["entries"]:
+        if "stored_numbers" in entry:
+            rows.setdefault(_row(entry), entry["stored_numbers"])
+    told = [
+        f"{row} {count(sum(parts.values()))} ({', '.join(f'{name} {count(n)}' for name, n in parts.items() if n)})"
+        for row, parts in rows.items()
+    ]
+    return [f"Stored numbers that a network is trained from: {'; '.join(told)}."] if told else []
+
+
 def _whole(stored: Mapping[str, Any]) -> list[int]:
     return sorted({entry["epochs"] for entry in stored["entries"] if entry["s_train"] == WHOLE})
 
@@ -154,8 +168,10 @@ def _protocol(settings: Mapping[str, Any]) -> str:
     changed = ", ".join(ways) or "without augmentation"
     cropped = f", crops of at least {100 * area:g} %" if (area := settings.get("crop_area", 1)) < 1 else ""
     averaged = f", parameters averaged with a decay of {decay:g}" if (decay := settings.get("average")) else ""
+    asked = {"online": ", on logits asked for in every step", "stored": ", on logits stored for views that all share"}
+    taught = asked[settings.get("logits", "online")] if settings.get("label_weight") is not None else ""
     batches = f"in batches of at most {settings['batch_size']}"
-    return f"{count(settings['epochs'])} epochs {batches}, {changed}{cropped}{mixed}{averaged}"
+    return f"{count(settings['epochs'])} epochs {batches}, {changed}{cropped}{mixed}{averaged}{taught}"
 
 
 def _pool(values: list[float]) -> Pooled:

@@ -134,7 +134,7 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     missing = [number for number, one in enumerate(kept) if one is None]
     for number in run.progress.track(missing, f"observers for S_{request.part} of edc", len(nets) - len(missing)):
         with measured() as elapsed:
-            params = jax.block_until_ready(train_one(keys[number], nets[number].problem, real, training))
+            params = jax.block_until_ready(train_one(keys[number], nets[number], real, training))
         spent = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
         save_observer(folder, number, params, made_by[number], **spent)
         kept[number] = load_observer(folder, number, made_by[number])

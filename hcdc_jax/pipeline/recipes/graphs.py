@@ -106,6 +106,7 @@ def build(config: Config, data: GraphData, space: Space) -> RealParts:
     of_images = {
         "training.batch_size": config.training.batch_size, "data.train": options.train, "data.val": options.val,
         "data.test": options.test, "data.shrink": None if options.shrink == 1 else options.shrink,
+        "data.label_noise": options.label_noise or None,
     }  # fmt: skip
     for key, value in of_images.items():
         if value is not None:

@@ -13,7 +13,7 @@ from hcdc_jax.config import Config, ModelConfig
 from hcdc_jax.containers import ImageStart
 from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.image_streams import ImageStream
-from hcdc_jax.data.images import shrunk, summary
+from hcdc_jax.data.images import mislabelled, shrunk, summary
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import (
     PUBLISHED,
@@ -40,6 +40,7 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     options = config.data
     sizes = {"train": options.train, "val": options.val, "test": options.test}
     data = subset(shrunk(data, options.shrink), **sizes, seed=options.seed)
+    data = mislabelled(data, options.label_noise, seed=options.seed)
     preprocessing = _preprocessing(config, data)
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
