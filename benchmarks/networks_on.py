@@ -38,10 +38,11 @@ def accuracies(
     asked = {"protocol": dataclasses.asdict(protocol), "networks": networks, "model": model}
     wanted = json.loads(json.dumps(asked))
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    # Settings that are younger than an entry had their defaults when it was made.
+    # What is younger than an entry had its default when that was made.
     younger = {field.name: field.default for field in dataclasses.fields(Protocol)}
     for entry in kept:
-        if entry["networks"] == networks and {**younger, **entry["protocol"]} == wanted["protocol"]:
+        known = {"model": None, **entry, "protocol": {**younger, **entry["protocol"]}}
+        if all(known[name] == value for name, value in wanted.items()):
             return entry["values"]
     problem, hparams = _network(setup, model)
     scores = evaluate_networks(
