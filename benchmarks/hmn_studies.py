@@ -203,7 +203,9 @@ def independence(study: Study) -> list[str]:
         own, others = correlations(half.variables)
         changed = images_changed(container, half.variables)
         lines.append(f"| {seed} | {changed} of {len(half.batch.labels)} | {own:.2f} | {others:.2f} |")
-    files.write_bytes(study.out / "memories.png", to_png(memories(halves[0].variables, halves[0].batch)))
+    figure = memories(halves[0].variables, halves[0].batch)
+    assert not isinstance(figure, str)
+    files.write_bytes(study.out / "memories.png", to_png(figure))
     return [*lines, ""]
 
 
