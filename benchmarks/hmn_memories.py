@@ -34,7 +34,8 @@ def correlations(variables: HMNVariables) -> tuple[float, float]:
     of_classes = _standardised(upper.reshape(classes, -1, upper.shape[-1]))
     of_images = _standardised(instances.reshape(classes, images, -1, channels))
     found = np.abs(np.einsum("cipk,dpl->cdikl", of_images, of_classes)) / (size[0] * size[1])
-    usable = np.broadcast_to((of_classes**2).any(1)[None, :, None, None, :], found.shape)
+    varies = np.ptp(of_classes, axis=1) > 0
+    usable = np.broadcast_to(varies[None, :, None, None, :], found.shape)
     same = np.eye(classes, dtype=bool)
     return float(found[same][usable[same]].mean()), float(found[~same][usable[~same]].mean())
 

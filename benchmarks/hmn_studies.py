@@ -73,10 +73,12 @@ def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list
         return run.setup, [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
 
 
-def tested(study: Study, name: str, setup: Setup, seed: int, batch: Batch, **model: str) -> list[float | None]:
+def judged(
+    study: Study, name: str, setup: Setup, seed: int, batch: Batch, model: str | None = None
+) -> list[float | None]:
     """Test accuracies of new networks on one S_train, kept beside the runs under `name`."""
     path = study.out / "tested" / f"{name}_seed{seed}.json"
-    return accuracies(path, setup, seed, batch, study.protocol, study.networks, **model)
+    return accuracies(path, setup, seed, batch, study.protocol, study.networks, model=model)
 
 
 def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
@@ -85,7 +87,7 @@ def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
     found = [
         accuracy
         for seed, half in zip(setup.config.seeds, halves, strict=True)
-        for accuracy in tested(study, name, setup, seed, half.batch)
+        for accuracy in judged(study, name, setup, seed, half.batch)
     ]
     stored = sum(leaf.size for leaf in jax.tree.leaves(_learned(halves[0])))
     images = halves[0].batch.labels.shape[0] // setup.data.num_classes
@@ -133,8 +135,8 @@ def pruning(study: Study) -> list[str]:
             batch = half.batch
             if strategy != "double_end":
                 batch = jax.jit(container.decode)(_pruned(setup, container, over, half, drop, strategy, seed))
-            found[strategy] += tested(study, f"pruned_{strategy}", setup, seed, batch)
-        found["nothing went"] += tested(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
+            found[strategy] += judged(study, f"pruned_{strategy}", setup, seed, batch)
+        found["nothing went"] += judged(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
     prunings = [
         Pruning("idc", seed, *(half.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
         for seed, half in zip(setup.config.seeds, halves, strict=True)
@@ -188,7 +190,7 @@ def architectures(study: Study) -> list[str]:
     for name in CONTAINERS:
         setup, (half, *_) = made(study, name, ["--condense.container", name])
         seed = setup.config.seeds[0]
-        found = [percent(tested(study, name, setup, seed, half.batch, model=model)) for model in MODELS]
+        found = [percent(judged(study, name, setup, seed, half.batch, model)) for model in MODELS]
         lines.append(f"| `{name}` | {' | '.join(found)} |")
     return [*lines, ""]
 
@@ -218,7 +220,7 @@ def losses(study: Study) -> list[str]:
         setup, (half, *_) = made(study, name, overrides if method == "idc" else [*overrides, "--seeds", "0"])
         images, chosen = half.batch.labels.shape[0], setup.config.condense.synthetic_per_class
         seen = images if method == "mtt" or chosen is None else min(chosen * setup.data.num_classes, images)
-        values = percent(tested(study, name, setup, setup.config.seeds[0], half.batch))
+        values = percent(judged(study, name, setup, setup.config.seeds[0], half.batch))
         seconds = half.cost.seconds + half.cost.training_seconds
         megabytes = _memory_of_a_step(study, name, setup) / 1e6
         lines.append(f"| `{method}` | {seen} | {values} | {seconds:.0f} | {megabytes:.0f} |")
