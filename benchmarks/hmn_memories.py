@@ -26,8 +26,8 @@ def upper_tiers(variables: HMNVariables) -> np.ndarray:
 def correlations(variables: HMNVariables) -> tuple[float, float]:
     """Mean absolute correlation over pixels of memories of images with the upper tiers, of their class and of others.
 
-    Memories of few pixels correlate by chance; the second number says how much. Channels that are the same everywhere
-    are left out.
+    Memories of few pixels correlate by chance; the second number says how much. Channels of classes that are
+    the same everywhere are left out.
     """
     upper, instances = upper_tiers(variables), np.asarray(variables.instance_memories)
     classes, images, *size, channels = instances.shape
@@ -71,7 +71,7 @@ def memories(variables: HMNVariables, batch: Batch) -> Figure:
     for axes in panels.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-    for place in range(dataset.shape[-1]):
+    for place in range(min(classes, dataset.shape[-1])):
         panels[0, place].imshow(dataset[..., place], cmap="gray")
     panels[0, 0].set_ylabel("m_D", rotation=0, ha="right", va="center")
     for row, (name, maps) in enumerate(rows, 1):

@@ -226,7 +226,8 @@ def evaluate_networks(
       `Scores` with leading axis [networks] and test losses; a network that diverged has status False.
 
     Raises:
-      UserError: more devices than there are, no teacher for a protocol that asks one, or logits of other views.
+      UserError: more devices than there are, no teacher for a protocol that asks one, or stored logits of another
+        number of images or epochs. Whether they are of these images and views is for the caller to know.
     """
     networks, devices = networks or protocol.networks, local_devices(devices)
     per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)

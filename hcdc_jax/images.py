@@ -231,19 +231,25 @@ class StreamedInputs:
 
     def __getitem__(self, index: AnyArray) -> Array:
         """The images at the places `index` [k], as networks read them: [k, h, w, c]."""
+        if isinstance(index, slice):
+            _all_at_once()
         return _prepared(self.pictures[np.asarray(index)], self.preprocessing)
 
     def tree_flatten(self) -> NoReturn:
         """Refuses: an array of all images is what a stream is there to avoid."""
-        raise UserError(
-            "the training images are read in batches (data.stream), and what was asked for needs all of them in "
-            "memory: ask only for hcdc condense with the methods edc and random, and for hcdc evaluate of these"
-        )
+        _all_at_once()
 
     @classmethod
     def tree_unflatten(cls, described: object, children: object) -> StreamedInputs:
         """Never called."""
         raise NotImplementedError
+
+
+def _all_at_once() -> NoReturn:
+    raise UserError(
+        "the training images are read in batches (data.stream), and what was asked for needs all of them in memory: "
+        "leave it out, or set data.stream = false"
+    )
 
 
 def streamed_batch(

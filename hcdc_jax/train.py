@@ -127,7 +127,7 @@ def mini_batches(key: Array, count: int, training: Training) -> Iterator[np.ndar
     Args:
       key: of `train`.
       count: of the examples.
-      training: its length and batch size.
+      training: its length and batch size; its order is "shuffled".
     """
     order_key, _ = jax.random.split(key)
     size = min(training.batch_size or count, count)

@@ -147,6 +147,7 @@ def test_flaws_of_dcbench_are_those_of_trainings_on_condensed_images_alone():
     ("methods", "changes", "message"),
     [
         (("random", "hcdc"), CELLS, "training.dcbench_compat is for baselines, and hcdc matches networks"),
+        (("lambda_shift",), CELLS, "training.dcbench_compat is for baselines, and lambda_shift matches networks"),
         (("random",), {}, "training.dcbench_compat is about cells, not the space 'regularisation'"),
         (("random",), CELLS | {"flaws": ("narrow",)}, "'narrow' changes nothing without 'softmax'; add that"),
         (("random",), CELLS | {"flaws": ("narow",)}, "'training.dcbench_compat' must be"),

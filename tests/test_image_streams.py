@@ -184,7 +184,7 @@ ONE = {
 
 def of_folder(tree, **changes):
     data = {"path": str(tree), "train": 24, "val": 6, "test": 6, **changes.pop("data", {})}
-    return small(("random", "edc"), data=data, edc=ONE, **changes)
+    return small(("random", "edc"), data=data, edc=changes.pop("edc", ONE), **changes)
 
 
 def condensed(config, folder):
@@ -217,6 +217,13 @@ def test_a_run_cuts_its_pictures_and_refuses_what_needs_them_all(tree, tmp_path)
         kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
         jax.tree.map(np.testing.assert_array_equal, observing_teacher(run).params, teacher.params)
         assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
+        for refused in (
+            lambda: pipeline.evaluate_condensed(run.setup, run.folder, pipeline.EvaluationPlan(whole=True)),
+            lambda: pipeline.search(run.setup, run.folder, pipeline.SearchPlan()),
+            lambda: run.setup.train.inputs[:1],
+        ):
+            assert "all " in error_of(refused)
+            assert "data.stream = false" in error_of(refused)
     mistakes = [
         ({"data": {"stream": True}, "truth": {"enabled": True}}, "the truth takes all of them in memory"),
         ({"data": {"stream": True, "preprocessing": "zca"}}, "whitening takes all of them"),
@@ -224,6 +231,10 @@ def test_a_run_cuts_its_pictures_and_refuses_what_needs_them_all(tree, tmp_path)
         ({"data": {"stream": True, "shrink": 2}}, "with data.stream set data.side"),
         ({"data": {"side": 6}}, "data.side is for pictures that are streamed"),
         ({"data": {"stream": True, "crop_area": 0.5}}, "go with data.side"),
+        (
+            {"data": {"stream": True}, "edc": {"observers": ("convnet:width=2,depth=1,norm=batch",)}},
+            "the batch norm of observer 'convnet:width=2,depth=1,norm=batch' takes all training images",
+        ),
     ]
     for changes, message in mistakes:
         assert message in error_of(lambda changes=changes: pipeline.prepare(of_folder(tree, **changes)))

@@ -175,6 +175,8 @@ def test_an_ensemble_says_the_mean_of_logits():
     [
         ("convnett", "observer 'convnett': unknown image network 'convnett'; did you mean 'convnet'?"),
         ("convnet:widht=3", "unknown option of convnet 'widht'; did you mean 'width'?"),
+        ("convnet:width=0", "width must be at least 1, not 0"),
+        ("convnet:precision=best", "unknown precision 'best'"),
         ("convnet:width=wide", "observer 'convnet:width=wide': width must be a whole number, not 'wide'"),
         ("convnet:depth=3", "the images are too small"),
         ("mlp", "the network 'mlp' has no convolution"),

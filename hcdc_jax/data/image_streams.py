@@ -87,7 +87,7 @@ class Pictures:
                         for place, rng in zip(batch, rngs, strict=True)
                     ]
                 )
-                if len(waiting) == self.prefetch:
+                if len(waiting) >= self.prefetch:
                     yield self._gathered(waiting.popleft())
             while waiting:
                 yield self._gathered(waiting.popleft())

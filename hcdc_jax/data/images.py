@@ -244,7 +244,7 @@ def mislabelled(data: ImageData, share: float, *, seed: int = 0) -> ImageData:
     count = round(share * len(data.train_idx))
     if count == 0:
         return data
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 0, 1])  # not the stream of those who choose the images
     chosen = rng.choice(data.train_idx, count, replace=False)
     labels = data.labels.copy()
     labels[chosen] = (labels[chosen] + rng.integers(1, data.num_classes, count)) % data.num_classes

@@ -97,10 +97,10 @@ def image_net_options(name: str) -> dict[str, Any]:
 def described_net(text: str) -> tuple[str, dict[str, Any]]:
     """Name and options of a network in words, such as "resnet18" or "convnet:width=32,depth=2".
 
-    Options are not checked but for whole numbers; the network does so itself.
+    Names of options are checked by the network itself.
 
     Raises:
-      UserError: there is no such network, or an option wants a whole number.
+      UserError: there is no such network or precision, or an option wants another number.
     """
     name, _, rest = text.partition(":")
     usual, options = image_net_options(name), {}
@@ -110,6 +110,10 @@ def described_net(text: str) -> tuple[str, dict[str, Any]]:
             options[option] = int(value) if isinstance(usual.get(option), int) else value
         except ValueError as error:
             raise UserError(f"{option} must be a whole number, not {value!r}") from error
+        least = 0 if not usual.get(option) else 1
+        if isinstance(options[option], int) and options[option] < least:
+            raise UserError(f"{option} must be at least {least}, not {value}")
+    check("precision", options.get("precision", "highest"), ("default", "high", "highest"))
     return name, options
 
 

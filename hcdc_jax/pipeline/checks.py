@@ -142,7 +142,8 @@ def _check_dcbench(config: Config) -> None:
         return
     if config.space.name != CELLS:
         raise UserError(f"training.dcbench_compat is about cells, not the space {config.space.name!r}: leave it out")
-    matching = [name for name in config.methods if name in ("hcdc", "hcdc_shared", "hcdc_shifted", "value_only")]
+    trained_in_full = ("hcdc", "hcdc_shared", "hcdc_shifted", "lambda_shift", "value_only")
+    matching = [name for name in config.methods if name in trained_in_full]
     if matching:
         raise UserError(
             f"training.dcbench_compat is for baselines, and {matching[0]} matches networks that are trained without "

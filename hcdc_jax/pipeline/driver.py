@@ -70,8 +70,8 @@ def opened(
     check_owner(folder, config, resume=resume)
     progress = progress or silent()
     setup = prepare(config)
-    check_truth(setup, folder)
     with claimed(folder, setup):
+        check_truth(setup, folder)
         progress.say(_about(setup))
         yield Run(setup, folder, progress)
 

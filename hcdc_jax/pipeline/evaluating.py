@@ -31,7 +31,7 @@ from hcdc_jax.pipeline.labels import labels_path, make_labels
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observing_teacher
 from hcdc_jax.pipeline.recipes.images import network_options
-from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, key_for
+from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.teaching import train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.report import evaluations
@@ -112,6 +112,8 @@ def evaluate_condensed(
     info = describe(setup)
     check_same_data(folder, info)
     protocol, problems = _protocol(setup, plan), _problems(setup, plan)
+    if plan.whole:
+        check_in_memory(setup, "--whole")
     jobs = list(_jobs(setup, folder, plan, tuple(problems)))
     networks = plan.networks or protocol.networks
     with locked(folder):

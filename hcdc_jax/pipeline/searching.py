@@ -21,7 +21,7 @@ from hcdc_jax.pipeline.folder import describe
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
-from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.types import Array
@@ -84,6 +84,8 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     progress = progress or silent()
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
+    if plan.top or plan.halving:
+        check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
     found = _search_condensed(setup, condensed, plan, progress)
     best = found.history.hparams[found.places[: plan.top]]

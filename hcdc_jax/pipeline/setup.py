@@ -15,7 +15,7 @@ from hcdc_jax.config import Config, Solver
 from hcdc_jax.containers import Container
 from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import Preprocessing
+from hcdc_jax.images import Preprocessing, StreamedInputs
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.problem import Problem
@@ -156,6 +156,12 @@ class Run(NamedTuple):
     setup: Setup
     folder: Path
     progress: Progress
+
+
+def check_in_memory(setup: Setup, what: str) -> None:
+    """Refuses what takes all training images at once where they are streamed, before anything else is computed."""
+    if isinstance(setup.train.inputs, StreamedInputs):
+        raise UserError(f"{what} takes all training images in memory: leave it out, or set data.stream = false")
 
 
 # Offsets that keep the keys of different purposes apart.

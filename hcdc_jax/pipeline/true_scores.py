@@ -66,19 +66,32 @@ def check_truth(setup: Setup, folder: Path) -> None:
         told = read_arrays(path).get(_SETTINGS) if path.exists() else None
         if told is None:
             continue
-        theirs = json.loads(str(told))
-        # Settings that are younger than the file had their defaults; how many seeds there are no part depends on.
-        known = {
-            section: {name: value for name, value in values.items() if name in ours[section]}
-            for section, values in theirs.items()
-            if section in ours and (section != "truth" or path == whole)
-        }
-        same = {section: {name: ours[section][name] for name in values} for section, values in known.items()}
+        try:
+            theirs: dict[str, dict[str, Any]] = json.loads(str(told))
+            # How many seeds there are no part depends on.
+            known = {
+                section: _of_today(setup, section, values, ours[section])
+                for section, values in theirs.items()
+                if section in ours and (section != "truth" or path == whole)
+            }
+        except (ValueError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{path} is damaged (its settings cannot be read); delete it to have it made anew"
+            ) from error
+        same = {section: ours[section] for section in known}
         if known != same:
             raise UserError(
                 f"{path} is part of another truth ({first_difference(known, same)}); move it away to have this run's "
                 "own made, or run with its settings in another --out folder"
             )
+
+
+def _of_today(setup: Setup, section: str, values: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file by today's names: those that are younger than the file had their defaults."""
+    fields = dataclasses.fields(getattr(setup.config, section))
+    usual = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    usual = json.loads(json.dumps({name: usual[name] for name in ours if name in usual}))
+    return {name: values.get(name, usual.get(name)) for name in ours}
 
 
 _SETTINGS = "settings"
@@ -101,7 +114,8 @@ def _decisive(setup: Setup) -> dict[str, dict[str, Any]]:
     }
     sections["truth"] = {"seeds": config.truth.seeds, "table": config.truth.table}
     if config.truth.table is not None:  # nothing is trained, and there is one seed
-        sections = {"space": sections["space"], "truth": {"table": config.truth.table}}
+        data = {"name": setup.data.name}
+        sections = {"data": data, "space": sections["space"], "truth": {"table": config.truth.table}}
     return json.loads(json.dumps(sections))
 
 

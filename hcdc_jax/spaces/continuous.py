@@ -57,7 +57,8 @@ class Space(NamedTuple):
       domain: `domain(hparams [h]) -> [h]`, the nearest point at which a model can be trained, where that is more than
         the space: the logarithm of a weight decay may leave its prior, a dropout rate may not. None: `project`.
       mixed: `mixed(key, hparams [h], temperature) -> [h]`, a random point between the candidates of a discrete space
-        that has this one as its nearest, and is it at temperature 0. None where there is nothing between them.
+        that has this one as its nearest, and comes to it as the temperature falls to 0. None where there is nothing
+        between them.
     """
 
     name: str

@@ -37,7 +37,7 @@ from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
-from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, key_for
+from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, check_in_memory, key_for
 from hcdc_jax.types import Array, Params
 
 STATISTICS_BATCH = 64
@@ -56,7 +56,11 @@ def observers(setup: Setup) -> tuple[Observer, ...]:
       UserError: one is unknown, or does not go with the images.
     """
     data = setup.data
-    return tuple(observer(text, data.image_shape, data.num_classes) for text in setup.config.edc.observers)
+    nets = tuple(observer(text, data.image_shape, data.num_classes) for text in setup.config.edc.observers)
+    for net in nets:
+        if net.norms is not None:  # their statistics take a pass over all images for each norm
+            check_in_memory(setup, f"the batch norm of observer {net.text!r}")
+    return nets
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
