@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hcdc_jax.containers import Container
-from hcdc_jax.containers.hmn import Extractor, HMNVariables
+from hcdc_jax.containers.hmn import Extractor, HMNVariables, upper_tiers
 from hcdc_jax.report.style import WIDTH, house_style
 from hcdc_jax.types import Batch
 
@@ -15,21 +15,13 @@ SHOWN = 3
 """Images of each class in the picture."""
 
 
-def upper_tiers(variables: HMNVariables) -> np.ndarray:
-    """[f_c(m_D); m_C_c] as [num_classes, side, side', channels]."""
-    features = jax.tree.leaves(variables.extractors)[0].shape[-1]
-    memory = variables.dataset_memory[None]
-    extracted = jax.vmap(lambda params: Extractor(features).apply({"params": params}, memory))(variables.extractors)
-    return np.concatenate([np.asarray(extracted)[:, 0], np.asarray(variables.class_memories)], axis=-1)
-
-
-def correlations(variables: HMNVariables) -> tuple[float, float]:
+def correlations(extractor: Extractor, variables: HMNVariables) -> tuple[float, float]:
     """Mean absolute correlation over pixels of memories of images with the upper tiers, of their class and of others.
 
     Memories of few pixels correlate by chance; the second number says how much. Channels of classes that are
     the same everywhere are left out.
     """
-    upper, instances = upper_tiers(variables), np.asarray(variables.instance_memories)
+    upper, instances = np.asarray(upper_tiers(extractor, variables)), np.asarray(variables.instance_memories)
     classes, images, *size, channels = instances.shape
     of_classes = _standardised(upper.reshape(classes, -1, upper.shape[-1]))
     of_images = _standardised(instances.reshape(classes, images, -1, channels))
@@ -55,9 +47,9 @@ def images_changed(container: Container, variables: HMNVariables) -> int:
 
 
 @house_style
-def memories(variables: HMNVariables, batch: Batch) -> Figure:
+def memories(extractor: Extractor, variables: HMNVariables, batch: Batch) -> Figure:
     """All tiers as maps, from the data set's memory down to some images of each class and what is decoded from them."""
-    upper, instances = upper_tiers(variables), np.asarray(variables.instance_memories)
+    upper, instances = np.asarray(upper_tiers(extractor, variables)), np.asarray(variables.instance_memories)
     classes, images = instances.shape[:2]
     shown = min(images, SHOWN)
     pixels = np.asarray(batch.inputs).reshape(classes, images, *batch.inputs.shape[1:])[:, :shown]

@@ -15,29 +15,30 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from benchmarks.hmn_memories import correlations, images_changed, memories
-from benchmarks.networks_on import accuracies, percent
+from benchmarks.networks_on import Study, accuracies, percent
 from benchmarks.step_memory import temporary_bytes
+from benchmarks.tables import save
 from hcdc_jax import config as configs
 from hcdc_jax import files, pipeline
 from hcdc_jax.condense.pruning import prune
-from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
-from hcdc_jax.evaluation import PROTOCOLS, Protocol, with_epochs
+from hcdc_jax.containers.hmn import Extractor
+from hcdc_jax.evaluation import PROTOCOLS, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
 from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.pruning import judge_of
+from hcdc_jax.pipeline.recipes import image_containers
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
 from hcdc_jax.report.pruning import pruning as pruning_figure
 from hcdc_jax.report.results import Pruning
-from hcdc_jax.report.style import to_png
 from hcdc_jax.terminal import progress
 from hcdc_jax.types import Batch
 
@@ -46,22 +47,6 @@ STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
 BUDGETS = (1, 2, 5)
 MODELS = ("convnet:width=32", "resnet18:width=16", "wrn16:width_factor=1", "mlp")
 """Narrow ones: a CPU is to train them on every set."""
-
-
-class Study(NamedTuple):
-    """Where variants lie, and how S_train is judged.
-
-    Attributes:
-      base: configuration of all variants.
-      out: folder of their runs.
-      networks: that are trained on each S_train.
-      protocol: how.
-    """
-
-    base: Config
-    out: Path
-    networks: int
-    protocol: Protocol
 
 
 def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[Half]]:
@@ -141,9 +126,7 @@ def pruning(study: Study) -> list[str]:
         Pruning("idc", seed, *(half.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
         for seed, half in zip(setup.config.seeds, halves, strict=True)
     ]
-    figure = pruning_figure(prunings)
-    assert not isinstance(figure, str)
-    files.write_bytes(study.out / "pruning.png", to_png(figure))
+    save(pruning_figure(prunings), study.out / "pruning.png")
     images = halves[0].batch.labels.shape[0] // setup.data.num_classes
     lines = ["**Pruning**", "", "| what goes | images a class | test accuracy, % |", "|---|---|---|"]
     for strategy, values in found.items():
@@ -199,15 +182,14 @@ def independence(study: Study) -> list[str]:
     """How much images depend on the memories of others, and memories of images on what their class shares."""
     setup, halves = made(study, "hmn", ["--condense.container", "hmn"])
     container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
+    extractor = Extractor(image_containers.shapes(setup, "train").extracted)
     head = "| seed | images that change with one m_I | correlation with memories of the class | of another class |"
     lines = ["**Independence of the images of a memory network**", "", head, "|---|---|---|---|"]
     for seed, half in zip(setup.config.seeds, halves, strict=True):
-        own, others = correlations(half.variables)
+        own, others = correlations(extractor, half.variables)
         changed = images_changed(container, half.variables)
         lines.append(f"| {seed} | {changed} of {len(half.batch.labels)} | {own:.2f} | {others:.2f} |")
-    figure = memories(halves[0].variables, halves[0].batch)
-    assert not isinstance(figure, str)
-    files.write_bytes(study.out / "memories.png", to_png(figure))
+    save(memories(extractor, halves[0].variables, halves[0].batch), study.out / "memories.png")
     return [*lines, ""]
 
 

@@ -6,17 +6,36 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.tables import spread
 from hcdc_jax import files, metrics
+from hcdc_jax.config import Config
+from hcdc_jax.config_values import with_defaults
 from hcdc_jax.evaluation import Protocol, Teacher, evaluate_networks
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Batch
+
+
+class Study(NamedTuple):
+    """Where variants lie, and how S_train is judged.
+
+    Attributes:
+      base: configuration of all variants.
+      out: folder of their runs.
+      networks: that are trained on each S_train.
+      protocol: how.
+    """
+
+    base: Config
+    out: Path
+    networks: int
+    protocol: Protocol
 
 
 def accuracies(
@@ -38,10 +57,8 @@ def accuracies(
     asked = {"protocol": dataclasses.asdict(protocol), "networks": networks, "model": model}
     wanted = json.loads(json.dumps(asked))
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    # What is younger than an entry had its default when that was made.
-    younger = {field.name: field.default for field in dataclasses.fields(Protocol)}
     for entry in kept:
-        known = {"model": None, **entry, "protocol": {**younger, **entry["protocol"]}}
+        known = {"model": None, **entry, "protocol": with_defaults(Protocol, entry["protocol"])}
         if all(known[name] == value for name, value in wanted.items()):
             return entry["values"]
     problem, hparams = _network(setup, model)

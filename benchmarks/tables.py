@@ -68,11 +68,15 @@ def write(
     if drawing is None:
         return
     for name in args.names:
-        drawn, path = drawing(name, args.out / name), args.out / f"{out}_{name}.png"
-        if isinstance(drawn, str):
-            print(f"{path.name}: {drawn}")
-        else:
-            files.write_bytes(path, to_png(drawn))
+        save(drawing(name, args.out / name), args.out / f"{out}_{name}.png")
+
+
+def save(drawing: Drawing, path: Path) -> None:
+    """Writes a figure; where there was nothing to draw, says why."""
+    if isinstance(drawing, str):
+        print(f"{path.name}: {drawing}")
+    else:
+        files.write_bytes(path, to_png(drawing))
 
 
 def _report(config: str, folder: Path, overrides: list[str]) -> dict:

@@ -245,11 +245,16 @@ def _fresh(key: Array, network: Network, per_class: int) -> HMNVariables:
 
 
 def _upper_tiers(network: Network, variables: HMNVariables) -> Array:
-    """[f_c(m_D); m_C_c] [num_classes, side, side', extracted + per_class]."""
+    """`upper_tiers` of variables that are known to be those of the network."""
     # They may come from a file of another configuration.
     _check_shapes(variables, _expected(network, variables.instance_memories.shape[1]))
+    return upper_tiers(network.extractor, variables)
+
+
+def upper_tiers(extractor: Extractor, variables: HMNVariables) -> Array:
+    """[f_c(m_D); m_C_c], what the images of a class share: [num_classes, side, side', extracted + per_class]."""
     memory = variables.dataset_memory[None]
-    extracted = jax.vmap(lambda params: network.extractor.apply({"params": params}, memory))(variables.extractors)
+    extracted = jax.vmap(lambda params: extractor.apply({"params": params}, memory))(variables.extractors)
     return jnp.concatenate([jnp.asarray(extracted)[:, 0], variables.class_memories], axis=-1)
 
 

@@ -112,10 +112,7 @@ class MobileNetV2(nn.Module):
         """Logits [n, num_classes]."""
         act, share = activation(self.activation), self.width / MOBILE_STEM
         early = 2 if is_large(images, self.stem) else 1
-        hidden = conv(
-            _multiple_of_8(self.width), 3, bordered(images), self.precision, padding=1, stride=early, bias=False
-        )
-        hidden = act(Norm(self.norm)(hidden))
+        hidden = act(Norm(self.norm)(_first(_multiple_of_8(self.width), images, early, self.precision)))
         for number, (expansion, channels, blocks, first) in enumerate(MOBILE_STAGES):
             for stride in (early if number == 1 else first, *[1] * (blocks - 1)):
                 hidden = InvertedResidual(
@@ -154,10 +151,7 @@ class EfficientNetB0(nn.Module):
         """Logits [n, num_classes]."""
         act, share = activation(self.activation), self.width / MOBILE_STEM
         early = 2 if is_large(images, self.stem) else 1
-        hidden = conv(
-            _multiple_of_8(self.width), 3, bordered(images), self.precision, padding=1, stride=early, bias=False
-        )
-        hidden = act(Norm(self.norm)(hidden))
+        hidden = act(Norm(self.norm)(_first(_multiple_of_8(self.width), images, early, self.precision)))
         counts = stages([blocks for _, _, blocks, _, _ in EFFICIENT_STAGES], self.depth)
         for number, (expansion, channels, _, first, kernel) in enumerate(EFFICIENT_STAGES):
             for stride in (early if number == 1 else first, *[1] * (counts[number] - 1)):
@@ -236,10 +230,7 @@ class ShuffleNetV2(nn.Module):
         if self.width % 2:
             raise UserError(f"ShuffleNetV2 halves its channels; a width of {self.width} is odd")
         act, large = activation(self.activation), is_large(images, self.stem)
-        hidden = conv(
-            SHUFFLE_STEM, 3, bordered(images), self.precision, padding=1, stride=2 if large else 1, bias=False
-        )
-        hidden = act(Norm(self.norm)(hidden))
+        hidden = act(Norm(self.norm)(_first(SHUFFLE_STEM, images, 2 if large else 1, self.precision)))
         hidden = overlapping_maximum(hidden) if large else hidden
         for stage, blocks in enumerate(SHUFFLE_BLOCKS):
             for stride in (2, *[1] * (blocks - 1)):
@@ -251,6 +242,11 @@ class ShuffleNetV2(nn.Module):
 def interleaved(left: Array, right: Array) -> Array:
     """Channels of two arrays [n, h, w, c] in turn, [n, h, w, 2 c]: the shuffle of two groups."""
     return jnp.stack([left, right], -1).reshape(*left.shape[:-1], -1)
+
+
+def _first(features: int, images: Array, stride: int, precision: str) -> Array:
+    """The 3 x 3 convolution that all of these networks begin with. To be called inside a compact module."""
+    return conv(features, 3, bordered(images), precision, padding=1, stride=stride, bias=False)
 
 
 def _multiple_of_8(channels: float) -> int:

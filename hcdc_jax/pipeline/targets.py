@@ -78,7 +78,8 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
         hparams = np.asarray(draws.hparams[i])
         if options.extended_space == "trajectories" and i % options.trajectory_length:
             return _downhill(setup, read_arrays(_file(folder, i - 1)), hparams)
-        if options.extended_space == "mixes" and i % 2 and setup.space.mixed is not None:
+        if options.extended_space == "mixes" and i % 2:
+            assert setup.space.mixed is not None  # other spaces are refused when the run is set up
             key = jax.random.fold_in(key_for(MIXES, seed), i)
             return np.asarray(setup.space.mixed(key, jnp.asarray(hparams), options.mix_temperature))
         return hparams

@@ -14,6 +14,7 @@ import numpy as np
 from hcdc_jax import files
 from hcdc_jax.candidates import evaluate_on, memory_budget, memory_chunk_size
 from hcdc_jax.cells import number_of
+from hcdc_jax.config_values import with_defaults
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
@@ -87,11 +88,9 @@ def check_truth(setup: Setup, folder: Path) -> None:
 
 
 def _of_today(setup: Setup, section: str, values: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file by today's names: those that are younger than the file had their defaults."""
-    fields = dataclasses.fields(getattr(setup.config, section))
-    usual = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    usual = json.loads(json.dumps({name: usual[name] for name in ours if name in usual}))
-    return {name: values.get(name, usual.get(name)) for name in ours}
+    """Settings of a file by today's names."""
+    theirs = with_defaults(type(getattr(setup.config, section)), values)
+    return {name: theirs.get(name) for name in ours}
 
 
 _SETTINGS = "settings"
