@@ -27,10 +27,11 @@ from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_nets
+from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.report import evaluations, searches, tables
+from hcdc_jax.report import evaluations, ladders, searches, tables
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 
@@ -134,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         ("truth", _truth, "train every candidate on the full data"),
     ):
         sub = add(name, command, about, epilog=_EPILOG)
-        sub.add_argument("target", metavar="CONFIG|DIR", help="a .toml file, or a run folder to go on with")
+        what = f"a .toml file{', also of a ladder' if name == 'run' else ''}, or a run folder to go on with"
+        sub.add_argument("target", metavar="CONFIG|DIR", help=what)
         sub.add_argument("--out", metavar="DIR", help="run folder (that of the run, or runs/<name of the config>)")
         sub.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
         sub.set_defaults(afterwards="with --resume goes on from here")
@@ -180,9 +182,8 @@ def _add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = pipeline.EvaluationPlan
     sub = add("evaluate", _evaluate, "train new networks on the condensed images of a run and test them")
     sub.add_argument("target", metavar="CONFIG|DIR")
-    sub.add_argument(
-        "--protocol", choices=tuple(evaluation.PROTOCOLS), default=plan.protocol, help=f"({plan.protocol})"
-    )
+    protocols = f"{', '.join(evaluation.PROTOCOLS)}, or with other settings, edc:epochs=300,zeta=1 ({plan.protocol})"
+    sub.add_argument("--protocol", default=plan.protocol, metavar="NAME", help=protocols)
     named = "networks, such as resnet18 or convnet:width=32 (that of the run)"
     sub.add_argument("--models", nargs="+", default=plan.models, metavar="NAME", help=named)
     sub.add_argument("--methods", nargs="+", default=plan.methods, metavar="NAME", help="of the run (all)")
@@ -212,11 +213,26 @@ def _whole(text: str, low: int) -> int:
 
 
 def _run(args: argparse.Namespace, overrides: list[str]) -> None:
+    if ladder.is_ladder(Path(args.target)):
+        return _climb(args, overrides)
     config, folder = _config_and_folder(args, overrides)
     resume = args.resume or folder == Path(args.target)
     with terminal.progress() as progress:
         report = pipeline.run(config, folder, resume=resume, progress=progress)
     _say_report(folder, report)
+
+
+def _climb(args: argparse.Namespace, overrides: list[str]) -> None:
+    target = Path(args.target)
+    folder = Path(args.out) if args.out else _folder(target)
+    rungs = ladder.load(target, overrides)
+    with terminal.progress() as progress:
+        steps = ladder.climb(rungs, folder, target.stem, resume=args.resume, progress=progress)
+    found = [step._asdict() for step in steps]
+    terminal.say_table(ladders.table(found))
+    for sentence in ladders.reading(found):
+        terminal.say(sentence)
+    terminal.say_path(f"Report: {folder / f'{target.stem}.html'}")
 
 
 def _condense(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -10,23 +10,26 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from hcdc_jax.config_values import Range, merge, parse_words
+from hcdc_jax import toml
+from hcdc_jax.config_values import (
+    Count,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    Probability,
+    Range,
+    Seed,
+    Share,
+    merge,
+    parse_words,
+)
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256
 
-Count: TypeAlias = Annotated[int, Range(low=1)]
-NonNegativeInt: TypeAlias = Annotated[int, Range(low=0)]
-Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
-Positive: TypeAlias = Annotated[float, Range(above=0)]
-NonNegative: TypeAlias = Annotated[float, Range(low=0)]
-Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
-Probability: TypeAlias = Annotated[float, Range(low=0, high=1)]
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
 Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
@@ -334,21 +337,11 @@ def load(path: str | Path) -> Config:
     """Reads a TOML file; what it does not name keeps its default.
 
     Raises:
-      UserError: no such file, no TOML, an unknown key, a wrong type, or a value out of range; one line.
+      UserError: no such file, no TOML, a ladder, an unknown key, a wrong type, or a value out of range; one line.
     """
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_bytes().decode())
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; give the .toml file") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
+    values = toml.read(path)
+    if "rungs" in values:
+        raise UserError(f"{path} is a ladder of runs; only hcdc run takes it")
     return merge(Config(), values, where=str(path))
 
 
@@ -402,9 +395,9 @@ def dumps(config: Config) -> str:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-            sections += ["", f"[{field.name}]", *(f"{k} = {_toml(v)}" for k, v in pairs if v is not None)]
+            sections += ["", f"[{field.name}]", *(f"{k} = {toml.text_of(v)}" for k, v in pairs if v is not None)]
         else:
-            lines.append(f"{field.name} = {_toml(value)}")
+            lines.append(f"{field.name} = {toml.text_of(value)}")
     return "\n".join(lines + sections) + "\n"
 
 
@@ -437,13 +430,3 @@ def _split_overrides(args: Sequence[str]) -> list[tuple[str, list[str]]]:
         else:
             raise UserError(f"{_COMMAND_LINE}: expected --section.field value, got {arg!r}")
     return overrides
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # printable text, which is the same in TOML
-    return repr(value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, Union
 
 from hcdc_jax.errors import UserError
 
@@ -36,6 +37,15 @@ class Range:
     def __str__(self) -> str:
         limits = {"at least": self.low, "above": self.above, "at most": self.high}
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
+
+
+Count: TypeAlias = Annotated[int, Range(low=1)]
+NonNegativeInt: TypeAlias = Annotated[int, Range(low=0)]
+Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
+Positive: TypeAlias = Annotated[float, Range(above=0)]
+NonNegative: TypeAlias = Annotated[float, Range(low=0)]
+Share: TypeAlias = Annotated[float, Range(above=0, high=1)]
+Probability: TypeAlias = Annotated[float, Range(low=0, high=1)]
 
 
 def merge(config: Dataclass, values: Mapping[str, Any], *, where: str, section: str = "") -> Dataclass:
@@ -181,3 +191,10 @@ def _unknown_key(name: str, hints: Mapping[str, Any], where: str) -> NoReturn:
     guesses = in_sections or difflib.get_close_matches(key, hints, n=1)
     hint = f"did you mean {' or '.join(map(repr, guesses))}?" if guesses else f"known are {', '.join(hints)}"
     raise UserError(f"{where}: unknown key '{name}'; {hint}")
+
+
+def with_defaults(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a file holds, as JSON has them; those younger than the file had their defaults when it was made."""
+    fields = dataclasses.fields(cls)
+    usual = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return {**json.loads(json.dumps(usual)), **stored}

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from hcdc_jax import metrics
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
 from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augmented, taught
+from hcdc_jax.config_values import Count, NonNegative, Positive, Probability, Range, Share, merge, parse_words
 from hcdc_jax.errors import UserError
+from hcdc_jax.models.image_layers import check
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, local_devices, over_candidates
@@ -64,24 +66,24 @@ class Protocol:
     """
 
     about: str
-    epochs: int
+    epochs: Count
     drops: tuple[int, ...] = ()
-    factor: float = 0.1
+    factor: Positive = 0.1
     forgets: bool = False
     augmentation: Augmentation | None = None
-    cutmix: float = 0.0
+    cutmix: Probability = 0.0
     rand_augment: RandAugment | None = None
-    crop_area: float = 1.0
-    zeta: float | None = None
+    crop_area: Share = 1.0
+    zeta: Annotated[float, Range(low=1)] | None = None
     early_late: bool = False
-    average: float = 0.0
-    learning_rate: float = 0.01
+    average: Annotated[float, Range(low=0, high=0.999_999)] = 0.0
+    learning_rate: Positive = 0.01
     learned_rate: bool = False
-    optimizer: str = "momentum"
-    weight_decay: float = 5e-4
-    batch_size: int = 256
-    networks: int = 20
-    label_weight: float | None = None
+    optimizer: Literal["adam", "adamw", "momentum", "sgd"] = "momentum"
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
+    networks: Count = 20
+    label_weight: NonNegative | None = None
     logits: Literal["online", "stored"] = "online"
 
 
@@ -151,6 +153,30 @@ PROTOCOLS: Mapping[str, Protocol] = {
     ),
 }  # fmt: skip
 """Protocols by name. Numbers that were made under different ones do not belong in one table."""
+
+
+_OTHERWISE = ("about", "drops", "augmentation", "rand_augment")
+"""What of a protocol cannot be said in a word."""
+
+
+def described_protocol(text: str) -> Protocol:
+    """A protocol in words, such as "dsa" or "edc_soft:epochs=300,zeta=1": a name, and settings that differ.
+
+    Drops of the learning rate move with the epochs, see `with_epochs`.
+
+    Raises:
+      UserError: there is no such protocol or setting, or the setting wants another value.
+    """
+    name, _, rest = text.partition(":")
+    check("protocol", name, PROTOCOLS)
+    usual, where, values = PROTOCOLS[name], f"protocol {text!r}", {}
+    known = [field.name for field in dataclasses.fields(Protocol) if field.name not in _OTHERWISE]
+    for part in filter(None, rest.split(",")):
+        setting, _, word = part.partition("=")
+        check(f"setting of protocol {name}", setting, known)
+        values[setting] = parse_words(Protocol, setting, [word], where=where)
+    changed = merge(usual, values, where=where)
+    return dataclasses.replace(changed, drops=with_epochs(usual, changed.epochs).drops)
 
 
 def with_epochs(protocol: Protocol, epochs: int) -> Protocol:

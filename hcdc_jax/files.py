@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ import numpy as np
 from hcdc_jax.errors import UserError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def as_name(text: str) -> str:
+    """The text as the name of a file on any system: runs of what is no letter, digit, dot, - or _ become one _."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

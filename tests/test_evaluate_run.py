@@ -221,15 +221,15 @@ def test_observers_of_the_real_data_teach_whatever_was_condensed(copy, asked):
     np.testing.assert_allclose(said, np.mean(alone, 0), rtol=1e-4, atol=1e-5)
 
 
-def test_logits_are_stored_once_counted_and_refused_for_others(copy, monkeypatch):
-    """With the whole of EDC's protocol but its length; one of the observers has batch norm."""
-    short = dataclasses.replace(PROTOCOLS["edc_stored"], epochs=2, networks=1, rand_augment=None)
-    monkeypatch.setattr(evaluating, "PROTOCOLS", {"edc_stored": short})
-    setup, path = pipeline.prepare(pipeline.folder.config_of(copy)), copy / "labels" / "edc_stored_herding_seed1.npz"
+def test_logits_are_stored_once_counted_and_refused_for_others(copy):
+    """With the whole of EDC's protocol but its length and RandAugment; one of the observers has batch norm."""
+    plan = pipeline.EvaluationPlan("edc_stored:epochs=2,networks=1", methods=("herding",), augment="none")
+    setup = pipeline.prepare(pipeline.folder.config_of(copy))
+    path = copy / "labels" / "edc_stored_epochs_2_networks_1_herding_seed1.npz"
 
-    def evaluated():
-        plan = pipeline.EvaluationPlan("edc_stored", methods=("herding",))
-        return pipeline.evaluate_condensed(setup, copy, plan)["protocols"]["edc_stored"]
+    def evaluated(**changes):
+        asked = dataclasses.replace(plan, **changes)
+        return pipeline.evaluate_condensed(setup, copy, asked)["protocols"][plan.protocol]
 
     (_, entry), kept = evaluated()["entries"], path.read_bytes()
     assert read_arrays(path)["logits"].shape == (2, 20, 10)
@@ -246,6 +246,7 @@ def test_logits_are_stored_once_counted_and_refused_for_others(copy, monkeypatch
         in " ".join(told)
     )
     assert "on logits stored for views that all share" in told[0]
+    assert "leave --whole out" in error_of(lambda: evaluated(whole=True))
 
     (copy / "evaluation.json").unlink()
     arrays = read_arrays(path)
@@ -296,6 +297,13 @@ def test_rows_are_pooled_over_seeds_and_failures_left_out():
     assert "Left out because they diverged: 1 of 4 mlp on a." in sentences
     assert "Left out because they diverged: 2 of 2 mlp on d." in sentences
     assert "Not all seeds yet: mlp on c." in sentences
+    taught = {"label_seconds": 30.0, "model": "resnet18:norm=batch"}
+    stored["entries"] = [stored["entries"][0] | {"label_seconds": 30.0}, stored["entries"][0] | taught]
+    sentences = evaluations.reading(stored)
+    assert "All of it took 32 s, and 1.0 s of compilation." in sentences, "networks share what was asked for once"
+    assert any(
+        sentence.startswith("resnet18:norm=batch normalises by batches of test images") for sentence in sentences
+    )
 
 
 class TestMistakes:
@@ -320,7 +328,8 @@ class TestMistakes:
         assert mistake("--methods", "hcdc") == (
             "unknown method of this run 'hcdc'; known are random, herding, real_val"
         )
-        assert "invalid choice: 'dcc'" in mistake("--protocol", "dcc")
+        assert "unknown protocol 'dcc'; did you mean 'dc'?" in mistake("--protocol", "dcc")
+        assert "'epochs' must be at least 1, got 0" in mistake("--protocol", "dc:epochs=0")
         assert "unknown operation 'spin'" in mistake("--augment", "crop_spin")
 
     def test_small_images(self, mistake):

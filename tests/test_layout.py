@@ -38,11 +38,12 @@ LAYERS = [
     ["graphs", "images", "augment"],
     ["data"],
     ["config", "config_values"],
-    ["files", "cells"],
+    ["files", "cells", "toml"],
     ["errors", "types"],
 ]
 # Within the pipeline, too.
 PIPELINE = [
+    ["ladder"],
     ["driver"],
     ["checks"],
     ["building"],
@@ -93,6 +94,7 @@ OWN_PLACES = {
         "report/assemble.py",
         "report/condensed.py",
         "report/figures.py",
+        "report/ladders.py",
         "report/pruning.py",
         "report/style.py",
     },

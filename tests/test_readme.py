@@ -9,7 +9,7 @@ import hcdc_jax as hc
 from hcdc_jax import augment, pipeline
 from hcdc_jax import config as configs
 from hcdc_jax.models import image_net, image_nets
-from hcdc_jax.pipeline import checks
+from hcdc_jax.pipeline import checks, ladder
 from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import space_of
 
@@ -46,12 +46,13 @@ def test_names_in_the_readme_exist():
 
 def test_every_config_loads_and_names_its_own_command():
     for path in sorted((ROOT / "configs").rglob("*.toml")):
-        config = configs.load(path)
-        checks.check_config(config)
-        space_of(config)
-        if config.model.name in image_nets():
-            augment.parse(config.condense.augmentation)
-            image_net(config.model.name, 10, **network_options(config.model))
+        ladders = ladder.is_ladder(path)
+        for config in [rung.config for rung in ladder.load(path).rungs] if ladders else [configs.load(path)]:
+            checks.check_config(config)
+            space_of(config)
+            if config.model.name in image_nets():
+                augment.parse(config.condense.augmentation)
+                image_net(config.model.name, 10, **network_options(config.model))
         assert re.search(f"hcdc (run|condense) {path.relative_to(ROOT)}", path.read_text(encoding="utf-8")), path.name
 
 

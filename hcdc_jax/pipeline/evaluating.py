@@ -11,11 +11,12 @@ import jax
 
 from hcdc_jax import augment, files
 from hcdc_jax.artefact import read_card
+from hcdc_jax.config_values import with_defaults
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import (
-    PROTOCOLS,
     Protocol,
     Teacher,
+    described_protocol,
     evaluate_networks,
     settings_of,
     summary,
@@ -45,7 +46,7 @@ class EvaluationPlan:
     """What is trained on condensed images, and how.
 
     Attributes:
-      protocol: a name in `evaluation.PROTOCOLS`.
+      protocol: in words, as `evaluation.described_protocol` reads them.
       models: image networks in words, as `models.described_net` reads them; by default that of the run. The run's own
         network, by its name alone, has the run's options.
       methods: of the run; all by default.
@@ -114,6 +115,11 @@ def evaluate_condensed(
     protocol, problems = _protocol(setup, plan), _problems(setup, plan)
     if plan.whole:
         check_in_memory(setup, "--whole")
+        if protocol.logits == "stored":
+            raise UserError(
+                "logits of the whole training part, of each of its images in each epoch, are too many to be stored; "
+                "leave --whole out, or take a protocol that asks for them online, such as edc_soft"
+            )
     jobs = list(_jobs(setup, folder, plan, tuple(problems)))
     networks = plan.networks or protocol.networks
     with locked(folder):
@@ -141,8 +147,7 @@ def evaluate_condensed(
 
 
 def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
-    check("protocol", plan.protocol, PROTOCOLS)
-    protocol = PROTOCOLS[plan.protocol]
+    protocol = described_protocol(plan.protocol)
     if plan.augment is not None:
         chosen = None if plan.augment == "none" else augment.parse(plan.augment)
         return dataclasses.replace(protocol, augmentation=chosen, rand_augment=None)
@@ -258,9 +263,7 @@ def _evaluated(
 
 
 def _check_same_settings(path: Path, name: str, stored: dict[str, Any], ours: dict[str, Any]) -> None:
-    # Settings that are younger than the file had their defaults when it was made.
-    younger = {field.name: field.default for field in dataclasses.fields(Protocol)}
-    theirs, asked = ({**younger, "networks": x["networks"], **x["settings"]} for x in (stored, ours))
+    theirs, asked = (with_defaults(Protocol, x["settings"]) | {"networks": x["networks"]} for x in (stored, ours))
     for key, value in asked.items():
         if theirs.get(key) != value:
             raise UserError(

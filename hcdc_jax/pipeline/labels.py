@@ -33,8 +33,8 @@ class Labels(NamedTuple):
 
 
 def labels_path(folder: Path, protocol: str, s_train: str, seed: int) -> Path:
-    """Where the logits for one S_train under one protocol lie in a run folder."""
-    return folder / "labels" / f"{protocol}_{s_train}_seed{seed}.npz"
+    """Where the logits for one S_train under one protocol, in words, lie in a run folder."""
+    return folder / "labels" / f"{files.as_name(protocol)}_{s_train}_seed{seed}.npz"
 
 
 def make_labels(path: Path, seed: int, protocol: Protocol, train: Batch, teacher: Teacher) -> Labels:

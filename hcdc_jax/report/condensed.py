@@ -65,7 +65,7 @@ def image_grids(images: Images) -> Drawing:
 
 
 @house_style
-def image_panels(sets: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Drawing:
+def image_panels(sets: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Sets of images below each other, one column a class: title, pixels [n, h, w, c] from 0 to 1, labels of each."""
     grids = [(title, *_grid(pixels, labels)) for title, pixels, labels in sets]
     heights = [WIDTH * grid.shape[0] / grid.shape[1] + 0.5 for _, grid, _ in grids]

@@ -115,8 +115,19 @@ def reading(stored: Mapping[str, Any]) -> list[str]:
                 sentences.append(f"Left out because they diverged: {cell.failed} of {cell.networks} {model} on {row}.")
             if cell.networks < each * len(seeds) and row != WHOLE_ROW:
                 sentences.append(f"Not all seeds yet: {model} on {row}.")
+    sentences += [
+        f"{model} normalises by batches of test images: what it says of one depends on the others."
+        for model in models_of(pooled(stored))
+        if "norm=batch" in model
+    ]
     spent, compiled = (sum(entry[name] for entry in stored["entries"]) for name in ("seconds", "compile_seconds"))
+    # Logits are asked for once for all networks of an S_train.
+    spent += sum({_place(entry): entry.get("label_seconds", 0.0) for entry in stored["entries"]}.values())
     return [*sentences, f"All of it took {seconds(spent)} s, and {seconds(compiled)} s of compilation."]
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, int]:
+    return entry["s_train"], entry["seed"]
 
 
 def _row(entry: Mapping[str, Any]) -> str:

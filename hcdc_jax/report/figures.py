@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hcdc_jax import metrics
+from hcdc_jax import files, metrics
 from hcdc_jax.report import evaluations, tables
 from hcdc_jax.report.condensed import adjacency, image_grids
 from hcdc_jax.report.pruning import pruning
@@ -311,7 +311,7 @@ def draw_all(
 def evaluation(name: str, stored: Mapping[str, Any]) -> Plate:
     """The figure of one protocol of `evaluation.json`."""
     return Plate(
-        f"evaluation_{name}",
+        f"evaluation_{files.as_name(name)}",
         f"Networks trained on condensed images, protocol {name}",
         "Bars are means over networks and seeds, lines their standard deviations; a set that carries over to other "
         "networks than the one it was made with has high bars everywhere.",

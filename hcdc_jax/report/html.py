@@ -106,6 +106,15 @@ def render(
         _element("p", "From the stored results of this folder, this page alone is made again by:"),
         "<pre><code>hcdc report .</code></pre>",
     ]
+    return _page(title, body)
+
+
+def short_page(title: str, table: Table, sentences: Sequence[str], pictures: Sequence[Picture]) -> str:
+    """A page of one table, sentences about it, and figures."""
+    return _page(title, [_element("h1", title), _table(table, None), _list(sentences), *map(_figure, pictures)])
+
+
+def _page(title: str, body: Sequence[str]) -> str:
     head = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_CSS}</style>"

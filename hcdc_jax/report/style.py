@@ -6,13 +6,14 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import matplotlib
 from matplotlib.figure import Figure
 
 Drawing: TypeAlias = Figure | str
 P = ParamSpec("P")
+Drawn = TypeVar("Drawn", bound=Drawing)
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -49,11 +50,11 @@ def _styled() -> Iterator[None]:
         yield
 
 
-def house_style(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
+def house_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
     """Makes `draw` work under the report's style."""
 
     @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawing:
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawn:
         with _styled():
             return draw(*args, **kwargs)
 

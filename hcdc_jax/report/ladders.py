@@ -1,0 +1,122 @@
+"""What new networks reach on the images of each rung of a ladder: a table, a chart, the images, and a page of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hcdc_jax import files, metrics
+from hcdc_jax.report import html, style, tables
+from hcdc_jax.report.condensed import image_panels
+from hcdc_jax.report.style import BLUE, GREY, PALE, WIDTH, house_style
+from hcdc_jax.report.tables import Cell, Table
+
+SHOWN = 2
+"""Images of each class that a panel has."""
+
+
+def table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """A line for each rung: mean and deviation of test accuracies in %, networks that diverged, what it took.
+
+    Args:
+      steps: the content of `ladder.json`.
+    """
+    found = [metrics.summarise(_percent(step)) for step in steps]
+    shown = [None if one["mean"] is None else round(one["mean"], 1) for one in found]
+    best = max((value for value in shown if value is not None), default=None)
+    rows = []
+    for step, spread, value in zip(steps, found, shown, strict=True):
+        failed = len(step["test_accuracy"]) - len(_percent(step))
+        rows.append(
+            [
+                Cell(step["name"]),
+                Cell(tables.spread(spread, 1), best=value is not None and value == best),
+                Cell(f"{failed} of {len(step['test_accuracy'])}" if failed else "none"),
+                Cell(tables.seconds(step["seconds"])),
+            ]
+        )
+    return Table(["Rung", "Test accuracy, %", "Diverged", "Seconds to condense"], rows)
+
+
+def reading(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the numbers came about."""
+    networks, protocols = len(steps[0]["test_accuracy"]), list(dict.fromkeys(step["protocol"] for step in steps))
+    sentences = [
+        f"Mean ± standard deviation over {networks} networks, those of all seeds, at the last step of their training.",
+        "Seconds to condense: mean over seeds, without the training of observers and without compilation.",
+    ]
+    if len(protocols) == 1:
+        return [*sentences, f"Protocol {protocols[0]}."]
+    return [*sentences, *(f"{step['name']}: protocol {step['protocol']}." for step in steps)]
+
+
+@house_style
+def bars(steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """Test accuracies in percent, a bar for each rung, from the first one down, and a dot for each network."""
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.4 * len(steps)), layout="constrained")
+    axes = figure.subplots()
+    for place, values in enumerate(map(_percent, steps)):
+        found = metrics.summarise(values)
+        axes.barh(place, found["mean"] or 0.0, color=PALE)
+        axes.plot(values, np.full(len(values), place), "o", color=BLUE, markersize=3, alpha=0.7)
+        if values:
+            axes.text(max(values), place, f"  {found['mean']:.1f}", va="center", color=GREY)
+    axes.set_yticks(np.arange(len(steps)), [step["name"] for step in steps])
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, %")
+    return figure
+
+
+def panels(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """The first images of each class: pixels [n, h, w, c] from 0 to 1 and labels [n], by title."""
+    return image_panels([(title, *_first(pixels, labels)) for title, (pixels, labels) in sets.items()])
+
+
+def write(
+    folder: Path,
+    name: str,
+    title: str,
+    steps: Sequence[Mapping[str, Any]],
+    images: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Writes `<name>.md`, `<name>.html`, `<name>.png` and `<name>_images.png`.
+
+    Args:
+      folder: where to.
+      name: of the files.
+      title: of the page.
+      steps: the content of `ladder.json`.
+      images: pixels and labels of the S_train in each run folder that `steps` name.
+    """
+    titles: dict[str, list[str]] = {}
+    for step in steps:
+        titles.setdefault(step["folder"], []).append(step["name"])
+    chart = style.to_png(bars(steps))
+    grids = style.to_png(panels({"; ".join(names): images[made_in] for made_in, names in titles.items()}))
+    found, told = table(steps), reading(steps)
+    files.write_bytes(folder / f"{name}.png", chart)
+    files.write_bytes(folder / f"{name}_images.png", grids)
+    text = "\n\n".join([f"**{title}**", tables.to_markdown(found), *told])
+    files.write_text(folder / f"{name}.md", text + "\n")
+    pictures = [
+        html.Picture("Test accuracy", "Bars are means over networks, dots are networks.", chart),
+        html.Picture(
+            "Condensed images", f"The first {SHOWN} of each class that each rung has, of its first seed.", grids
+        ),
+    ]
+    files.write_text(folder / f"{name}.html", html.short_page(title, found, told, pictures))
+
+
+def _percent(step: Mapping[str, Any]) -> list[float]:
+    return [100 * value for value in step["test_accuracy"] if value is not None]
+
+
+def _first(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    classes = labels if labels.ndim == 1 else labels.argmax(1)
+    places = np.sort(np.concatenate([np.flatnonzero(classes == c)[:SHOWN] for c in np.unique(classes)]))
+    return pixels[places], labels[places]
