@@ -11,49 +11,54 @@ DIR, what is finished is not made again, and interrupted runs go on. Writes `edc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from hcdc_jax import config as configs
 from hcdc_jax.config_values import merge
-from hcdc_jax.pipeline.ladder import Ladder, Rung, climb, load, words_of
+from hcdc_jax.pipeline.ladder import Rung, climb, load, words_of
 from hcdc_jax.terminal import progress
 
 
-def lowest(ladder: Ladder) -> Rung:
+def lowest(ladder: Sequence[Rung]) -> Rung:
     """G-VBSM."""
-    return ladder.rungs[0]
+    return ladder[0]
 
 
-def highest(ladder: Ladder) -> Rung:
-    """All of EDC; above it stands what it is compared with."""
-    return next(rung for rung in ladder.rungs if rung.name.startswith("G"))
+def height(ladder: Sequence[Rung]) -> int:
+    """The place of all of EDC; above it stands what it is compared with."""
+    return next(place for place, rung in enumerate(ladder) if rung.name.startswith("G"))
 
 
-def alone(ladder: Ladder) -> list[Rung]:
+def highest(ladder: Sequence[Rung]) -> Rung:
+    """All of EDC, under its own name."""
+    return ladder[height(ladder)]._replace(name="EDC")
+
+
+def alone(ladder: Sequence[Rung]) -> list[Rung]:
     """Rung A with each choice by itself."""
     start = lowest(ladder)
-    choices = ladder.rungs[1 : ladder.rungs.index(highest(ladder)) + 1]
+    choices = ladder[1 : height(ladder) + 1]
     taken = [
         Rung(
             f"A, and {rung.name}",
             merge(start.config, rung.settings, where=rung.name),
-            words_of(start.protocol, rung.options),
+            words_of(start.protocol, rung.options, where=rung.name),
         )
         for rung in choices
     ]
     return [start, *taken]
 
 
-def changed(ladder: Ladder, name: str, *overrides: str) -> Rung:
+def changed(ladder: Sequence[Rung], name: str, *overrides: str) -> Rung:
     """All of EDC but for some settings of the run."""
     rung = highest(ladder)
     return rung._replace(name=name, config=configs.apply_overrides(rung.config, overrides))
 
 
-def one_setting(label: str, setting: str, *values: Any) -> Callable[[Ladder], list[Rung]]:
+def one_setting(label: str, setting: str, *values: Any) -> Callable[[Sequence[Rung]], list[Rung]]:
     """Rungs of a study that changes one setting of the run."""
     return lambda ladder: [
         highest(ladder),
@@ -61,13 +66,13 @@ def one_setting(label: str, setting: str, *values: Any) -> Callable[[Ladder], li
     ]
 
 
-def of_protocol(label: str, setting: str, *values: float) -> Callable[[Ladder], list[Rung]]:
+def of_protocol(label: str, setting: str, *values: float) -> Callable[[Sequence[Rung]], list[Rung]]:
     """Rungs of a study that changes one setting of the protocol."""
 
-    def rungs(ladder: Ladder) -> list[Rung]:
+    def rungs(ladder: Sequence[Rung]) -> list[Rung]:
         rung = highest(ladder)
         others = [
-            rung._replace(name=f"{label} {value}", protocol=words_of(rung.protocol, {setting: value}))
+            rung._replace(name=f"{label} {value}", protocol=words_of(rung.protocol, {setting: value}, where=label))
             for value in values
         ]
         return [rung, *others]
@@ -75,7 +80,7 @@ def of_protocol(label: str, setting: str, *values: float) -> Callable[[Ladder], 
     return rungs
 
 
-def observers(ladder: Ladder) -> list[Rung]:
+def observers(ladder: Sequence[Rung]) -> list[Rung]:
     """The first few of the observers, who also give the labels, and more of them."""
     known = highest(ladder).config.edc.observers
     more = tuple(one for one in ("convnet:width=8,depth=2", "convnet:width=32,depth=2") if one not in known)
@@ -83,14 +88,14 @@ def observers(ladder: Ladder) -> list[Rung]:
     return [highest(ladder), *(changed(ladder, f"observers: {len(one)}", "--edc.observers", *one) for one in sets)]
 
 
-def norms(ladder: Ladder) -> list[Rung]:
+def norms(ladder: Sequence[Rung]) -> list[Rung]:
     """All observers with batch norm, fixed to the statistics of all real images."""
     known = highest(ladder).config.edc.observers
     theirs = [one if "norm=" in one else f"{one}{',' if ':' in one else ':'}norm=batch" for one in known]
     return [highest(ladder), changed(ladder, "observers with batch norm", "--edc.observers", *theirs)]
 
 
-def label_noise(ladder: Ladder) -> list[Rung]:
+def label_noise(ladder: Sequence[Rung]) -> list[Rung]:
     """Classes that overlap: statistics of classes against those of all images, by the share of wrong labels."""
     sets = [(share, alpha) for share in (0.2, 0.4) for alpha in (0.0, 0.5, 1.0)]
     noisy = [
@@ -102,7 +107,7 @@ def label_noise(ladder: Ladder) -> list[Rung]:
     return [highest(ladder), *noisy]
 
 
-STUDIES: dict[str, Callable[[Ladder], list[Rung]]] = {
+STUDIES: dict[str, Callable[[Sequence[Rung]], list[Rung]]] = {
     "alone": alone,
     "alpha": one_setting("alpha", "edc.alpha", 0.0, 0.25, 0.75, 1.0),
     "zeta": of_protocol("zeta", "zeta", 1.0, 1.5, 2.5, 3.0),
@@ -121,10 +126,11 @@ def main() -> None:
     parser.add_argument("--ladder", type=Path, default=CONFIGS / "edc_ladder_mini.toml")
     args, overrides = chosen(parser, "study", STUDIES, usual=STUDIES, by_default="all")
     ladder = load(args.ladder, overrides)
+    if not any(rung.name.startswith("G") for rung in ladder):
+        parser.error(f"{args.ladder} has no rung G, all of EDC, whose settings the studies change")
     for name in args.names:
-        rungs = Ladder(tuple(STUDIES[name](ladder)), ladder.networks)
         with progress() as shown:
-            climb(rungs, args.out, f"edc_{name}", resume=True, progress=shown)
+            climb(STUDIES[name](ladder), args.out, f"edc_{name}", resume=True, progress=shown)
         print((args.out / f"edc_{name}.md").read_text(encoding="utf-8"))
 
 

@@ -14,7 +14,7 @@ from benchmarks.tables import spread
 from hcdc_jax import files, metrics
 from hcdc_jax.config import Config
 from hcdc_jax.config_values import with_defaults
-from hcdc_jax.evaluation import Protocol, Teacher, evaluate_networks
+from hcdc_jax.evaluation import Protocol, evaluate_networks
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
@@ -45,7 +45,6 @@ def accuracies(
     batch: Batch,
     protocol: Protocol,
     networks: int,
-    teacher: Teacher | None = None,
     model: str | None = None,
 ) -> list[float | None]:
     """Accuracies on the real test part of networks that a protocol trains on one S_train; None for those that failed.
@@ -63,9 +62,8 @@ def accuracies(
             return entry["values"]
     problem, hparams = _network(setup, model)
     scores = evaluate_networks(
-        key_for(EVALUATE, seed), problem, protocol, batch, setup.test, networks=networks, hparams=hparams,
-        teacher=teacher,
-    )  # fmt: skip
+        key_for(EVALUATE, seed), problem, protocol, batch, setup.test, networks=networks, hparams=hparams
+    )
     shares, trained = np.asarray(scores.accuracy, float), np.asarray(scores.status)
     values = [float(share) if there else None for share, there in zip(shares, trained, strict=True)]
     files.write_json(path, [*kept, wanted | {"values": values}])

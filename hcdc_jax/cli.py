@@ -307,8 +307,9 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     plan = pipeline.EvaluationPlan(**given)
     with terminal.progress() as progress:
         content = pipeline.evaluate_condensed(setup, folder, plan, progress)
-    stored = content["protocols"][plan.protocol]
-    terminal.say_table(evaluations.table(stored), evaluations.title(plan.protocol))
+    words, _ = evaluation.described_protocol(plan.protocol)
+    stored = content["protocols"][words]
+    terminal.say_table(evaluations.table(stored), evaluations.title(words))
     for sentence in evaluations.reading(stored):
         terminal.say(sentence)
     if (folder / "report.html").exists():  # of a run that is not ranked yet there is none to renew

@@ -156,27 +156,48 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 _OTHERWISE = ("about", "drops", "augmentation", "rand_augment")
-"""What of a protocol cannot be said in a word."""
+SETTINGS = tuple(field.name for field in dataclasses.fields(Protocol) if field.name not in _OTHERWISE)
+"""What of a protocol can be said in a word."""
 
 
-def described_protocol(text: str) -> Protocol:
+def described_protocol(text: str) -> tuple[str, Protocol]:
     """A protocol in words, such as "dsa" or "edc_soft:epochs=300,zeta=1": a name, and settings that differ.
 
     Drops of the learning rate move with the epochs, see `with_epochs`.
+
+    Returns:
+      The words as all write them who mean the same, and the protocol.
 
     Raises:
       UserError: there is no such protocol or setting, or the setting wants another value.
     """
     name, _, rest = text.partition(":")
     check("protocol", name, PROTOCOLS)
-    usual, where, values = PROTOCOLS[name], f"protocol {text!r}", {}
-    known = [field.name for field in dataclasses.fields(Protocol) if field.name not in _OTHERWISE]
-    for part in filter(None, rest.split(",")):
+    where, values = f"protocol {text!r}", {}
+    for part in rest.split(",") if rest else ():
         setting, _, word = part.partition("=")
-        check(f"setting of protocol {name}", setting, known)
+        if not setting or not word or setting in values:
+            raise UserError(f"{where}: write each setting once, as in edc:epochs=300,zeta=1")
+        check(f"setting of protocol {name}", setting, SETTINGS)
         values[setting] = parse_words(Protocol, setting, [word], where=where)
-    changed = merge(usual, values, where=where)
-    return dataclasses.replace(changed, drops=with_epochs(usual, changed.epochs).drops)
+    return changed_protocol(name, values, where=where)
+
+
+def changed_protocol(name: str, values: Mapping[str, Any], *, where: str) -> tuple[str, Protocol]:
+    """A protocol of `PROTOCOLS` with settings given as values; returns and raises as `described_protocol`.
+
+    Args:
+      name: of the protocol.
+      values: by names in `SETTINGS`.
+      where: for error messages.
+    """
+    usual = PROTOCOLS[name]
+    for setting in values:
+        check(f"setting of protocol {name}", setting, SETTINGS)
+    protocol = merge(usual, values, where=where)
+    differing = [f"{key}={getattr(protocol, key)}" for key in SETTINGS if getattr(protocol, key) != getattr(usual, key)]
+    words = f"{name}:{','.join(differing)}" if differing else name
+    return words, dataclasses.replace(protocol, drops=with_epochs(usual, protocol.epochs).drops)
 
 
 def with_epochs(protocol: Protocol, epochs: int) -> Protocol:

@@ -21,12 +21,17 @@ import numpy as np
 
 from hcdc_jax.errors import UserError
 
+_LONGEST = 120  # of 255 bytes: names have endings, and temporary files longer ones
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def as_name(text: str) -> str:
-    """The text as the name of a file on any system: runs of what is no letter, digit, dot, - or _ become one _."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")
+    """The text as the name of a file on any system: runs of what is no letter a to z, digit, dot, - or _ become one _.
+
+    Of a long text the end is told by its hash. Empty where nothing of the text is left.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 9]}_{sha256(text.encode())[:8]}"
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -27,7 +27,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides its own errors: numbers and lists beyond all measure
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 

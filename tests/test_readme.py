@@ -47,7 +47,7 @@ def test_names_in_the_readme_exist():
 def test_every_config_loads_and_names_its_own_command():
     for path in sorted((ROOT / "configs").rglob("*.toml")):
         ladders = ladder.is_ladder(path)
-        for config in [rung.config for rung in ladder.load(path).rungs] if ladders else [configs.load(path)]:
+        for config in [rung.config for rung in ladder.load(path)] if ladders else [configs.load(path)]:
             checks.check_config(config)
             space_of(config)
             if config.model.name in image_nets():

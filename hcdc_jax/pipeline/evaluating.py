@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 
 from hcdc_jax import augment, files
-from hcdc_jax.artefact import read_card
 from hcdc_jax.config_values import with_defaults
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import (
@@ -112,7 +111,8 @@ def evaluate_condensed(
         raise UserError(f"{folder} is a run on {setup.kind.unit}; only condensed images are evaluated by new networks")
     info = describe(setup)
     check_same_data(folder, info)
-    protocol, problems = _protocol(setup, plan), _problems(setup, plan)
+    words, protocol = _protocol(setup, plan)
+    problems = _problems(setup, plan)
     if plan.whole:
         check_in_memory(setup, "--whole")
         if protocol.logits == "stored":
@@ -125,36 +125,36 @@ def evaluate_condensed(
     with locked(folder):
         content = evaluations.read(folder)
         ours = {"networks": networks, "settings": settings_of(protocol)}
-        stored = content["protocols"].get(plan.protocol, ours | {"entries": []})
-        _check_same_settings(folder / evaluations.FILE, plan.protocol, stored, ours)
+        stored = content["protocols"].get(words, ours | {"entries": []})
+        _check_same_settings(folder / evaluations.FILE, words, stored, ours)
         identities = [_identity(setup, plan, protocol, job) for job in jobs]
         known = [{name: entry[name] for name in MADE_BY} for entry in stored["entries"]]
         left = [(job, made) for job, made in zip(jobs, identities, strict=True) if made not in known]
         teacher = None
         if left and protocol.label_weight is not None:
             teacher = observing_teacher(Run(setup, folder, progress))
-        what = f"{networks} networks each, protocol {plan.protocol}: models x S_train"
+        what = f"{networks} networks each, protocol {words}: models x S_train"
         for job, made in progress.track(left, what, len(jobs) - len(left)):
-            entry = made | _evaluated(setup, folder, plan, protocol, job, made, problems[job.model], teacher)
+            entry = made | _evaluated(setup, folder, plan, words, protocol, job, made, problems[job.model], teacher)
             others = [e for e in stored["entries"] if any(e[name] != made[name] for name in _IDENTITY)]
             stored = ours | {"entries": [*others, entry]}
             content = {
                 **{name: info[name] for name in ("config_hash", "versions", "data")},
-                "protocols": content["protocols"] | {plan.protocol: stored},
+                "protocols": content["protocols"] | {words: stored},
             }
             files.write_json(folder / evaluations.FILE, content)
         return evaluations.read(folder)
 
 
-def _protocol(setup: Setup, plan: EvaluationPlan) -> Protocol:
-    protocol = described_protocol(plan.protocol)
+def _protocol(setup: Setup, plan: EvaluationPlan) -> tuple[str, Protocol]:
+    words, protocol = described_protocol(plan.protocol)
     if plan.augment is not None:
         chosen = None if plan.augment == "none" else augment.parse(plan.augment)
-        return dataclasses.replace(protocol, augmentation=chosen, rand_augment=None)
+        return words, dataclasses.replace(protocol, augmentation=chosen, rand_augment=None)
     if protocol.augmentation is None:
-        return protocol
+        return words, protocol
     chosen = augment.fitting(protocol.augmentation, setup.data.name)
-    return dataclasses.replace(protocol, augmentation=chosen if chosen.operations else None)
+    return words, dataclasses.replace(protocol, augmentation=chosen if chosen.operations else None)
 
 
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
@@ -192,21 +192,14 @@ def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, .
             if wanted.isdisjoint(methods):
                 continue
             place = Place(folder, s_train, "train", seed)
-            read_half(place)  # that it is there and whole is found before anything is trained
-            rate = _learned_rate(folder, methods, seed)
+            half = read_half(place)  # that it is there and whole is found before anything is trained
+            rate = half.facts.get("learned_learning_rate")
             sets.append((s_train, seed, tuple(methods), files.sha256(place.finished), rate))
     if plan.whole:
         sets.append((WHOLE, config.seeds[0], (), setup.data.checksum, None))
     # A model's networks one after the other: they share what was compiled, and its column of the table is full first.
     for model in models:
         yield from (Job(model, *one) for one in sets)
-
-
-def _learned_rate(folder: Path, methods: list[str], seed: int) -> float | None:
-    """The learning rate on the card of one of the methods, which was learned together with its S_train."""
-    entries = read_card(folder)["artefacts"].values() if (folder / "card.json").exists() else ()
-    found = (e.get("learned_learning_rate") for e in entries if e["method"] in methods and e["seed"] == seed)
-    return next((rate for rate in found if rate is not None), None)
 
 
 def _identity(setup: Setup, plan: EvaluationPlan, protocol: Protocol, job: Job) -> dict[str, Any]:
@@ -224,6 +217,7 @@ def _evaluated(
     setup: Setup,
     folder: Path,
     plan: EvaluationPlan,
+    words: str,
     protocol: Protocol,
     job: Job,
     made: dict[str, Any],
@@ -235,7 +229,7 @@ def _evaluated(
     train, kept = (setup.train, setup.train) if half is None else (half.batch, half.variables)
     protocol, labels = with_epochs(protocol, made["epochs"]), None
     if teacher is not None and protocol.logits == "stored":
-        path = labels_path(folder, plan.protocol, job.s_train, job.seed)
+        path = labels_path(folder, words, job.s_train, job.seed)
         labels = make_labels(path, job.seed, protocol, train, teacher)
     with measured() as elapsed:
         scores = evaluate_networks(

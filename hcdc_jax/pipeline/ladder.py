@@ -3,8 +3,7 @@
 A ladder is a TOML file beside the configuration that it changes:
 
     base = "images/edc_mini.toml"       # settings of all rungs
-    protocol = "edc_soft:epochs=300"    # by which new networks train on each S_train
-    networks = 2                        # so many for each rung and seed
+    protocol = "edc_soft:epochs=300,networks=2"    # by which new networks train on each S_train
     seeds = [0, 1, 2]                   # settings of all rungs that are not as in base
 
     [[rungs]]
@@ -19,11 +18,12 @@ A ladder is a TOML file beside the configuration that it changes:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,16 +32,19 @@ import numpy as np
 from hcdc_jax import config as configs
 from hcdc_jax import files, toml
 from hcdc_jax.config import Config
-from hcdc_jax.config_values import Count, merge
+from hcdc_jax.config_values import merge
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import described_protocol
-from hcdc_jax.pipeline.driver import opened
+from hcdc_jax.evaluation import SETTINGS, changed_protocol, described_protocol
+from hcdc_jax.pipeline.checks import check_config
+from hcdc_jax.pipeline.driver import opened, prepare, resolved
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.folder import CONFIG
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observers_of
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.pipeline.teaching import make_train
+from hcdc_jax.report import ladders
+from hcdc_jax.report.evaluations import WHOLE
 from hcdc_jax.types import Batch
 
 
@@ -61,18 +64,6 @@ class Rung(NamedTuple):
     protocol: str
     settings: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
-
-
-class Ladder(NamedTuple):
-    """Rungs from the lowest up.
-
-    Attributes:
-      rungs: with different names.
-      networks: that train on the S_train of each seed.
-    """
-
-    rungs: tuple[Rung, ...]
-    networks: int
 
 
 class Step(NamedTuple):
@@ -95,11 +86,10 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Head:
-    """What a ladder says before its rungs."""
+    """What a ladder says before its rungs, besides settings of all of them."""
 
-    base: str = ""
-    protocol: str = "edc_soft"
-    networks: Count = 2
+    base: str | None = None
+    protocol: str | None = None
 
 
 def is_ladder(path: Path) -> bool:
@@ -108,11 +98,11 @@ def is_ladder(path: Path) -> bool:
     Raises:
       UserError: it is no TOML.
     """
-    return path.is_file() and "rungs" in toml.read(path)
+    return path.is_file() and not {"base", "rungs"}.isdisjoint(toml.read(path))
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Ladder:
-    """Reads a ladder.
+def load(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Rung, ...]:
+    """Reads a ladder, from its lowest rung up.
 
     Args:
       path: of the file.
@@ -128,55 +118,79 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Ladder:
         raise UserError(f"{path}: a ladder has at least one [[rungs]], each with a name and what it changes")
     own = {field.name for field in dataclasses.fields(_Head)} & values.keys()
     head = merge(_Head(), {name: values.pop(name) for name in own}, where=str(path))
-    if not head.base:
+    if head.base is None or head.protocol is None:
         raise UserError(
-            f"{path}: base is missing: the configuration that the rungs change, from the folder of this file"
+            f"{path}: before its rungs a ladder has base, the configuration that they change, from the folder of this "
+            'file, and protocol, by which new networks are trained, such as "edc:epochs=300"'
         )
-    config = merge(configs.load(path.parent / head.base), values, where=str(path))
-    config = configs.apply_overrides(config, overrides)
-    rungs, protocol = [], words_of(head.protocol, {})
+    config = merge(_base(path, head.base), values, where=str(path))
+    config, protocol = configs.apply_overrides(config, overrides), head.protocol
+    rungs = []
     for number, one in enumerate(described, 1):
-        settings = dict(one)
+        where, settings = f"{path}, rung {number}", dict(one)
         name, options = settings.pop("name", ""), settings.pop("protocol", {})
-        where = f"{path}, rung {number}"
-        if not isinstance(name, str) or not files.as_name(name):
-            raise UserError(f"{where}: it needs a name of letters or digits")
+        if not isinstance(name, str) or not name.isprintable() or not files.as_name(name):
+            raise UserError(f"{where}: give it a name of one line, with one of the letters a to z or a digit")
         if not isinstance(options, dict):
             raise UserError(
                 f"{where}: protocol.SETTING = VALUE changes the protocol, which is named once, before the rungs"
             )
-        config, protocol = merge(config, settings, where=where), words_of(protocol, options)
+        config, protocol = merge(config, settings, where=where), words_of(protocol, options, where=where)
+        _check(config, where)
         rungs.append(Rung(name, config, protocol, settings, options))
-    return Ladder(tuple(rungs), head.networks)
+    return tuple(rungs)
 
 
-def words_of(protocol: str, options: Mapping[str, Any]) -> str:
-    """A protocol in words with other settings, those of the same name replaced.
+def _base(path: Path, name: str) -> Config:
+    base = path.parent / name
+    if is_ladder(base):
+        raise UserError(f"{path}: base = {name!r} is a ladder itself; name a configuration")
+    return configs.load(base)
+
+
+def _check(config: Config, where: str) -> None:
+    if len(config.methods) != 1:
+        raise UserError(f'{where} has the methods {", ".join(config.methods)}; set one, as methods = ["edc"]')
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def words_of(protocol: str, options: Mapping[str, Any], *, where: str) -> str:
+    """A protocol in words, with other settings.
+
+    Args:
+      protocol: in words.
+      options: by name, as TOML has them.
+      where: for error messages.
 
     Raises:
       UserError: there is no such protocol or setting, or the setting wants another value.
     """
-    name, _, rest = protocol.partition(":")
-    parts = [part.partition("=") for part in filter(None, rest.split(","))]
-    settings = {setting: value for setting, _, value in parts} | {key: str(value) for key, value in options.items()}
-    text = ":".join(filter(None, [name, ",".join(f"{key}={value}" for key, value in settings.items())]))
-    described_protocol(text)
-    return text
+    try:
+        words, before = described_protocol(protocol)
+        name, _, _ = words.partition(":")
+        settings = {setting: getattr(before, setting) for setting in SETTINGS}
+        words, _ = changed_protocol(name, settings | dict(options), where="protocol")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return words
 
 
 def climb(
-    ladder: Ladder, folder: str | Path, name: str, *, resume: bool = False, progress: Progress | None = None
+    rungs: Sequence[Rung], folder: str | Path, name: str, *, resume: bool = False, progress: Progress | None = None
 ) -> list[Step]:
     """Condenses the S_train of every rung and tests new networks on it; writes the report of the ladder.
 
-    Every rung is a run folder of its own inside `folder`, which can be gone on with, evaluated and exported like any
-    other. Rungs of the same settings share it, and observers that are the same are trained once.
+    Every rung is a run folder of its own inside `folder`; `hcdc run` goes on with it from S_train to a ranking. Rungs
+    of the same settings share it, and a list of observers that is the same is trained once.
 
     Args:
-      ladder: what is climbed.
+      rungs: from the lowest up.
       folder: of all of it.
       name: of the ladder, and of the files of its report: `<name>.json`, `.md`, `.html`, `.png`, `_images.png`.
-      resume: go on with what the folder holds; what is finished there is not made again.
+      resume: go on with what the folder holds; S_train and networks of settings that it has are not made again.
       progress: told what is going on; nobody by default.
 
     Returns:
@@ -185,55 +199,74 @@ def climb(
     Raises:
       UserError: what is wrong with the folder or a rung, in one line.
     """
-    from hcdc_jax.report import ladders  # only here: drawing takes half a second to import
-
     folder, progress = Path(folder), progress or silent()
-    folders = _folders(ladder)
     _check_free(folder, resume=resume)
+    folders = _folders(rungs, folder, reserved={f"{name}{ending}" for ending in _REPORT})
+    _check_unit(rungs[0])
     steps, images = [], {}
-    for number, rung in enumerate(ladder.rungs, 1):
-        progress.say(f"rung {number} of {len(ladder.rungs)}: {rung.name}")
-        place = folders[configs.config_hash(rung.config)]
+    for number, rung in enumerate(rungs, 1):
+        progress.say(f"rung {number} of {len(rungs)}: {rung.name}")
+        place = folders[configs.config_hash(resolved(rung.config))]
         setup, first, seconds = _condensed(rung.config, folder / place, progress)
-        plan = EvaluationPlan(rung.protocol, networks=ladder.networks)
-        entries = evaluate_condensed(setup, folder / place, plan, progress)["protocols"][rung.protocol]["entries"]
-        values = [value for entry in entries for value in entry["test_accuracy"]["values"]]
+        values = _tested(setup, folder / place, rung, progress)
         steps.append(Step(rung.name, place, rung.protocol, values, seconds))
         images.setdefault(place, _pixels(setup, first))
     found = [step._asdict() for step in steps]
     files.write_json(folder / f"{name}.json", found)
-    ladders.write(folder, name, name, found, images)
+    ladders.write(folder, name, found, images)
     return steps
 
 
-def _folders(ladder: Ladder) -> dict[str, str]:
-    """Names of run folders by hash of the configuration: that of the first rung that has it."""
-    found: dict[str, str] = {}
-    names = [files.as_name(rung.name) for rung in ladder.rungs]
-    for name, rung in zip(names, ladder.rungs, strict=True):
-        if len(rung.config.methods) != 1:
-            raise UserError(f"rung {rung.name!r} has the methods {', '.join(rung.config.methods)}; a rung tests one")
-        if names.count(name) > 1:
-            raise UserError(f"two rungs are called {rung.name!r}; give them different names")
-        found.setdefault(configs.config_hash(rung.config), name)
-    return found
+_REPORT = (".json", ".md", ".html", ".png", "_images.png")
 
 
 def _check_free(folder: Path, *, resume: bool) -> None:
-    if (folder / CONFIG).exists():
-        raise UserError(f"{folder} holds a run, no ladder; choose another --out folder")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; choose another --out folder")
-    if not resume and folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; add --resume to continue a ladder in it, or choose another --out")
+    try:
+        if (folder / CONFIG).exists():
+            raise UserError(f"{folder} holds a run, no ladder; choose another --out folder")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file; choose another --out folder")
+        if not resume and folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} is not empty; add --resume to continue a ladder in it, or choose another --out")
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}; choose another --out folder") from error
+
+
+def _folders(rungs: Sequence[Rung], folder: Path, reserved: set[str]) -> dict[str, str]:
+    """Names of run folders by hash of the configuration: what has it already, or the name of the first rung with it."""
+    found = {configs.config_hash(config): path.name for path, config in _runs_in(folder)}
+    owners: dict[str, Rung] = {}
+    for rung in rungs:
+        name = files.as_name(rung.name)
+        other = owners.setdefault(name.lower(), rung)  # some systems do not tell capital letters from small ones
+        if other is not rung:
+            raise UserError(
+                f"rungs {other.name!r} and {rung.name!r} would have one folder, {name}; give them names that differ in "
+                "letters a to z or digits"
+            )
+        if name in reserved:
+            raise UserError(f"rung {rung.name!r} has the name of a file of the report; give it another")
+        found.setdefault(configs.config_hash(resolved(rung.config)), name)
+    return found
+
+
+def _runs_in(folder: Path) -> Iterator[tuple[Path, Config]]:
+    """The run folders in a folder that this version can read."""
+    for path in sorted(folder.glob(f"*/{CONFIG}")):
+        with contextlib.suppress(UserError):
+            yield path.parent, configs.load(path)
+
+
+def _check_unit(rung: Rung) -> None:
+    unit = prepare(resolved(rung.config)).kind.unit
+    if unit != "images":
+        raise UserError(f"rung {rung.name!r} is a run on {unit}; a ladder tests condensed images")
 
 
 def _condensed(config: Config, folder: Path, progress: Progress) -> tuple[Setup, Batch, float]:
     """The setup of a rung, the S_train of its first seed, and the mean seconds to condense."""
     with opened(config, folder, progress=progress) as run:
-        if run.setup.kind.unit != "images":
-            raise UserError(f"{folder} would be a run on {run.setup.kind.unit}; a ladder tests condensed images")
-        _borrow_observers(config, folder)
+        _borrow_observers(run.setup.config, folder)
         halves = [make_train(run, config.methods[0], seed) for seed in config.seeds]
     return run.setup, halves[0].batch, float(np.mean([half.cost.seconds for half in halves]))
 
@@ -243,12 +276,17 @@ def _borrow_observers(config: Config, folder: Path) -> None:
     ours = observers_of(folder, "train")
     if ours.exists():
         return
-    for other in sorted(folder.parent.glob(f"*/{CONFIG}")):
-        theirs = observers_of(other.parent, "train")
-        if theirs.exists() and _decides_observers(configs.load(other)) == _decides_observers(config):
+    for path, other in _runs_in(folder.parent):
+        theirs = observers_of(path, "train")
+        if theirs.exists() and _decides_observers(other) == _decides_observers(config):
             copied = ours.with_name(f".{ours.name}.{secrets.token_hex(4)}.tmp")
-            shutil.copytree(theirs, copied)
-            os.replace(copied, ours)  # whole or not at all
+            try:
+                shutil.copytree(theirs, copied)
+                os.replace(copied, ours)  # whole or not at all
+            except OSError as error:
+                raise UserError(f"cannot copy observers from {theirs} to {ours}: {error}") from error
+            finally:
+                shutil.rmtree(copied, ignore_errors=True)
             return
 
 
@@ -256,6 +294,14 @@ def _decides_observers(config: Config) -> tuple[Any, ...]:
     edc = config.edc
     training = (edc.observers, edc.observer_epochs, edc.observer_rate, edc.observer_batch_size)
     return config.data, config.condense.augmentation, *training
+
+
+def _tested(setup: Setup, folder: Path, rung: Rung, progress: Progress) -> list[float | None]:
+    """Test accuracies of the run's own network; `hcdc evaluate` may have put others beside them."""
+    content = evaluate_condensed(setup, folder, EvaluationPlan(rung.protocol), progress)
+    entries = content["protocols"][rung.protocol]["entries"]
+    ours = [entry for entry in entries if entry["model"] == setup.config.model.name and entry["s_train"] != WHOLE]
+    return [value for entry in ours for value in entry["test_accuracy"]["values"]]
 
 
 def _pixels(setup: Setup, batch: Batch) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hcdc_jax import files
+from hcdc_jax import files, report
 from hcdc_jax.data.npz import read_arrays
 
 
@@ -18,8 +18,6 @@ def write_report(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: nothing was ranked yet, a file is damaged, or the disk is full.
     """
-    from hcdc_jax import report  # only here: drawing takes half a second to import
-
     path = folder / "results" / "info.json"
     if path.exists():
         info = json.loads(path.read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def image_panels(sets: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
         axes.set_yticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(title)
+        axes.set_title(title, parse_math=False)
     panels[-1].set_xlabel("class")
     return figure
 

@@ -117,13 +117,16 @@ def reading(stored: Mapping[str, Any]) -> list[str]:
                 sentences.append(f"Not all seeds yet: {model} on {row}.")
     sentences += [
         f"{model} normalises by batches of test images: what it says of one depends on the others."
-        for model in models_of(pooled(stored))
-        if "norm=batch" in model
+        for model in dict.fromkeys(entry["model"] for entry in stored["entries"] if _by_batches(entry))
     ]
     spent, compiled = (sum(entry[name] for entry in stored["entries"]) for name in ("seconds", "compile_seconds"))
     # Logits are asked for once for all networks of an S_train.
     spent += sum({_place(entry): entry.get("label_seconds", 0.0) for entry in stored["entries"]}.values())
     return [*sentences, f"All of it took {seconds(spent)} s, and {seconds(compiled)} s of compilation."]
+
+
+def _by_batches(entry: Mapping[str, Any]) -> bool:
+    return "norm=batch" in entry["model"] or entry["options"].get("norm") == "batch"
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, int]:

@@ -23,35 +23,36 @@ def table(steps: Sequence[Mapping[str, Any]]) -> Table:
     """A line for each rung: mean and deviation of test accuracies in %, networks that diverged, what it took.
 
     Args:
-      steps: the content of `ladder.json`.
+      steps: the content of `<name>.json`.
     """
     found = [metrics.summarise(_percent(step)) for step in steps]
-    shown = [None if one["mean"] is None else round(one["mean"], 1) for one in found]
-    best = max((value for value in shown if value is not None), default=None)
+    means = [round(one["mean"], 1) if one["values"] else None for one in found]
+    best = max((mean for mean in means if mean is not None), default=None)
     rows = []
-    for step, spread, value in zip(steps, found, shown, strict=True):
-        failed = len(step["test_accuracy"]) - len(_percent(step))
+    for step, spread, mean in zip(steps, found, means, strict=True):
+        networks = len(step["test_accuracy"])
         rows.append(
             [
                 Cell(step["name"]),
-                Cell(tables.spread(spread, 1), best=value is not None and value == best),
-                Cell(f"{failed} of {len(step['test_accuracy'])}" if failed else "none"),
+                Cell(
+                    tables.MISSING if mean is None else tables.spread(spread, 1), best=mean is not None and mean == best
+                ),
+                Cell(str(networks)),
+                Cell(str(networks - len(_percent(step)))),
                 Cell(tables.seconds(step["seconds"])),
             ]
         )
-    return Table(["Rung", "Test accuracy, %", "Diverged", "Seconds to condense"], rows)
+    return Table(["Rung", "Test accuracy, %", "Networks", "Diverged", "Seconds to condense"], rows)
 
 
 def reading(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the numbers came about."""
-    networks, protocols = len(steps[0]["test_accuracy"]), list(dict.fromkeys(step["protocol"] for step in steps))
-    sentences = [
-        f"Mean ± standard deviation over {networks} networks, those of all seeds, at the last step of their training.",
+    return [
+        "Mean ± standard deviation over the networks of all seeds, at the last step of their training, without those "
+        "that diverged.",
         "Seconds to condense: mean over seeds, without the training of observers and without compilation.",
+        *(f"Protocol of {step['name']}: {step['protocol']}." for step in steps),
     ]
-    if len(protocols) == 1:
-        return [*sentences, f"Protocol {protocols[0]}."]
-    return [*sentences, *(f"{step['name']}: protocol {step['protocol']}." for step in steps)]
 
 
 @house_style
@@ -61,11 +62,11 @@ def bars(steps: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     for place, values in enumerate(map(_percent, steps)):
         found = metrics.summarise(values)
-        axes.barh(place, found["mean"] or 0.0, color=PALE)
+        axes.barh(place, found["mean"] if values else 0.0, color=PALE)
         axes.plot(values, np.full(len(values), place), "o", color=BLUE, markersize=3, alpha=0.7)
         if values:
             axes.text(max(values), place, f"  {found['mean']:.1f}", va="center", color=GREY)
-    axes.set_yticks(np.arange(len(steps)), [step["name"] for step in steps])
+    axes.set_yticks(np.arange(len(steps)), [step["name"] for step in steps], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, %")
@@ -80,7 +81,6 @@ def panels(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 def write(
     folder: Path,
     name: str,
-    title: str,
     steps: Sequence[Mapping[str, Any]],
     images: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:
@@ -88,9 +88,8 @@ def write(
 
     Args:
       folder: where to.
-      name: of the files.
-      title: of the page.
-      steps: the content of `ladder.json`.
+      name: of the files and of the page.
+      steps: the content of `<name>.json`.
       images: pixels and labels of the S_train in each run folder that `steps` name.
     """
     titles: dict[str, list[str]] = {}
@@ -101,7 +100,7 @@ def write(
     found, told = table(steps), reading(steps)
     files.write_bytes(folder / f"{name}.png", chart)
     files.write_bytes(folder / f"{name}_images.png", grids)
-    text = "\n\n".join([f"**{title}**", tables.to_markdown(found), *told])
+    text = "\n\n".join([f"**{name}**", tables.to_markdown(found), *told])
     files.write_text(folder / f"{name}.md", text + "\n")
     pictures = [
         html.Picture("Test accuracy", "Bars are means over networks, dots are networks.", chart),
@@ -109,7 +108,7 @@ def write(
             "Condensed images", f"The first {SHOWN} of each class that each rung has, of its first seed.", grids
         ),
     ]
-    files.write_text(folder / f"{name}.html", html.short_page(title, found, told, pictures))
+    files.write_text(folder / f"{name}.html", html.short_page(name, found, told, pictures))
 
 
 def _percent(step: Mapping[str, Any]) -> list[float]:
