@@ -60,7 +60,9 @@ class Protocol:
       batch_size: images per step at most; batches of an epoch are equally large.
       networks: from how many initialisations.
       label_weight: of the labels' cross-entropy where a teacher is asked for the logits of every image of every step,
-        and their mean squared difference is minimised besides; None where labels are all there is.
+        and the difference from these is minimised besides; None where labels are all there is.
+      temperature: that difference is the divergence of probabilities softened so, see `inner.distilled`; None for the
+        mean squared difference of logits.
       logits: whether the teacher is asked in each step, "online", or has been asked before the first network for all
         that the steps will show, "stored"; networks then share their views of the images.
     """
@@ -84,6 +86,7 @@ class Protocol:
     batch_size: Count = 256
     networks: Count = 20
     label_weight: NonNegative | None = None
+    temperature: Positive | None = None
     logits: Literal["online", "stored"] = "online"
 
 
@@ -287,7 +290,7 @@ def evaluate_networks(
             asked, views, said = None, teacher.key, _by_step(teacher.logits, protocol, per_epoch, batch_size)
         else:
             asked, hparams = teacher.problem, (hparams, teacher.params)
-        network = distilled(network, asked, protocol.label_weight, protocol.weight_decay)
+        network = distilled(network, asked, protocol.label_weight, protocol.weight_decay, protocol.temperature)
     slices = _sliced(test)
     if chunk_size is None:
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)

@@ -40,8 +40,13 @@ def soft_label_loss(logits: Array, batch: Batch, loss: SoftLoss) -> Array:
     taught = logits_of(batch.labels)
     if loss.name == "logit_mse":
         return weighted_mean(((centred(logits) - taught) ** 2).mean(-1), batch.weights)
-    theirs, ours = (jax.nn.log_softmax(scores / loss.temperature) for scores in (taught, logits))
-    return loss.temperature**2 * weighted_mean((jnp.exp(theirs) * (theirs - ours)).sum(-1), batch.weights)
+    return weighted_mean(softened_divergence(logits, taught, loss.temperature), batch.weights)
+
+
+def softened_divergence(logits: Array, taught: Array, temperature: float) -> Array:
+    """[n] T^2 KL(softmax(taught / T) || softmax(logits / T)) of logits [n, num_classes], see `SoftLoss`."""
+    theirs, ours = (jax.nn.log_softmax(scores / temperature) for scores in (taught, logits))
+    return temperature**2 * (jnp.exp(theirs) * (theirs - ours)).sum(-1)
 
 
 def logits_of(probabilities: Array) -> Array:

@@ -82,14 +82,15 @@ def test_protocols_are_those_of_the_field(
     assert protocol.augmentation == chosen
 
 
+def softmax(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
 def by_hand(protocol, train, test, weights):
     """Full-batch SGD with momentum and weight decay as PyTorch does it, in NumPy: test loss and accuracy each epoch."""
     x, y = np.asarray(train.inputs, float).reshape(len(train.inputs), -1), np.eye(3)[np.asarray(train.labels)]
     rate, velocity, history = protocol.learning_rate, 0.0, []
-
-    def softmax(logits):
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True)
 
     shadow = weights
     for epoch in range(protocol.epochs):
@@ -140,15 +141,22 @@ def test_a_smooth_rate_and_the_average_of_parameters_are_those_of_the_loop():
         assert abs(other[-1, 0] - found.loss[0]) > 1e-3 * found.loss[0], "the loop can tell"
 
 
-def test_a_teacher_is_asked_for_logits_of_what_is_seen():
-    protocol = Protocol("", epochs=9, learning_rate=0.2, weight_decay=0.1, label_weight=0.5)
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_a_teacher_is_asked_for_logits_of_what_is_seen(temperature):
+    protocol = Protocol(
+        "", epochs=9, learning_rate=0.2, weight_decay=0.1, label_weight=0.5, temperature=temperature
+    )  # fmt: skip
     train, test = batch_of(12, shift=1), batch_of(9, seed=1)
     taught_by = np.random.default_rng(1).normal(size=(36, 3))
     x, wrong = np.asarray(train.inputs).reshape(12, -1), np.eye(3)[np.asarray(train.labels)]
     weights, velocity = np.zeros((36, 3)), 0
     for _ in range(9):
-        difference, seen = x @ (weights - taught_by), np.exp(x @ weights)
-        slope = 2 * difference / 3 + 0.5 * (seen / seen.sum(1, keepdims=True) - wrong)
+        ours, theirs = x @ weights, x @ taught_by
+        if temperature is None:
+            difference = 2 * (ours - theirs) / 3
+        else:
+            difference = temperature * (softmax(ours / temperature) - softmax(theirs / temperature))
+        slope = difference + 0.5 * (softmax(ours) - wrong)
         velocity = 0.9 * velocity + x.T @ slope / 12 + 0.1 * weights
         weights = weights - 0.2 * velocity
     logits = np.asarray(test.inputs).reshape(9, -1) @ weights

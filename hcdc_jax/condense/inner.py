@@ -18,6 +18,7 @@ from hcdc_jax.files import sha256
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
 from hcdc_jax.rand_augment import RandAugment, rand_augment
+from hcdc_jax.soft_labels import softened_divergence
 from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -140,7 +141,13 @@ def rand_augmented(problem: Problem, settings: RandAugment) -> Problem:
 
 
 @functools.cache
-def distilled(network: Problem, teacher: Problem | None, label_weight: float, weight_decay: float) -> Problem:
+def distilled(
+    network: Problem,
+    teacher: Problem | None,
+    label_weight: float,
+    weight_decay: float,
+    temperature: float | None = None,
+) -> Problem:
     """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
 
     Hyperparameters become a pair: those of the network, and the parameters of the teacher; without a teacher the logits
@@ -149,14 +156,20 @@ def distilled(network: Problem, teacher: Problem | None, label_weight: float, we
     Args:
       network: its perturbations stay; the teacher sees what they leave.
       teacher: a problem without hyperparameters; None where it has spoken already.
-      label_weight: of the cross-entropy of the labels beside the mean squared difference of logits.
+      label_weight: of the cross-entropy of the labels beside the difference from the teacher.
       weight_decay: as for `taught`.
+      temperature: the difference is `softened_divergence` at this temperature (FKD, RDED); the mean squared difference
+        of logits (EDC) if not given.
     """
 
     def train_loss(params, hparams, batch):
         own, taught_by = hparams
         said = taught_by if teacher is None else jax.lax.stop_gradient(teacher.apply(taught_by, (), batch.inputs))
-        difference = ((network.apply(params, own, batch.inputs) - said) ** 2).mean(-1)
+        logits = network.apply(params, own, batch.inputs)
+        if temperature is None:
+            difference = ((logits - said) ** 2).mean(-1)
+        else:
+            difference = softened_divergence(logits, said, temperature)
         of_labels = label_weight * network.val_loss(params, own, batch)
         return weighted_mean(difference, batch.weights) + of_labels + _decay(params, weight_decay)
 

@@ -184,8 +184,9 @@ def _protocol(settings: Mapping[str, Any]) -> str:
     averaged = f", parameters averaged with a decay of {decay:g}" if (decay := settings.get("average")) else ""
     asked = {"online": ", on logits asked for in every step", "stored": ", on logits stored for views that all share"}
     taught = asked[settings.get("logits", "online")] if settings.get("label_weight") is not None else ""
+    softened = f", softened by {heat:g}" if taught and (heat := settings.get("temperature")) else ""
     batches = f"in batches of at most {settings['batch_size']}"
-    return f"{count(settings['epochs'])} epochs {batches}, {changed}{cropped}{mixed}{averaged}{taught}"
+    return f"{count(settings['epochs'])} epochs {batches}, {changed}{cropped}{mixed}{averaged}{taught}{softened}"
 
 
 def _pool(values: list[float]) -> Pooled:
