@@ -15,22 +15,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from benchmarks.hmn_memories import correlations, images_changed, memories
-from benchmarks.networks_on import Study, accuracies, percent
+from benchmarks.networks_on import accuracies, percent
 from benchmarks.step_memory import temporary_bytes
 from benchmarks.tables import save
 from hcdc_jax import config as configs
 from hcdc_jax import files, pipeline
 from hcdc_jax.condense.pruning import prune
+from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
 from hcdc_jax.containers.hmn import Extractor
-from hcdc_jax.evaluation import PROTOCOLS, with_epochs
+from hcdc_jax.evaluation import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
 from hcdc_jax.pipeline.progress import silent
@@ -47,6 +48,22 @@ STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
 BUDGETS = (1, 2, 5)
 MODELS = ("convnet:width=32", "resnet18:width=16", "wrn16:width_factor=1", "mlp")
 """Narrow ones: a CPU is to train them on every set."""
+
+
+class Study(NamedTuple):
+    """Where variants lie, and how S_train is judged.
+
+    Attributes:
+      base: configuration of all variants.
+      out: folder of their runs.
+      networks: that are trained on each S_train.
+      protocol: how.
+    """
+
+    base: Config
+    out: Path
+    networks: int
+    protocol: Protocol
 
 
 def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[Half]]:

@@ -6,13 +6,11 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.tables import spread
 from hcdc_jax import files, metrics
-from hcdc_jax.config import Config
 from hcdc_jax.config_values import with_defaults
 from hcdc_jax.evaluation import Protocol, evaluate_networks
 from hcdc_jax.models import described_net, image_problem
@@ -20,22 +18,6 @@ from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Batch
-
-
-class Study(NamedTuple):
-    """Where variants lie, and how S_train is judged.
-
-    Attributes:
-      base: configuration of all variants.
-      out: folder of their runs.
-      networks: that are trained on each S_train.
-      protocol: how.
-    """
-
-    base: Config
-    out: Path
-    networks: int
-    protocol: Protocol
 
 
 def accuracies(

@@ -24,7 +24,7 @@ from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_bytes, write_json, write_npz
-from hcdc_jax.images import Preprocessing, to_preprocessing
+from hcdc_jax.images import Preprocessing, pixels_of, to_preprocessing
 from hcdc_jax.types import Batch, Variables
 
 PRIMARY_METHOD = "hcdc"
@@ -108,8 +108,7 @@ class Condensed:
             raise UserError(f"a PNG has one channel or three, these images have {channels}; export them as npz")
         Path(folder).mkdir(parents=True, exist_ok=True)
         for part, batch in (("train", self.train), ("val", self.val)):
-            seen = batch.inputs if self.preprocessing is None else self.preprocessing.invert(batch.inputs)
-            pixels = np.rint(255 * np.clip(np.asarray(seen), 0, 1)).astype(np.uint8)
+            pixels = np.rint(255 * np.clip(pixels_of(batch.inputs, self.preprocessing), 0, 1)).astype(np.uint8)
             labels = np.asarray(batch.labels)
             for i, label in enumerate(labels if labels.ndim == 1 else labels.argmax(1)):
                 buffer = io.BytesIO()

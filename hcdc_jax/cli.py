@@ -228,9 +228,8 @@ def _climb(args: argparse.Namespace, overrides: list[str]) -> None:
     rungs = ladder.load(target, overrides)
     with terminal.progress() as progress:
         steps = ladder.climb(rungs, folder, target.stem, resume=args.resume, progress=progress)
-    found = [step._asdict() for step in steps]
-    terminal.say_table(ladders.table(found))
-    for sentence in ladders.reading(found):
+    terminal.say_table(ladders.table(steps))
+    for sentence in ladders.reading(steps):
         terminal.say(sentence)
     terminal.say_path(f"Report: {folder / f'{target.stem}.html'}")
 

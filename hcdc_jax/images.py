@@ -293,6 +293,11 @@ def _batch(inputs: PyTree, labels: np.ndarray) -> Batch:
     return Batch(inputs, jnp.asarray(labels, jnp.int32), jnp.ones(len(labels), jnp.float32))
 
 
+def pixels_of(inputs: AnyArray, preprocessing: Preprocessing | None) -> np.ndarray:
+    """What networks read as one sees it: [n, h, w, c], from 0 to 1 as far as it is images."""
+    return np.asarray(inputs if preprocessing is None else preprocessing.invert(inputs))
+
+
 def _prepared(images: np.ndarray, preprocessing: Preprocessing | None) -> Array:
     return jnp.asarray(images) if preprocessing is None else preprocessing.apply(images)
 

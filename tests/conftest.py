@@ -32,6 +32,13 @@ def few_memory_maps() -> Iterator[None]:
 
 
 @pytest.fixture
+def broadcasting() -> Iterator[None]:
+    """For modules of tests whose code broadcasts between ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
 def x64() -> Iterator[None]:
     """Runs one test in float64."""
     with jax.enable_x64(True):

@@ -27,7 +27,7 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 KEY = jax.random.key(4)
 CLASSES = 3
@@ -71,12 +71,6 @@ def looked(number, images=REAL.inputs):
 @functools.partial(jax.jit, static_argnames="condenser")
 def step_of(state, data, *, condenser):
     return condenser.step(jax.random.fold_in(KEY, state.step), state, data)
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def test_averages_have_no_bias_and_the_slope_of_the_batch():

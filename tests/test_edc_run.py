@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,15 +16,9 @@ from hcdc_jax.pipeline.recipes.edc import observers_of
 from tests.errors import error_of
 from tests.test_image_methods import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 ONE = {"observers": ("convnet:width=2,depth=1",), "observer_epochs": 1, "iterations": 2, "mosaic_images": 5}
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def condensed(config, folder):

@@ -20,7 +20,7 @@ from hcdc_jax.pipeline import halves, recipes
 from hcdc_jax.pipeline.recipes import image_relays, mtt
 from tests.test_image_run import config_with
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 METHODS = recipes.images.KIND.methods
 SMALL: dict[str, dict] = {
@@ -47,12 +47,6 @@ SMALL: dict[str, dict] = {
 
 def small(methods, **changes):
     return config_with(methods, **{name: SMALL.get(name, {}) | changes.get(name, {}) for name in {*SMALL, *changes}})
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,7 +18,7 @@ from hcdc_jax.report import ladders
 from tests.errors import error_of
 from tests.image_runs import config_with
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 HEAD = """
 base = "base.toml"
@@ -49,12 +48,6 @@ methods = ["random"]
 
 GRAPH = (Path(__file__).parents[1] / "configs" / "digits_graph.toml").as_posix()
 ON_A_GRAPH = f"base = '{GRAPH}'\nprotocol = 'dsa'\nmethods = ['random']\n[[rungs]]\nname = 'A'"
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture
@@ -141,7 +134,7 @@ def test_networks_that_diverged_are_left_out(tmp_path):
     """Also those of a whole rung, whatever its name."""
     names, values = ("all $x^$", "one", "none"), ([None, None], [0.5, None], [0.7, 0.8])
     steps = [
-        {"name": name, "folder": name, "protocol": "dc", "test_accuracy": value, "seconds": 1.0}
+        ladders.Step(name, folder=name, protocol="dc", test_accuracy=value, seconds=1.0)
         for name, value in zip(names, values, strict=True)
     ]
     rows = ladders.table(steps).rows

@@ -25,7 +25,7 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 KEY = jax.random.key(5)
 SHAPE, CLASSES = (6, 6, 2), 3
@@ -37,12 +37,6 @@ PARAMS = NET.problem.init(KEY, ())
 def batch_of(places=slice(None)):
     labels = jnp.asarray(LABELS[places])
     return Batch(jnp.asarray(IMAGES[places] + 30, jnp.float32), labels, jnp.ones(len(labels)))
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def by_hand(view, labels):

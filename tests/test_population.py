@@ -16,19 +16,13 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
 KEY = jax.random.key(6)
 SHAPE, CLASSES, COUNT = (8, 8, 2), 3, 23
 IMAGES, LABELS = blobs(COUNT, size=8, channels=2)
 REAL = Batch(jnp.asarray(IMAGES + 3, jnp.float32), jnp.asarray(LABELS), jnp.ones(COUNT))
 CONVNET = observer("convnet:width=3,depth=2,norm=batch", SHAPE, CLASSES)
-
-
-@pytest.fixture(autouse=True)
-def broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.usefixtures("x64")

@@ -35,6 +35,7 @@ from hcdc_jax.config import Config
 from hcdc_jax.config_values import merge
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import SETTINGS, changed_protocol, described_protocol
+from hcdc_jax.images import pixels_of
 from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.pipeline.driver import opened, prepare, resolved
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
@@ -45,6 +46,7 @@ from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.pipeline.teaching import make_train
 from hcdc_jax.report import ladders
 from hcdc_jax.report.evaluations import WHOLE
+from hcdc_jax.report.ladders import Step
 from hcdc_jax.types import Batch
 
 
@@ -64,24 +66,6 @@ class Rung(NamedTuple):
     protocol: str
     settings: Mapping[str, Any] = {}
     options: Mapping[str, Any] = {}
-
-
-class Step(NamedTuple):
-    """A rung that was made and tested.
-
-    Attributes:
-      name: of the rung.
-      folder: name of its run folder; rungs that differ by their protocol alone share one.
-      protocol: of the rung.
-      test_accuracy: of each network in [0, 1], None where one diverged.
-      seconds: to condense, without observers, mean over seeds.
-    """
-
-    name: str
-    folder: str
-    protocol: str
-    test_accuracy: list[float | None]
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +185,7 @@ def climb(
     """
     folder, progress = Path(folder), progress or silent()
     _check_free(folder, resume=resume)
-    folders = _folders(rungs, folder, reserved={f"{name}{ending}" for ending in _REPORT})
+    folders = _folders(rungs, folder, reserved={f"{name}{ending}" for ending in ladders.ENDINGS})
     _check_unit(rungs[0])
     steps, images = [], {}
     for number, rung in enumerate(rungs, 1):
@@ -210,14 +194,9 @@ def climb(
         setup, first, seconds = _condensed(rung.config, folder / place, progress)
         values = _tested(setup, folder / place, rung, progress)
         steps.append(Step(rung.name, place, rung.protocol, values, seconds))
-        images.setdefault(place, _pixels(setup, first))
-    found = [step._asdict() for step in steps]
-    files.write_json(folder / f"{name}.json", found)
-    ladders.write(folder, name, found, images)
+        images.setdefault(place, (pixels_of(first.inputs, setup.preprocessing), np.asarray(first.labels)))
+    ladders.write(folder, name, steps, images)
     return steps
-
-
-_REPORT = (".json", ".md", ".html", ".png", "_images.png")
 
 
 def _check_free(folder: Path, *, resume: bool) -> None:
@@ -302,8 +281,3 @@ def _tested(setup: Setup, folder: Path, rung: Rung, progress: Progress) -> list[
     entries = content["protocols"][rung.protocol]["entries"]
     ours = [entry for entry in entries if entry["model"] == setup.config.model.name and entry["s_train"] != WHOLE]
     return [value for entry in ours for value in entry["test_accuracy"]["values"]]
-
-
-def _pixels(setup: Setup, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    pixels = batch.inputs if setup.preprocessing is None else setup.preprocessing.invert(batch.inputs)
-    return np.asarray(pixels), np.asarray(batch.labels)

@@ -14,6 +14,7 @@ from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import scored_at_once
 from hcdc_jax.config import config_hash
+from hcdc_jax.images import pixels_of
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
@@ -125,8 +126,8 @@ def _write_images(folder: Path, name: str, condensed: Condensed) -> None:
     """The pixels of both halves as one sees them, in [0, 1] as far as they are images, for the figure."""
     arrays = {}
     for part, batch in (("train", condensed.train), ("val", condensed.val)):
-        pixels = batch.inputs if condensed.preprocessing is None else condensed.preprocessing.invert(batch.inputs)
-        arrays[part], arrays[f"{part}_labels"] = np.asarray(pixels), np.asarray(batch.labels)
+        arrays[part] = pixels_of(batch.inputs, condensed.preprocessing)
+        arrays[f"{part}_labels"] = np.asarray(batch.labels)
     files.write_npz(folder / f"{name}_images.npz", arrays)
 
 

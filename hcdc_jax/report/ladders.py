@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,46 +17,62 @@ from hcdc_jax.report.tables import Cell, Table
 
 SHOWN = 2
 """Images of each class that a panel has."""
+ENDINGS = (".json", ".md", ".html", ".png", "_images.png")
+"""Of the files of a report."""
 
 
-def table(steps: Sequence[Mapping[str, Any]]) -> Table:
-    """A line for each rung: mean and deviation of test accuracies in %, networks that diverged, what it took.
+class Step(NamedTuple):
+    """A rung that was made and tested.
 
-    Args:
-      steps: the content of `<name>.json`.
+    Attributes:
+      name: of the rung.
+      folder: name of its run folder; rungs that differ by their protocol alone share one.
+      protocol: of the rung.
+      test_accuracy: of each network in [0, 1], None where one diverged.
+      seconds: to condense, without observers, mean over seeds.
     """
+
+    name: str
+    folder: str
+    protocol: str
+    test_accuracy: list[float | None]
+    seconds: float
+
+
+def table(steps: Sequence[Step]) -> Table:
+    """A line for each rung: mean and deviation of test accuracies in %, networks that diverged, what it took."""
     found = [metrics.summarise(_percent(step)) for step in steps]
     means = [round(one["mean"], 1) if one["values"] else None for one in found]
     best = max((mean for mean in means if mean is not None), default=None)
     rows = []
     for step, spread, mean in zip(steps, found, means, strict=True):
-        networks = len(step["test_accuracy"])
+        networks = len(step.test_accuracy)
         rows.append(
             [
-                Cell(step["name"]),
+                Cell(step.name),
                 Cell(
                     tables.MISSING if mean is None else tables.spread(spread, 1), best=mean is not None and mean == best
                 ),
                 Cell(str(networks)),
                 Cell(str(networks - len(_percent(step)))),
-                Cell(tables.seconds(step["seconds"])),
+                Cell(tables.seconds(step.seconds)),
             ]
         )
     return Table(["Rung", "Test accuracy, %", "Networks", "Diverged", "Seconds to condense"], rows)
 
 
-def reading(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+def reading(steps: Sequence[Step]) -> list[str]:
     """How the numbers came about."""
     return [
         "Mean ± standard deviation over the networks of all seeds, at the last step of their training, without those "
         "that diverged.",
         "Seconds to condense: mean over seeds, without the training of observers and without compilation.",
-        *(f"Protocol of {step['name']}: {step['protocol']}." for step in steps),
+        *(f"Protocol of {step.name}: {step.protocol}." for step in steps),
     ]
 
 
 @house_style
-def bars(steps: Sequence[Mapping[str, Any]]) -> Figure:
+def bars(steps: Sequence[Step]) -> Figure:
     """Test accuracies in percent, a bar for each rung, from the first one down, and a dot for each network."""
     figure = Figure(figsize=(WIDTH, 0.8 + 0.4 * len(steps)), layout="constrained")
     axes = figure.subplots()
@@ -66,7 +82,7 @@ def bars(steps: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(values, np.full(len(values), place), "o", color=BLUE, markersize=3, alpha=0.7)
         if values:
             axes.text(max(values), place, f"  {found['mean']:.1f}", va="center", color=GREY)
-    axes.set_yticks(np.arange(len(steps)), [step["name"] for step in steps], parse_math=False)
+    axes.set_yticks(np.arange(len(steps)), [step.name for step in steps], parse_math=False)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, %")
@@ -81,23 +97,24 @@ def panels(sets: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 def write(
     folder: Path,
     name: str,
-    steps: Sequence[Mapping[str, Any]],
+    steps: Sequence[Step],
     images: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """Writes `<name>.md`, `<name>.html`, `<name>.png` and `<name>_images.png`.
+    """Writes `<name>` with all `ENDINGS`.
 
     Args:
       folder: where to.
       name: of the files and of the page.
-      steps: the content of `<name>.json`.
+      steps: from the lowest rung up.
       images: pixels and labels of the S_train in each run folder that `steps` name.
     """
     titles: dict[str, list[str]] = {}
     for step in steps:
-        titles.setdefault(step["folder"], []).append(step["name"])
+        titles.setdefault(step.folder, []).append(step.name)
     chart = style.to_png(bars(steps))
     grids = style.to_png(panels({"; ".join(names): images[made_in] for made_in, names in titles.items()}))
     found, told = table(steps), reading(steps)
+    files.write_json(folder / f"{name}.json", [step._asdict() for step in steps])
     files.write_bytes(folder / f"{name}.png", chart)
     files.write_bytes(folder / f"{name}_images.png", grids)
     text = "\n\n".join([f"**{name}**", tables.to_markdown(found), *told])
@@ -111,8 +128,8 @@ def write(
     files.write_text(folder / f"{name}.html", html.short_page(name, found, told, pictures))
 
 
-def _percent(step: Mapping[str, Any]) -> list[float]:
-    return [100 * value for value in step["test_accuracy"] if value is not None]
+def _percent(step: Step) -> list[float]:
+    return [100 * value for value in step.test_accuracy if value is not None]
 
 
 def _first(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
