@@ -28,9 +28,13 @@ from hcdc_jax.models.image_layers import (
     ACTIVATIONS,
     NORMS,
     Norm,
+    affine_shape,
     as_product,
     as_shifted_sum,
     bordered,
+    convolved_planes,
+    normalised,
+    normalised_planes,
     overlapping_maximum,
     pool,
 )
@@ -841,3 +845,24 @@ def test_convolutions_as_products_are_convolutions(ours, size, padding, stride):
 
     found, expected = (jax.jit(of, static_argnums=0)(f) for f in (ours, jax.lax.conv_general_dilated))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("kind", ["instance", "group", "layer", "batch", "affine"])
+def test_planes_are_normalised_as_images_are(kind):
+    images = 3 + 2 * jax.random.normal(KEY, (3, 4, 6, 8))
+    shape = affine_shape(kind, images.shape[1:])
+    scale, bias = 1 + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape), jnp.full(shape, 0.5)
+    planes = normalised_planes(kind, images.transpose(3, 1, 2, 0), scale, bias)
+    np.testing.assert_allclose(planes.transpose(3, 1, 2, 0), normalised(kind, images, scale, bias), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])
+def test_planes_are_convolved_as_images_are(size, stride):
+    images, kernel = jax.random.normal(KEY, (3, 8, 6, 2)), jax.random.normal(KEY, (size, size, 2, 4))
+    border = ((size - 1) // 2,) * 2
+    expected = jax.lax.conv_general_dilated(
+        images, kernel, (stride, stride), (border, border), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )  # fmt: skip
+    planes = convolved_planes(images.transpose(3, 1, 2, 0), kernel, stride, "highest")
+    np.testing.assert_allclose(planes.transpose(3, 1, 2, 0), expected, rtol=1e-4, atol=1e-4)

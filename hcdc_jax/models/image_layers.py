@@ -106,7 +106,7 @@ def _shifted_times_kernel(images: Array, kernel: Array, stride: int, padding: tu
 
 
 def _shifted(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
-    """What each place of a kernel sees, [n, h / stride, w / stride, c], row by row."""
+    """What each place of a kernel sees of [n, h, w, c] or [c, h, w, n], height and width over the stride, row by row."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     height, width = ((side - size) // stride + 1 for side in images.shape[1:3])
     return [
@@ -126,6 +126,20 @@ def as_product(
     ten times as long in it. Products are fast everywhere.
     """
     return _patches_times_kernel(images, kernel, strides[0], tuple(padding), options["precision"])
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
+def convolved_planes(planes: Array, kernel: Array, stride: int, precision: str) -> Array:
+    """As `as_product`, of planes [c, h, w, n] with an odd kernel [k, k, c, d], zeros around: [d, h / stride, w / stride, n].
+
+    Where images have few channels, patches of [n, h, w, c] are written a few numbers at a time; of planes they are copied
+    whole, and a training step on a CPU takes half the time.
+    """
+    size, _, channels, features = kernel.shape
+    border = ((size - 1) // 2,) * 2
+    patches = jnp.concatenate(_shifted(planes, size, stride, (border, border)), 0)
+    flat_kernel = kernel.reshape(size * size * channels, features)
+    return jnp.tensordot(flat_kernel, patches, (0, 0), precision=precision)
 
 
 def as_shifted_sum(
@@ -249,14 +263,30 @@ def normalised(kind: str, images: Array, scale: Array, bias: Array) -> Array:
     Raises:
       UserError: the images are too small, or their channels make no groups.
     """
-    normal = images if kind == "affine" else _standardised(kind, images)
+    n, height, width, channels = images.shape
+    groups = _num_groups(kind, (height, width, channels))
+    parts = images.reshape(n, height, width, groups, channels // groups)
+    normal = _standardised(kind, parts, (1, 2, 4), 0).reshape(images.shape)
     full = (1,) * (4 - scale.ndim) + scale.shape
     return normal * scale.reshape(full) + bias.reshape(full)
 
 
-def _standardised(kind: str, images: Array) -> Array:
-    """Images [n, h, w, c] less their mean, over their standard deviation, both over what the kind takes together."""
-    n, height, width, channels = images.shape
+def normalised_planes(kind: str, planes: Array, scale: Array, bias: Array) -> Array:
+    """As `normalised`, of planes [c, h, w, n]; scale and bias are the same."""
+    channels, height, width, n = planes.shape
+    groups = _num_groups(kind, (height, width, channels))
+    parts = planes.reshape(groups, channels // groups, height, width, n)
+    normal = _standardised(kind, parts, (1, 2, 3), 4).reshape(planes.shape)
+
+    def full(affine: Array) -> Array:
+        return jnp.moveaxis(affine, -1, 0).reshape(channels, *(affine.shape[:-1] or (1, 1)), 1)
+
+    return normal * full(scale) + full(bias)
+
+
+def _num_groups(kind: str, image_shape: tuple[int, int, int]) -> int:
+    """How many parts the channels of an image fall into, each of which is normalised as one."""
+    height, width, channels = image_shape
     if kind == "instance" and height * width == 1:
         raise UserError(
             "the images are too small: norm 'instance' of a single pixel leaves nothing of it; choose 'group' or "
@@ -264,11 +294,16 @@ def _standardised(kind: str, images: Array) -> Array:
         )
     if kind == "group" and channels % NUM_GROUPS:
         raise UserError(f"norm 'group' makes {NUM_GROUPS} groups; {channels} channels cannot be divided by that")
-    groups = {"group": NUM_GROUPS, "layer": 1}.get(kind, channels)
-    parts = images.reshape(n, height, width, groups, channels // groups)
-    axes = (0, 1, 2, 4) if kind == "batch" else (1, 2, 4)
+    return {"group": NUM_GROUPS, "layer": 1}.get(kind, channels)
+
+
+def _standardised(kind: str, parts: Array, axes: tuple[int, ...], batch_axis: int) -> Array:
+    """Less their mean, over their standard deviation, over `axes`; those of "batch" over the batch, too."""
+    if kind == "affine":
+        return parts
+    axes = (*axes, batch_axis) if kind == "batch" else axes
     centred = parts - parts.mean(axes, keepdims=True)
-    return (centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)).reshape(images.shape)
+    return centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + EPS)
 
 
 def bordered(images: Array) -> Array:

@@ -7,7 +7,7 @@ weight is 0 is skipped by a branch. So a cell by itself costs what it computes, 
 under `vmap` over cells branches turn into selections and all operations are computed. The slope in the weight of a
 convolution that is left out is 0: its numbers were never trained, and what it would add says nothing about the cell.
 Convolutions are products with shifted copies of the image, for those stay products where candidates are mapped over,
-while XLA's own become grouped ones, which are slow on CPUs.
+while XLA's own become grouped ones, which are slow on CPUs. Inside the network images lie as planes [c, h, w, n].
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hcdc_jax.models.image_layers import (
     Activation,
     activation,
     affine_shape,
-    as_product,
     bordered,
     check,
+    convolved_planes,
     kernel_init,
-    normalised,
+    normalised_planes,
 )
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array, Params
@@ -75,14 +75,14 @@ class NASBench201(nn.Module):
             height, width = images.shape[1:3]
             raise UserError(f"nas_bench_201 halves images twice; {height} x {width} pixels are no multiples of 4")
         layers = _Layers(self.norm, activation(self.activation), self.precision, self.cell_affine)
-        hidden = ConvNorm(self.width, 3, layers, name="stem")(images)
+        hidden = ConvNorm(self.width, 3, layers, name="stem")(images.transpose(3, 1, 2, 0))
         for stage in range(NUM_STAGES):
             width = self.width * 2**stage
             if stage:
                 hidden = Reduction(width, layers, name=f"reduction_{stage}")(hidden)
             hidden = Stage(self.cell, self.depth, layers, name=f"stage_{stage}")(hidden)
         hidden = _act(self, layers, Affine(layers, name="norm")(hidden))
-        return Head(self.num_classes, self.precision)(hidden.mean((1, 2)))
+        return Head(self.num_classes, self.precision)(hidden.mean((1, 2)).T)
 
 
 class _Layers(NamedTuple):
@@ -100,9 +100,9 @@ class Affine(nn.Module):
     layers: _Layers
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        """[n, h, w, c] -> [n, h, w, c]."""
-        return _normal(self.layers, images, _affine(self, self.layers, (), images.shape[1:]))
+    def __call__(self, planes: Array) -> Array:
+        """[c, h, w, n] -> [c, h, w, n]."""
+        return _normal(self.layers, planes, _affine(self, self.layers, (), _image_shape(planes)))
 
 
 class ConvNorm(nn.Module):
@@ -114,11 +114,11 @@ class ConvNorm(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        """[n, h, w, c] -> [n, h / stride, w / stride, width]."""
-        kernel = self.param("kernel", kernel_init, (self.size, self.size, images.shape[-1], self.width))
-        hidden = convolved(images, kernel, self.layers.precision, self.stride)
-        return _normal(self.layers, hidden, _affine(self, self.layers, (), hidden.shape[1:]))
+    def __call__(self, planes: Array) -> Array:
+        """[c, h, w, n] -> [width, h / stride, w / stride, n]."""
+        kernel = self.param("kernel", kernel_init, (self.size, self.size, len(planes), self.width))
+        hidden = convolved_planes(planes, kernel, self.stride, self.layers.precision)
+        return _normal(self.layers, hidden, _affine(self, self.layers, (), _image_shape(hidden)))
 
 
 class Reduction(nn.Module):
@@ -128,14 +128,14 @@ class Reduction(nn.Module):
     layers: _Layers
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        """[n, h, w, c] -> [n, h / 2, w / 2, width]."""
-        n, height, width, channels = images.shape
-        hidden = ConvNorm(self.width, 3, self.layers, stride=2, name="first")(_act(self, self.layers, images))
+    def __call__(self, planes: Array) -> Array:
+        """[c, h, w, n] -> [width, h / 2, w / 2, n]."""
+        channels, height, width, n = planes.shape
+        hidden = ConvNorm(self.width, 3, self.layers, stride=2, name="first")(_act(self, self.layers, planes))
         hidden = ConvNorm(self.width, 3, self.layers, name="second")(_act(self, self.layers, hidden))
         kernel = self.param("kernel", kernel_init, (1, 1, channels, self.width))
-        means = images.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-        return convolved(means, kernel, self.layers.precision) + hidden
+        means = planes.reshape(channels, height // 2, 2, width // 2, 2, n).mean((2, 4))
+        return convolved_planes(means, kernel, 1, self.layers.precision) + hidden
 
 
 class Stage(nn.Module):
@@ -146,17 +146,16 @@ class Stage(nn.Module):
     layers: _Layers
 
     @nn.compact
-    def __call__(self, images: Array) -> Array:
-        """[n, h, w, c] -> [n, h, w, c]."""
+    def __call__(self, planes: Array) -> Array:
+        """[c, h, w, n] -> [c, h, w, n]."""
         fixed = cell_of(self.cell) if isinstance(self.cell, str | tuple) else None
         weights = _weights(fixed or self.cell)
-        channels = images.shape[-1]
         params = {}
         for operation, size in CONVOLUTIONS.items():
             edges = len(EDGES) if fixed is None else fixed.count(operation)
             if edges:
                 convolution = Convolution((self.depth, edges), size, self.layers, name=OPERATIONS[operation])
-                params[operation] = convolution(images.shape[1:], channels)
+                params[operation] = convolution(_image_shape(planes))
         wanted = self.is_mutable_collection("agreement")
 
         def advance(hidden, of_cell):
@@ -167,7 +166,7 @@ class Stage(nn.Module):
             return nodes[-1], _agreement(nodes[:-1], _rectifiers(weights)) if wanted else ()
 
         # Cells are compiled once, however many follow one another.
-        hidden, agreements = jax.lax.scan(advance, images, params, length=self.depth, unroll=self.depth == 1)
+        hidden, agreements = jax.lax.scan(advance, planes, params, length=self.depth, unroll=self.depth == 1)
         if wanted:
             self.sow("agreement", "kernel", jnp.sum(jnp.asarray(agreements), 0))
         return hidden
@@ -188,8 +187,9 @@ class Convolution(nn.Module):
     layers: _Layers
 
     @nn.compact
-    def __call__(self, image_shape: tuple[int, ...], channels: int) -> dict[str, Array]:
-        """The parameters by name."""
+    def __call__(self, image_shape: tuple[int, int, int]) -> dict[str, Array]:
+        """The parameters by name, for images [height, width, channels]."""
+        channels = image_shape[-1]
         batch_axes = tuple(range(len(self.leading)))
         init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=batch_axes)
         shape = (*self.leading, self.size, self.size, channels, channels)
@@ -211,45 +211,51 @@ def _affine(
     return {"scale": scale, "bias": module.param("bias", nn.initializers.zeros_init(), shape)}
 
 
-def _normal(layers: _Layers, images: Array, affine: Mapping[str, Array]) -> Array:
-    return images if layers.norm == "none" else normalised(layers.norm, images, affine["scale"], affine["bias"])
+def _image_shape(planes: Array) -> tuple[int, int, int]:
+    """Height, width and channels."""
+    channels, height, width, _ = planes.shape
+    return height, width, channels
 
 
-def _act(module: nn.Module, layers: _Layers, images: Array) -> Array:
+def _normal(layers: _Layers, planes: Array, affine: Mapping[str, Array]) -> Array:
+    return planes if layers.norm == "none" else normalised_planes(layers.norm, planes, affine["scale"], affine["bias"])
+
+
+def _act(module: nn.Module, layers: _Layers, planes: Array) -> Array:
     """The activation, and which of its inputs are positive, for those who ask."""
     if module.is_mutable_collection("agreement"):
-        module.sow("agreement", "kernel", _agreement([images], [1.0]))
-    return layers.activation(images)
+        module.sow("agreement", "kernel", _agreement([planes], [1.0]))
+    return layers.activation(planes)
 
 
-def _mixed_nodes(weights: Array, params: Any, layers: _Layers, images: Array) -> Array:
-    """The nodes [4, n, h, w, c] of a cell that adds up all operations by their weights."""
+def _mixed_nodes(weights: Array, params: Any, layers: _Layers, planes: Array) -> Array:
+    """The nodes [4, c, h, w, n] of a cell that adds up all operations by their weights."""
     sources, targets = jnp.array(EDGES).T
 
     def add_edge(nodes, edge):
         source, target, weight, own = edge
-        images = jax.lax.dynamic_index_in_dim(nodes, source, keepdims=False)
-        total = weight[SKIP] * images + weight[POOL] * pooled(images)
+        seen = jax.lax.dynamic_index_in_dim(nodes, source, keepdims=False)
+        total = weight[SKIP] * seen + weight[POOL] * pooled(seen)
         for operation in CONVOLUTIONS:
             computed = functools.partial(_convolution, layers)
             total += weight[operation] * jax.lax.cond(
-                weight[operation] != 0, computed, _nothing, own[operation], images
+                weight[operation] != 0, computed, _nothing, own[operation], seen
             )
         total += jax.lax.dynamic_index_in_dim(nodes, target, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(nodes, total, target, 0), None
 
-    start = jnp.zeros((4, *images.shape), images.dtype).at[0].set(images)
+    start = jnp.zeros((4, *planes.shape), planes.dtype).at[0].set(planes)
     # In this order an edge finds its source complete; as a loop, operations are compiled once. Each is computed again
     # for the backward pass, which would otherwise store zeros for all that its branches left out.
     nodes, _ = jax.lax.scan(
-        jax.checkpoint(add_edge, prevent_cse=False), start, (sources, targets, weights.astype(images.dtype), params)
+        jax.checkpoint(add_edge, prevent_cse=False), start, (sources, targets, weights.astype(planes.dtype), params)
     )
     return nodes
 
 
-def _chosen_nodes(cell: Cell, params: Any, layers: _Layers, images: Array) -> list[Array]:
+def _chosen_nodes(cell: Cell, params: Any, layers: _Layers, planes: Array) -> list[Array]:
     """The nodes of a cell with one operation for each edge."""
-    nodes = [images, *[jnp.zeros_like(images)] * 3]
+    nodes = [planes, *[jnp.zeros_like(planes)] * 3]
     for edge, ((source, target), operation) in enumerate(zip(EDGES, cell, strict=True)):
         if operation in CONVOLUTIONS:
             place = cell[:edge].count(operation)
@@ -263,7 +269,7 @@ def _chosen_nodes(cell: Cell, params: Any, layers: _Layers, images: Array) -> li
 
 
 def _convolution(layers: _Layers, params: Mapping[str, Array], source: Array) -> Array:
-    return _normal(layers, convolved(layers.activation(source), params["kernel"], layers.precision), params)
+    return _normal(layers, convolved_planes(layers.activation(source), params["kernel"], 1, layers.precision), params)
 
 
 def _nothing(params: Mapping[str, Array], source: Array) -> Array:
@@ -271,29 +277,23 @@ def _nothing(params: Mapping[str, Array], source: Array) -> Array:
     return jnp.zeros_like(source)
 
 
-def convolved(images: Array, kernel: Array, precision: str, stride: int = 1) -> Array:
-    """The convolution of images [n, h, w, c] with a kernel [k, k, c, d], k odd, zeros around: [n, h', w', d]."""
-    border = (kernel.shape[0] - 1) // 2
-    return as_product(images, kernel, (stride, stride), ((border, border),) * 2, precision=precision)
+def pooled(planes: Array) -> Array:
+    """The mean of 3 x 3 pixels around each, of those that there are at the borders: [c, h, w, n]."""
+    height, width = planes.shape[1:3]
+    return _mean_of_three(_mean_of_three(planes, 1, height), 2, width)
 
 
-def pooled(images: Array) -> Array:
-    """The mean of 3 x 3 pixels around each, of those that there are at the borders: [n, h, w, c]."""
-    height, width = images.shape[1:3]
-    return _mean_of_three(_mean_of_three(images, 1, height), 2, width)
-
-
-def _mean_of_three(images: Array, axis: int, size: int) -> Array:
+def _mean_of_three(planes: Array, axis: int, size: int) -> Array:
     padding = [(0, 0)] * 4
     padding[axis] = (1, 1)
-    padded = jnp.pad(images, padding)
+    padded = jnp.pad(planes, padding)
     total = sum(jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3))
     counts = np.full(size, 3.0)
     counts[0] -= 1
     counts[-1] -= 1
     shape = [1] * 4
     shape[axis] = size
-    return total * jnp.asarray(1 / counts, images.dtype).reshape(shape)
+    return total * jnp.asarray(1 / counts, planes.dtype).reshape(shape)
 
 
 def _rectifiers(weights: Array) -> Array:
@@ -306,9 +306,9 @@ def _rectifiers(weights: Array) -> Array:
 def _agreement(inputs: Array | Sequence[Array], copies: Array | Sequence[float]) -> Array:
     """How many signs of activations' inputs each pair of images shares: [n, n]."""
     total = 0.0
-    for images, count in zip(inputs, copies, strict=True):
-        signs = (images > 0).reshape(len(images), -1).astype(images.dtype)
-        total += count * (signs @ signs.T + (1 - signs) @ (1 - signs).T)
+    for planes, count in zip(inputs, copies, strict=True):
+        signs = (planes > 0).reshape(-1, planes.shape[-1]).astype(planes.dtype)
+        total += count * (signs.T @ signs + (1 - signs).T @ (1 - signs))
     return jnp.asarray(total)
 
 
