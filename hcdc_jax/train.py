@@ -85,27 +85,64 @@ def begin(key: Array, problem: Problem, hparams: HParams, training: Training) ->
     return Trainee(params, optimizer_of(training).init(params), key, jnp.zeros((), jnp.int32))
 
 
-def shown(key: Array, step: Array, problem: Problem, hparams: HParams, batch: Batch, training: Training) -> Batch:
-    """What step number `step` of a training with this key sees: its mini-batch, perturbed."""
+def shown(
+    key: Array,
+    step: Array,
+    problem: Problem,
+    hparams: HParams,
+    batch: Batch,
+    training: Training,
+    orders: Array | None = None,
+) -> Batch:
+    """What step number `step` of a training with this key sees: its mini-batch, perturbed; `orders` from `orders_of`."""
     order_key, step_key = jax.random.split(key)
-    seen = _mini_batch(order_key, step, batch, training.batch_size, training.order)
+    seen = _mini_batch(order_key, step, batch, training.batch_size, training.order, orders)
     if problem.perturb is None:
         return seen
     return problem.perturb(jax.random.fold_in(step_key, step), hparams, seen)
 
 
 def take_step(
-    problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training
+    problem: Problem,
+    hparams: HParams,
+    trainee: Trainee,
+    batch: Batch,
+    training: Training,
+    orders: Array | None = None,
 ) -> tuple[Trainee, Array]:
-    """One step of training, and the loss before it; step t draws the same batch whenever it is taken."""
-    seen = shown(trainee.key, trainee.step, problem, hparams, batch, training)
+    """One step of training, and the loss before it; step t draws the same batch whenever it is taken.
+
+    Args:
+      problem: what is trained.
+      hparams: the candidate.
+      trainee: where to go on.
+      batch: the training examples.
+      training: optimiser and rate.
+      orders: from `orders_of` for the key of the trainee, to spare every step the order of its epoch.
+    """
+    seen = shown(trainee.key, trainee.step, problem, hparams, batch, training, orders)
     loss, gradient = jax.value_and_grad(problem.train_loss)(trainee.params, hparams, seen)
     updates, opt_state = optimizer_of(training).update(gradient, trainee.opt_state, trainee.params)
     params: Params = optax.apply_updates(trainee.params, updates)
     return Trainee(params, opt_state, trainee.key, trainee.step + 1), loss
 
 
-def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: str) -> Batch:
+def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:
+    """The orders [epochs, n] of the examples in a whole training with this key; None where it draws none.
+
+    A permutation sorts all examples: on a CPU it takes as long as a step of a small network.
+    """
+    count, size = batch.labels.shape[0], training.batch_size
+    if size is None or size >= count or training.order == "stored":
+        return None
+    order_key, _ = jax.random.split(key)
+    epochs = -(-training.steps // (count // size))
+    return jax.lax.map(lambda epoch: _order(order_key, epoch, count), jnp.arange(epochs))
+
+
+def _mini_batch(
+    key: Array, step: Array, batch: Batch, size: int | None, order: str, orders: Array | None
+) -> Batch:
     if size is None or size >= (count := batch.labels.shape[0]):
         return batch
     if order == "stored":
@@ -113,7 +150,8 @@ def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: 
         index = (place * size + jnp.arange(size)) % count
         return jax.tree.map(lambda leaf: leaf[index], batch)
     epoch, place = step // (count // size), step % (count // size)
-    index = jax.lax.dynamic_slice_in_dim(_order(key, epoch, count), place * size, size)
+    of_epoch = _order(key, epoch, count) if orders is None else orders[epoch]
+    index = jax.lax.dynamic_slice_in_dim(of_epoch, place * size, size)
     return jax.tree.map(lambda leaf: leaf[index], batch)
 
 
@@ -207,9 +245,10 @@ def train(
       The parameters after the last step, and `TrainInfo`.
     """
     training = training or Training()
+    orders = orders_of(key, batch, training)
 
     def step(trainee, _):
-        return take_step(problem, hparams, trainee, batch, training)
+        return take_step(problem, hparams, trainee, batch, training, orders)
 
     if training.remat:
         step = jax.checkpoint(step, prevent_cse=False)
