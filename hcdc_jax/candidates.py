@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.processes import over_processes
-from hcdc_jax.sharding import Device, local_devices, over_candidates
+from hcdc_jax.sharding import Device, alone_on_each, local_devices, mesh_of, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -90,7 +91,7 @@ def evaluate_on(
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
     plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices)
     key, training, train_batch, eval_batches = plan.replicate((key, training or Training(), train_batch, eval_batches))
-    scores = _evaluate_chunks(key, problem, plan.chunks, train_batch, eval_batches, training, mapped=plan.mapped)
+    scores = _evaluate_chunks(key, problem, plan.chunks, train_batch, eval_batches, training, alone_on=plan.alone_on)
     return plan.gathered(scores)
 
 
@@ -107,7 +108,7 @@ def train_each(
     """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
     plan = _planned(problem, candidates, train_batch, (), chunk_size, devices)
     key, training, train_batch = plan.replicate((key, training or Training(), train_batch))
-    return plan.gathered(_train_chunks(key, problem, plan.chunks, train_batch, training, mapped=plan.mapped))
+    return plan.gathered(_train_chunks(key, problem, plan.chunks, train_batch, training, alone_on=plan.alone_on))
 
 
 def score_each(problem: Problem, params: Params, candidates: HParams, val_batch: Batch) -> Scores:
@@ -146,13 +147,14 @@ class _Plan(NamedTuple):
       chunks: of candidates, leading axes [chunks, size].
       replicate: puts what all candidates share where they are.
       gathered: what is known of the chunks, as of all candidates.
-      mapped: whether those of a chunk are computed side by side.
+      alone_on: the devices on each of which one candidate is computed at a time; None where those of a chunk are
+        computed side by side.
     """
 
     chunks: HParams
     replicate: Callable[[PyTree], PyTree]
     gathered: Callable[[PyTree], PyTree]
-    mapped: bool
+    alone_on: Mesh | None
 
 
 def _planned(
@@ -168,7 +170,7 @@ def _planned(
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
     one = jax.tree.map(lambda leaf: leaf[0], candidates)
     platform = devices[0].platform
-    alone = len(devices) == 1 and chunk_size in (None, 1) and better_alone(problem, one, train_batch, platform)
+    alone = chunk_size in (None, 1) and better_alone(problem, one, train_batch, platform)
     if chunk_size is None and alone:
         chunk_size = 1
     elif chunk_size is None:
@@ -176,33 +178,38 @@ def _planned(
         scored = () if platform == "cpu" else eval_batches
         chunk_size = memory_chunk_size(problem, one, train_batch, scored, budget=memory_budget(platform))
     chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
-    chunks, replicate = over_candidates(candidates, chunk_size, devices)
+    mesh = mesh_of(devices)
+    chunks, replicate = over_candidates(candidates, chunk_size, mesh)
 
     def gathered(tree: PyTree) -> PyTree:
         return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], tree))
 
-    return _Plan(chunks, replicate, gathered, not alone)
+    return _Plan(chunks, replicate, gathered, mesh if alone else None)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "mapped"))
-def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, mapped):
-    def one(hparams):
+@functools.partial(jax.jit, static_argnames=("problem", "alone_on"))
+def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, alone_on):
+    def one(shared, hparams):
+        key, train_batch, eval_batches, training = shared
         params, _ = train(key, problem, hparams, train_batch, training)
         return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
 
-    return _over_chunks(one, chunks, mapped)
+    return _over_chunks(one, (key, train_batch, eval_batches, training), chunks, alone_on)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "mapped"))
-def _train_chunks(key, problem, chunks, train_batch, training, *, mapped):
-    return _over_chunks(lambda hparams: train(key, problem, hparams, train_batch, training)[0], chunks, mapped)
+@functools.partial(jax.jit, static_argnames=("problem", "alone_on"))
+def _train_chunks(key, problem, chunks, train_batch, training, *, alone_on):
+    def one(shared, hparams):
+        key, train_batch, training = shared
+        return train(key, problem, hparams, train_batch, training)[0]
+
+    return _over_chunks(one, (key, train_batch, training), chunks, alone_on)
 
 
-def _over_chunks(one, chunks, mapped):
-    if mapped:
-        return jax.lax.map(jax.vmap(one), chunks)
-    found = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[:, 0], chunks))
-    return jax.tree.map(lambda leaf: leaf[:, None], found)
+def _over_chunks(one, shared, chunks, alone_on):
+    if alone_on is not None:
+        return alone_on_each(alone_on, one, shared, chunks)
+    return jax.lax.map(jax.vmap(functools.partial(one, shared)), chunks)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))

@@ -11,12 +11,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import joblib
 
 from hcdc_jax import __version__, data, distances, evaluation, files, pipeline, search, spaces, terminal
 from hcdc_jax import config as configs
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       0 if it is done, 2 for a mistake of the user, 128 + the number of the signal that interrupted it. A bug raises,
       and Python leaves with 1.
     """
+    _use_all_cores()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     args = argparse.Namespace()
@@ -79,6 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough; without this Python complains when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _use_all_cores() -> None:
+    """On a CPU makes one device of each core, over which candidates are spread; JAX would make one of all.
+
+    Users who set their number are right, and so is a process that has begun to compute.
+    """
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", joblib.cpu_count(only_physical_cores=True))
 
 
 def _asked_in_vain(error: Exception) -> str | None:

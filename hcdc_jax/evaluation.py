@@ -27,7 +27,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
-from hcdc_jax.sharding import Device, local_devices, over_candidates
+from hcdc_jax.sharding import Device, local_devices, mesh_of, over_candidates
 from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
@@ -296,7 +296,7 @@ def evaluate_networks(
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
         chunk_size = _chunk_size(network, _of_step(hparams, said, 0), seen, slices, devices[0].platform)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
-    chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), devices)
+    chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), mesh_of(devices))
     rate = protocol.learning_rate if learning_rate is None else learning_rate
     factors, epochs = stages(protocol)
     rates, steps = jnp.asarray(rate) * jnp.asarray(factors), per_epoch * jnp.asarray(epochs)

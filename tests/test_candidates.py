@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size
+from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size, train_each
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy
@@ -119,18 +119,21 @@ def test_candidates_may_be_pytrees():
     assert_close(jax.tree.map(np.asarray, scores), scores_of())
 
 
-def test_candidates_that_branch_are_trained_alone_and_score_alike():
-    def train_loss(params, hparams, batch):
-        extra = jax.lax.cond(
-            hparams[0] > 0, lambda: 0.01 * sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), lambda: 0.0
-        )
-        return PROBLEM.train_loss(params, hparams, batch) + extra
+def branching_loss(params, hparams, batch):
+    extra = jax.lax.cond(
+        hparams[0] > 0, lambda: 0.01 * sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), lambda: 0.0
+    )
+    return PROBLEM.train_loss(params, hparams, batch) + extra
 
-    branching = PROBLEM._replace(train_loss=train_loss)
-    assert branches(branching, CANDIDATES[0], TRAIN)
+
+BRANCHING = PROBLEM._replace(train_loss=branching_loss)
+
+
+def test_candidates_that_branch_are_trained_alone_and_score_alike():
+    assert branches(BRANCHING, CANDIDATES[0], TRAIN)
     assert not branches(PROBLEM, CANDIDATES[0], TRAIN)
     alone, mapped = (
-        evaluate(KEY, branching, CANDIDATES, TRAIN, VAL, training=TRAINING, chunk_size=size) for size in (None, 7)
+        evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING, chunk_size=size) for size in (None, 7)
     )
     assert_close(alone, mapped)
     assert np.abs(alone.loss - scores_of().loss).max() > 1e-4
@@ -153,8 +156,15 @@ import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 assert jax.local_device_count() == 4
-from tests.test_candidates import scores_of
-np.savez(sys.argv[1], **scores_of()._asdict(), loss_of_two=scores_of(devices=jax.devices()[:2]).loss)
+from hcdc_jax.candidates import evaluate, train_each
+from tests.test_candidates import BRANCHING, CANDIDATES, KEY, TRAIN, TRAINING, VAL, scores_of
+alone = evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING)
+networks = jax.tree.leaves(train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING))
+assert len(networks[0].sharding.device_set) == 4
+np.savez(
+    sys.argv[1], **scores_of()._asdict(), loss_of_two=scores_of(devices=jax.devices()[:2]).loss, branching=alone.loss,
+    network=networks[0]
+)
 """
 
 
@@ -168,3 +178,7 @@ def test_four_devices_give_the_numbers_of_one(tmp_path):
         np.testing.assert_allclose(spread["loss_of_two"], alone.loss, rtol=1e-6)
         np.testing.assert_array_equal(spread["accuracy"], alone.accuracy)
         np.testing.assert_array_equal(spread["status"], alone.status)
+        branching = evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING)
+        np.testing.assert_allclose(spread["branching"], branching.loss, rtol=1e-6)
+        network = jax.tree.leaves(train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING))[0]
+        np.testing.assert_allclose(spread["network"], network, rtol=1e-5, atol=1e-7)
