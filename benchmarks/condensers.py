@@ -56,7 +56,11 @@ def condensers(*methods: str) -> dict:
     """
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
-        config = narrow("--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.draws", "2")
+        config = narrow(
+            "--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.draws", "2",
+            # A step takes as long at networks that were trained for less.
+            "--training.steps", "30", "--training.proxy_steps", "30",
+        )  # fmt: skip
         with pipeline.opened(config, Path(folder) / "run") as run:
             for name in config.methods:
                 step, compilation = _step_seconds(run, name)
