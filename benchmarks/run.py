@@ -1,6 +1,7 @@
 """Timings of the hot paths, with their peers or floors measured in the same process.
 
     python -m benchmarks.run [name ...]          (all of them: make bench)
+    python -m benchmarks.run condensers:dm,hcdc  (of that benchmark these alone)
 
 Prints each result and writes `benchmarks/results/<name>.json`. Every time is the median of several calls after one
 warm-up call, waited for with `block_until_ready`; compilation is timed apart. The graph is Cora where `HCDC_DATA_DIR`
@@ -29,13 +30,15 @@ BENCHMARKS = {
 
 
 def main(names: list[str]) -> None:
-    unknown = [name for name in names if name not in BENCHMARKS]
+    unknown = [name for name in names if name.partition(":")[0] not in BENCHMARKS]
     if unknown:
         sys.exit(f"no such benchmark: {', '.join(unknown)}; known are {', '.join(BENCHMARKS)}")
     RESULTS.mkdir(exist_ok=True)
     for name in names or BENCHMARKS:
-        record = {"benchmark": name, "device": device(), "versions": versions(), "results": BENCHMARKS[name]()}
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        benchmark, _, parts = name.partition(":")
+        results = BENCHMARKS[benchmark](*filter(None, parts.split(",")))
+        record = {"benchmark": name, "device": device(), "versions": versions(), "results": results}
+        (RESULTS / f"{name.replace(':', '-')}.json").write_text(json.dumps(record, indent=2) + "\n")
         print(json.dumps(record, indent=2), flush=True)
 
 

@@ -11,8 +11,9 @@ one backward pass over one forward derivative; V(theta, lambda; S) itself adds i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +154,7 @@ def frozen_matching(
     distance: str | distances.Distance = "cosine",
     scale: Array | None = None,
     direct: bool = True,
+    at_once: int | None = None,
 ) -> tuple[Array, PyTree, FrozenInfo]:
     """Distance over m frozen candidates and its exact gradient with respect to `val_batch`.
 
@@ -169,34 +171,49 @@ def frozen_matching(
       scale: [h] prior standard deviation of each hyperparameter. Both hypergradients are multiplied by it, which makes
         them slopes per standard deviation, comparable between hyperparameters.
       direct: as in `frozen_hypergradient`.
+      at_once: candidates worked on side by side; all by default. Less needs less memory, and on CPUs convolutions are
+        faster one by one. What `val_loss` decodes is then decoded once for each turn, see `pulled_back`.
 
     Returns:
       (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
       `FrozenInfo`.
     """
 
-    def evaluate(params: Params, hparams: HParams, response: PyTree) -> tuple[Array, Array]:
-        return frozen_hypergradient(val_loss, params, hparams, response, val_batch, direct=direct)
+    def evaluate(network: Pool) -> tuple[Array, Array]:
+        return frozen_hypergradient(val_loss, *network, val_batch, direct=direct)
 
-    values, gradients = jax.vmap(evaluate)(*pool)
+    values, gradients = _each(evaluate, pool, at_once)
     factor = jnp.ones_like(gradients) if scale is None else jnp.broadcast_to(scale, gradients.shape)
     slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
     d, (w, u) = slopes(values, factor * gradients, target.value, factor * target.gradient)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
 
-    def tangents(params: Params, response: PyTree, u: Array) -> tuple[Params, HParams]:
-        if response is None:
-            return jax.tree.map(jnp.zeros_like, params), unravel(u)
-        moved = jax.tree.map(lambda r: jnp.tensordot(u, r, 1, precision=jax.lax.Precision.HIGHEST), response)
+    def tangents(network: Pool, u: Array) -> tuple[Params, HParams]:
+        if network.response is None:
+            return jax.tree.map(jnp.zeros_like, network.params), unravel(u)
+        moved = jax.tree.map(lambda r: jnp.tensordot(u, r, 1, precision=jax.lax.Precision.HIGHEST), network.response)
         return moved, unravel(u if direct else jnp.zeros_like(u))
 
-    moved = jax.vmap(tangents)(pool.params, pool.response, factor * u)
-
     def linearised(batch: PyTree) -> Array:
-        surrogate = jax.vmap(lambda p, h, t, w: linear_surrogate(val_loss, p, h, t, w, batch))
-        return jnp.sum(surrogate(pool.params, pool.hparams, moved, w))
+        # Backwards each network is computed again: nothing of one is kept for the next.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def surrogate(arguments: tuple[Pool, Array, Array]) -> Array:
+            network, u, w = arguments
+            return linear_surrogate(val_loss, network.params, network.hparams, tangents(network, u), w, batch)
+
+        return jnp.sum(_each(surrogate, (pool, factor * u, w), at_once))
 
     return d, float_gradient(linearised, val_batch), FrozenInfo(values, gradients)
+
+
+def _each(function: Callable[[Any], Any], arguments: PyTree, at_once: int | None) -> Any:
+    """`function` of each entry of the leading axes, `at_once` of them side by side, all for None."""
+    if at_once == 1:  # without `vmap`, under which branches compute both sides
+        return jax.lax.map(function, arguments)
+    count = jax.tree.leaves(arguments)[0].shape[0]
+    if at_once is None or at_once >= count:
+        return jax.vmap(function)(arguments)
+    return jax.lax.map(function, arguments, batch_size=at_once)
 
 
 def linear_surrogate(
@@ -218,3 +235,16 @@ def float_gradient(function: Callable[[PyTree], Array], batch: PyTree) -> PyTree
         return jnp.zeros_like(leaf) if gradient.dtype == jax.dtypes.float0 else gradient
 
     return jax.tree.map(filled, jax.grad(function, allow_int=True)(batch), batch)
+
+
+def pulled_back(slope: PyTree, decode: Callable[[PyTree], PyTree], variables: PyTree) -> PyTree:
+    """Gradient with respect to `variables` of what has the gradient `slope` with respect to `decode(variables)`.
+
+    Zeros for leaves that are not floating point, on both sides.
+    """
+
+    def along(variables: PyTree) -> Array:
+        products = jax.tree.map(lambda s, leaf: jnp.sum(s * leaf), slope, decode(variables))
+        return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+    return float_gradient(along, variables)

@@ -360,6 +360,18 @@ def test_frozen_gradient_is_the_derivative_of_the_joint_distance(three, distance
     assert relative_error(grad, expected) < 1e-10
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_frozen_candidates_in_turn_are_candidates_side_by_side(three, at_once):
+    """Two of three at once leave one over."""
+    batch = three.ridge.val_batch | {"steps": jnp.asarray(3), "seen": jnp.asarray(True)}
+    frozen = functools.partial(frozen_matching, ridge_val_loss, distance="value_gradient")
+    found, expected = (
+        jax.jit(functools.partial(frozen, at_once=count))(three.pool, batch, three.target) for count in (at_once, None)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), found, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, found[1]) == jax.tree.map(lambda leaf: leaf.dtype, batch)
+
+
 def test_frozen_matching_reads_any_container(three):
     def decode(variables):
         return {"x": jnp.tanh(variables["pixels"]), "y": three.ridge.val_batch["y"]}

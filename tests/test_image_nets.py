@@ -825,12 +825,12 @@ def test_registry_describes_every_network():
 
 
 @pytest.mark.parametrize(("size", "padding", "stride"), [(1, 0, 2), (3, 1, 1), (3, 1, 2), (5, 0, 1)])
-@pytest.mark.parametrize("ours", [as_product, as_shifted_sum])
-def test_convolutions_as_products_are_convolutions(ours, size, padding, stride):
+@pytest.mark.parametrize(("ours", "channels"), [(as_product, 3), (as_product, 5), (as_shifted_sum, 3)])
+def test_convolutions_as_products_are_convolutions(ours, channels, size, padding, stride):
     keys = jax.random.split(jax.random.key(0), 2)
-    groups = 3 if ours is as_shifted_sum else 1
-    kernel = jax.random.normal(keys[1], (size, size, 1, 3) if groups == 3 else (size, size, 3, 4))
-    operands = jax.random.normal(keys[0], (2, 7, 6, 3)), kernel
+    groups = channels if ours is as_shifted_sum else 1
+    kernel = jax.random.normal(keys[1], (size, size, 1, channels) if groups > 1 else (size, size, channels, 4))
+    operands = jax.random.normal(keys[0], (2, 7, 6, channels)), kernel
     options = {
         "dimension_numbers": ("NHWC", "HWIO", "NHWC"), "precision": "highest", "feature_group_count": groups
     }  # fmt: skip

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
-from hcdc_jax.candidates import better_alone
+from hcdc_jax.candidates import better_alone, scored_at_once
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
-from hcdc_jax.frozen import Pool, Target, frozen_matching, unrolled_hypergradient, unrolled_response
+from hcdc_jax.frozen import Pool, Target, frozen_matching, pulled_back, unrolled_hypergradient, unrolled_response
 from hcdc_jax.hypergradient import hypergradient, response
 from hcdc_jax.linear_solve import LinearSolver
 from hcdc_jax.problem import Problem
@@ -80,18 +80,18 @@ def hcdc(
         hyperparameters that do not enter the validation loss.
     """
 
-    def val_loss(params, hparams, variables):
-        return problem.val_loss(params, hparams, container.decode(variables))
-
     def init(key, variables, data):
         del key
         return HCDCState(variables, adam(data.rates).init(variables))
 
     def step(key, state, data):
         del key
-        value, gradient, info = frozen_matching(
-            val_loss, data.pool, state.variables, data.target, distance=distance, scale=data.scale, direct=direct
-        )
+        batch = container.decode(state.variables)  # here, or each network would decode for itself
+        value, slope, info = frozen_matching(
+            problem.val_loss, data.pool, batch, data.target, distance=distance, scale=data.scale, direct=direct,
+            at_once=scored_at_once(problem, data.pool.hparams, batch) or 1,
+        )  # fmt: skip
+        gradient = pulled_back(slope, container.decode, state.variables)
         updates, opt_state = adam(data.rates).update(gradient, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         return HCDCState(variables, opt_state), _info(value, info, data)

@@ -36,6 +36,8 @@ POOLINGS = ("average", "max", "none")
 STEMS = ("auto", "small", "imagenet")
 LARGE_SIDE = 128
 """Pixels from which on networks that know both take images for those of ImageNet."""
+FEW_CHANNELS = 3
+"""Those of a picture."""
 NUM_GROUPS = 4
 EPS = 1e-5  # of PyTorch's norms; Flax's is 1e-6
 
@@ -93,8 +95,20 @@ def _patches_times_kernel(
     images: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...], precision: str
 ) -> Array:
     size, _, channels, features = kernel.shape
-    flat_kernel = kernel.reshape(size * size * channels, features)
-    return jnp.matmul(jnp.concatenate(_shifted(images, size, stride, padding), -1), flat_kernel, precision=precision)
+    patches = _patches(images, size, stride, padding)
+    return jnp.matmul(patches, kernel.reshape(size * size * channels, features), precision=precision)
+
+
+def _patches(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> Array:
+    """All that a kernel sees at each place, [n, h / stride, w / stride, size * size * c]."""
+    if images.shape[-1] > FEW_CHANNELS:
+        return jnp.concatenate(_shifted(images, size, stride, padding), -1)
+    # XLA computes anew for every shifted copy what its images come from. Few channels are those of pictures, perhaps
+    # augmented: that is done `size` times for columns, from which rows are cut, in place of `size` squared times. More
+    # channels come from a layer, which leaves little to compute; the second copy would take longer.
+    images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    columns = jnp.concatenate(_along(2, images, size, stride), -1)
+    return jnp.concatenate(_along(1, columns, size, stride), -1)
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
@@ -108,12 +122,13 @@ def _shifted_times_kernel(images: Array, kernel: Array, stride: int, padding: tu
 def _shifted(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
     """What each place of a kernel sees of [n, h, w, c] or [c, h, w, n], height and width over the stride, row by row."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    height, width = ((side - size) // stride + 1 for side in images.shape[1:3])
-    return [
-        images[:, i : i + stride * height : stride, j : j + stride * width : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
+    return [place for row in _along(1, images, size, stride) for place in _along(2, row, size, stride)]
+
+
+def _along(axis: int, images: Array, size: int, stride: int) -> list[Array]:
+    """What each of `size` places in a row, or a column, of a kernel sees."""
+    last = stride * ((images.shape[axis] - size) // stride)
+    return [jax.lax.slice_in_dim(images, i, i + last + 1, stride, axis) for i in range(size)]
 
 
 def as_product(
