@@ -26,9 +26,7 @@ def mesh_of(devices: Sequence[Device]) -> Mesh:
     return Mesh(np.array(list(devices)), ("candidates",), axis_types=(AxisType.Auto,))
 
 
-def over_candidates(
-    candidates: HParams, chunk_size: int, mesh: Mesh
-) -> tuple[HParams, Callable[[PyTree], PyTree]]:
+def over_candidates(candidates: HParams, chunk_size: int, mesh: Mesh) -> tuple[HParams, Callable[[PyTree], PyTree]]:
     """Cuts candidates into chunks and spreads each chunk over the devices.
 
     Args:
@@ -53,9 +51,7 @@ def over_candidates(
     )
 
 
-def alone_on_each(
-    mesh: Mesh, one: Callable[[PyTree, HParams], PyTree], shared: PyTree, chunks: HParams
-) -> PyTree:
+def alone_on_each(mesh: Mesh, one: Callable[[PyTree, HParams], PyTree], shared: PyTree, chunks: HParams) -> PyTree:
     """`one(shared, candidate)` for each candidate, on every device one after the other, so that branches stay branches.
 
     Args:
@@ -73,9 +69,7 @@ def alone_on_each(
         return jax.tree.map(lambda leaf: leaf[:, None], found)
 
     # What is computed inside differs from device to device, and nothing crosses them: there is nothing to check.
-    spread = jax.shard_map(
-        on_device, mesh=mesh, in_specs=(_EVERYWHERE, _SPREAD), out_specs=_SPREAD, check_vma=False
-    )
+    spread = jax.shard_map(on_device, mesh=mesh, in_specs=(_EVERYWHERE, _SPREAD), out_specs=_SPREAD, check_vma=False)
     return spread(shared, chunks)
 
 

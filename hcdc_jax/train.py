@@ -140,9 +140,7 @@ def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:
     return jax.lax.map(lambda epoch: _order(order_key, epoch, count), jnp.arange(epochs))
 
 
-def _mini_batch(
-    key: Array, step: Array, batch: Batch, size: int | None, order: str, orders: Array | None
-) -> Batch:
+def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: str, orders: Array | None) -> Batch:
     if size is None or size >= (count := batch.labels.shape[0]):
         return batch
     if order == "stored":

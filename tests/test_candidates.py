@@ -120,9 +120,7 @@ def test_candidates_may_be_pytrees():
 
 
 def branching_loss(params, hparams, batch):
-    extra = jax.lax.cond(
-        hparams[0] > 0, lambda: 0.01 * sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), lambda: 0.0
-    )
+    extra = jax.lax.cond(hparams[0] > 0, lambda: 0.01 * sum(map(jnp.vdot, *[jax.tree.leaves(params)] * 2)), lambda: 0.0)
     return PROBLEM.train_loss(params, hparams, batch) + extra
 
 

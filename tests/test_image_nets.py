@@ -853,7 +853,9 @@ def test_planes_are_normalised_as_images_are(kind):
     shape = affine_shape(kind, images.shape[1:])
     scale, bias = 1 + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape), jnp.full(shape, 0.5)
     planes = normalised_planes(kind, images.transpose(3, 1, 2, 0), scale, bias)
-    np.testing.assert_allclose(planes.transpose(3, 1, 2, 0), normalised(kind, images, scale, bias), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        planes.transpose(3, 1, 2, 0), normalised(kind, images, scale, bias), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])

@@ -238,9 +238,7 @@ def _mixed_nodes(weights: Array, params: Any, layers: _Layers, planes: Array) ->
         total = weight[SKIP] * seen + weight[POOL] * pooled(seen)
         for operation in CONVOLUTIONS:
             computed = functools.partial(_convolution, layers)
-            total += weight[operation] * jax.lax.cond(
-                weight[operation] != 0, computed, _nothing, own[operation], seen
-            )
+            total += weight[operation] * jax.lax.cond(weight[operation] != 0, computed, _nothing, own[operation], seen)
         total += jax.lax.dynamic_index_in_dim(nodes, target, keepdims=False)
         return jax.lax.dynamic_update_index_in_dim(nodes, total, target, 0), None
 
