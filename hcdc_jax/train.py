@@ -94,7 +94,7 @@ def shown(
     training: Training,
     orders: Array | None = None,
 ) -> Batch:
-    """What step number `step` of a training with this key sees: its mini-batch, perturbed; `orders` from `orders_of`."""
+    """What step `step` of a training with this key sees: its mini-batch, perturbed; `orders` are from `orders_of`."""
     order_key, step_key = jax.random.split(key)
     seen = _mini_batch(order_key, step, batch, training.batch_size, training.order, orders)
     if problem.perturb is None:

@@ -120,7 +120,7 @@ def _shifted_times_kernel(images: Array, kernel: Array, stride: int, padding: tu
 
 
 def _shifted(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
-    """What each place of a kernel sees of [n, h, w, c] or [c, h, w, n], height and width over the stride, row by row."""
+    """What each place of a kernel sees of [n, h, w, c] or [c, h, w, n], sides divided by the stride, row by row."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     return [place for row in _along(1, images, size, stride) for place in _along(2, row, size, stride)]
 
@@ -145,10 +145,10 @@ def as_product(
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
 def convolved_planes(planes: Array, kernel: Array, stride: int, precision: str) -> Array:
-    """As `as_product`, of planes [c, h, w, n] with an odd kernel [k, k, c, d], zeros around: [d, h / stride, w / stride, n].
+    """As `as_product`, of planes [c, h, w, n] with an odd kernel [k, k, c, d], zeros around: [d, h / s, w / s, n].
 
-    Where images have few channels, patches of [n, h, w, c] are written a few numbers at a time; of planes they are copied
-    whole, and a training step on a CPU takes half the time.
+    Where images have few channels, patches of [n, h, w, c] are written a few numbers at a time; of planes they are
+    copied whole, and a convolution takes less than half the time on a CPU.
     """
     size, _, channels, features = kernel.shape
     border = ((size - 1) // 2,) * 2
