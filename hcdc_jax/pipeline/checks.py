@@ -31,6 +31,10 @@ def check_config(config: Config) -> None:
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
         raise UserError("hcdc.theta = 'shared' makes the methods hcdc and hcdc_shared the same; drop one of them")
+    if "hcdc_surrogate" in config.methods and ("hcdc" not in config.methods or config.hcdc.theta == "shared"):
+        raise UserError(
+            "hcdc_surrogate reads the S_val of hcdc with hcdc.theta = 'own': name hcdc among the methods, too"
+        )
     for method in config.methods:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:

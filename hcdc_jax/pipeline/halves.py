@@ -21,7 +21,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.pruning import pruned
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Recipe, Request, Trial, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.train import all_finite
@@ -179,7 +179,16 @@ def trial_of(run: Run, seed: int, train: Half) -> Trial:
     """What a rival without S_val is asked, given the S_train of the run."""
     setup = run.setup
     networks = functools.cache(lambda: networks_on(setup, rank_keys(setup, seed), setup.candidates, train.batch))
-    return Trial(run, seed, train.batch, sum(leaf.size for leaf in jax.tree.leaves(train.variables)), networks)
+
+    def learned(recipe: str) -> LearnedVal:
+        half = read_half(Place(run.folder, recipe, "val", seed))
+        return LearnedVal(half.batch, _scalars(half), half.cost, half.matched)
+
+    return Trial(run, seed, train.batch, _scalars(train), networks, learned)
+
+
+def _scalars(half: Half) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(half.variables))
 
 
 def snapshots(place: Place) -> dict[int, Variables]:

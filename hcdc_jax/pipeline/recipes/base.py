@@ -119,6 +119,22 @@ class Recipe(NamedTuple):
         return self.learner is not None and self.learner.by_class
 
 
+class LearnedVal(NamedTuple):
+    """A finished S_val.
+
+    Attributes:
+      batch: decoded.
+      scalars: numbers that it holds.
+      cost: of learning it, of the full trainings that it was matched to, too.
+      matched: [m, h] candidates of these.
+    """
+
+    batch: Batch
+    scalars: int
+    cost: Cost
+    matched: np.ndarray
+
+
 class Trial(NamedTuple):
     """What a rival without S_val is asked to rank.
 
@@ -128,6 +144,7 @@ class Trial(NamedTuple):
       condensed_train: S_train.
       train_scalars: numbers that S_train holds.
       networks: `networks()`, the candidates of the run trained on S_train; trained once, however many rows ask.
+      learned: `learned(recipe)`, the S_val of the recipe of that name, which another method of the run has learned.
     """
 
     run: Run
@@ -135,6 +152,7 @@ class Trial(NamedTuple):
     condensed_train: Batch
     train_scalars: int
     networks: Callable[[], Networks]
+    learned: Callable[[str], LearnedVal]
 
 
 class Verdict(NamedTuple):

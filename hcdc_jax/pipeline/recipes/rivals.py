@@ -69,12 +69,12 @@ def _on_itself(trial: Trial) -> Verdict:
     return Verdict(scores, elapsed, trial.train_scalars)
 
 
-def _paid(trial: Trial) -> Matched:
+def paid(trial: Trial) -> Matched:
     """The m full trainings that hcdc pays for, with the same draws."""
     return matched_targets(trial.run, trial.seed, drawn(trial.run, trial.seed, trial.condensed_train))
 
 
-def _scores(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
+def scores_of(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
     """Scores of what the host computed; candidates tie in an accuracy that a method does not predict."""
     accuracy = np.zeros(len(losses)) if accuracy is None else accuracy
     return Scores(*map(jnp.asarray, (losses.astype(np.float32), accuracy.astype(np.float32), np.isfinite(losses))))
@@ -82,23 +82,29 @@ def _scores(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
 
 def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
     """A Gaussian process on the log losses of the full trainings."""
-    setup, matched = trial.run.setup, _paid(trial)
+    setup, matched = trial.run.setup, paid(trial)
+    with measured() as elapsed:
+        logs = predicted_logs(setup, matched, with_gradients=with_gradients)
+    hparams, (value, gradient) = matched.hparams, matched.target
+    stored = hparams.size + value.size + gradient.size * with_gradients
+    return Verdict(scores_of(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(hparams))
+
+
+def predicted_logs(setup: Setup, matched: Matched, *, with_gradients: bool) -> np.ndarray:
+    """[n] log losses of the candidates, by a Gaussian process on those of the full trainings."""
     scale = np.asarray(setup.space.prior_std)
     value, gradient = np.asarray(matched.target.value), np.asarray(matched.target.gradient)
-    with measured() as elapsed:
-        logs = predict(
-            np.asarray(matched.hparams) / scale,
-            np.log(value),
-            np.asarray(setup.candidates) / scale,
-            gradients=scale * gradient / value[:, None] if with_gradients else None,
-        )
-    stored = matched.hparams.size + value.size + gradient.size * with_gradients
-    return Verdict(_scores(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(matched.hparams))
+    return predict(
+        np.asarray(matched.hparams) / scale,
+        np.log(value),
+        np.asarray(setup.candidates) / scale,
+        gradients=scale * gradient / value[:, None] if with_gradients else None,
+    )
 
 
 def _real_val_residual(trial: Trial) -> Verdict:
     """real_val, with its log losses corrected by a Gaussian process on what they miss of the full trainings."""
-    setup, matched = trial.run.setup, _paid(trial)
+    setup, matched = trial.run.setup, paid(trial)
     scale = np.asarray(setup.space.prior_std)
     keys = rank_keys(setup, trial.seed)
     with measured() as fitting:
@@ -119,7 +125,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
 
 def _lambda_shift(trial: Trial) -> Verdict:
     """real_val after a learned constant shift of the hyperparameters."""
-    setup, matched = trial.run.setup, _paid(trial)
+    setup, matched = trial.run.setup, paid(trial)
     shift = learned_shift(trial.run, trial.seed, matched, trial.condensed_train)
     candidates = shifted(setup, setup.candidates, shift.amount)
     scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), candidates, trial.condensed_train, setup.val)
@@ -132,7 +138,7 @@ def _chance(trial: Trial) -> Verdict:
     """A random order: what choosing blindly gives."""
     with measured() as elapsed:
         order = jax.random.permutation(key_for(RANK, trial.seed), len(trial.run.setup.candidates))
-    return Verdict(_scores(np.asarray(order, np.float64)), elapsed, 0)
+    return Verdict(scores_of(np.asarray(order, np.float64)), elapsed, 0)
 
 
 def _halving(trial: Trial) -> Verdict:
@@ -148,7 +154,7 @@ def _halving(trial: Trial) -> Verdict:
     places = np.where(found.history.status[rows], np.argsort(order), np.inf)
     # All of its time is training on the full data, which the full trainings already count.
     cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
-    return Verdict(_scores(places, found.history.accuracy[rows]), Elapsed(), setup.kind.real_scalars(setup), cost)
+    return Verdict(scores_of(places, found.history.accuracy[rows]), Elapsed(), setup.kind.real_scalars(setup), cost)
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
@@ -167,20 +173,20 @@ SURROGATE = Method(
     "Gaussian process on the losses of hcdc's full trainings",
     None,
     functools.partial(_surrogate, with_gradients=False),
-    _paid,
+    paid,
 )
 SURROGATE_GRAD = Method(
     "Gaussian process on the losses and hypergradients of hcdc's full trainings",
     None,
     functools.partial(_surrogate, with_gradients=True),
-    _paid,
+    paid,
 )
 REAL_VAL_RESIDUAL = Method(
     "real_val, corrected by a Gaussian process on what it misses of hcdc's full trainings",
     None,
     _real_val_residual,
-    _paid,
+    paid,
 )
-LAMBDA_SHIFT = Method("real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, _paid)
+LAMBDA_SHIFT = Method("real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, paid)
 RANDOM_CHOICE = Method("a random order of the candidates", None, _chance)
 SUCCESSIVE_HALVING = Method("successive halving of the candidates on the full data", None, _halving)
