@@ -14,6 +14,7 @@ from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
 from hcdc_jax.pipeline.setup import RANK
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
@@ -26,6 +27,7 @@ METHODS = (
     "kcenter",
     "hcdc",
     "hcdc_shifted",
+    "hcdc_surrogate",
     "value_only",
     "real_val",
     "random_val",
@@ -126,6 +128,30 @@ def test_s_val_is_learned_and_s_train_shared(finished):
     assert np.abs(hcdc.val.inputs - values.val.inputs).max() > 0
 
 
+def test_the_mean_with_a_surrogate_is_one_of_logarithms(finished):
+    """What is left of its logarithm without the surrogate's is a rising line in that of the loss on S_val."""
+    folder, _ = finished
+    logs = {}
+    for method in ("hcdc", "surrogate_grad", "hcdc_surrogate"):
+        with np.load(folder / "results" / f"{method}_seed0.npz") as result:
+            logs[method] = np.log(result["loss"].astype(np.float64))
+            assert result["full_trainings_used"] == 3
+    left = 2 * logs["hcdc_surrogate"] - logs["surrogate_grad"]
+    exponent, offset = np.polyfit(logs["hcdc"], left, 1)
+    np.testing.assert_allclose(left, offset + exponent * logs["hcdc"], atol=1e-5)
+    assert exponent >= 0
+
+
+def test_a_power_law_is_the_least_squares_line_unless_that_falls():
+    rng = np.random.default_rng(0)
+    given, noise = rng.normal(size=8), 0.1 * rng.normal(size=8)
+    slope, start = np.polyfit(given, 2 * given + noise, 1)
+    np.testing.assert_allclose(power_law(given, 2 * given + noise), (start, slope), rtol=1e-9)
+    np.testing.assert_allclose(power_law(given, -given), (-given.mean(), 0))
+    np.testing.assert_allclose(power_law(np.ones(3), np.arange(3.0)), (1, 0))
+    assert power_law(np.zeros(0), np.zeros(0)) == (0, 0)
+
+
 def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
     folder, _ = finished
     config = config_with(METHODS)
@@ -151,6 +177,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
             "searches log_input_noise, whose implicit hypergradient is 0: set hcdc.sens",
         ),
         ({"methods": ("hcdc_shared",)}, "whose implicit hypergradient is 0: leave out the method hcdc_shared"),
+        ({"methods": ("hcdc_surrogate",)}, "hcdc_surrogate reads the S_val of hcdc with hcdc.theta = 'own': name hcdc"),
         ({"model": {"name": "convnet", "depth": 5}}, "the images are too small"),
         ({"space": {"name": "nas_bench_201"}}, "does not go with model.name = 'mlp': the cells of 'nas_bench_201' are"),
         (
