@@ -274,6 +274,7 @@ class HCDCConfig:
     theta: Literal["own", "shared"] = "own"  # targets at networks trained on the full data, or on S_train
     full_trainings: Count = 8  # m, candidates that are trained on the full data
     draws: Count = 8  # candidates drawn per matched one; losses on S_train spread the matched ones from good to bad
+    design: Literal["strata", "factorial"] = "strata"  # by those losses; or high and low levels of each, in balance
     steps: Count = 40  # steps of S_val; more fit the matched candidates and lose the others
     feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
     structure_learning_rate: Positive = 0.05  # Adam step of the adjacency's logits
@@ -286,6 +287,8 @@ class HCDCConfig:
     distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
     sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
+    adjoint_batch_size: Count | None = None  # unroll: images per step of the reverse pass; as in training if left out
+    side_by_side: Count = 1  # unroll: full trainings in one call, which share their batches and their noise
     start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train
     extended_space: Literal["samples", "trajectories", "mixes"] = "samples"  # candidates to match; mixes of cells
     trajectory_length: Annotated[int, Range(low=2)] = 2  # trajectories: points of each, the draw it begins at included

@@ -82,7 +82,7 @@ class TestRoundTrip:
             "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
             "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels", "hmn.extracted_channels",
             "hmn.class_channels", "hmn.instance_channels", "hmn.decoder_width", "space.cells",
-            "training.dcbench_compat",
+            "training.dcbench_compat", "hcdc.adjoint_batch_size",
         }  # fmt: skip
         assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
 

@@ -13,7 +13,7 @@ import pytest
 from hcdc_jax import distances
 from hcdc_jax.condense import hcdc, hcdc_shared, run
 from hcdc_jax.condense.base import GraphRates
-from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, fit, target_at, unrolled_target
+from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, fit, target_at, unrolled_target, unrolled_targets
 from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.containers import graph_container
 from hcdc_jax.containers.graph import fixed, free
@@ -201,6 +201,16 @@ def test_both_sensitivities_agree_where_training_has_converged():
         for sensitivity in ("implicit", "unroll")
     ]
     assert relative_error(pools[0].response, pools[1].response) < 0.02
+
+
+def test_targets_side_by_side_are_those_of_one_key_each():
+    training = Training(learning_rate=0.05, steps=20)
+    together, params, diverged = unrolled_targets(KEY, PROBLEM, HPARAMS, TRAIN, VAL, training)
+    assert not diverged.any()
+    for i, lam in enumerate(HPARAMS):
+        alone, own, _ = unrolled_target(KEY, PROBLEM, lam, TRAIN, VAL, training)
+        assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone) < 1e-3
+        assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], params), own) < 1e-3
 
 
 def shared_data(hparams=HPARAMS[:2]):

@@ -14,8 +14,11 @@ from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.draws import Draws
+from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
 from hcdc_jax.pipeline.setup import RANK
+from hcdc_jax.pipeline.targets import matched_targets
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
@@ -191,3 +194,36 @@ def test_what_does_not_go_with_images(changes, message):
     with pytest.raises(UserError) as caught:
         pipeline.prepare(config_with(**changes))
     assert message in str(caught.value)
+
+
+FACTORIAL = {"full_trainings": 8, "draws": 8, "design": "factorial", "side_by_side": 3, "adjoint_batch_size": 10}
+
+
+def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
+    config = config_with(hcdc=FACTORIAL)
+    with jax.numpy_rank_promotion("allow"), pipeline.opened(config, tmp_path / "run") as run:
+        pipeline.condense(run)
+        folder = tmp_path / "run" / "checkpoints" / "targets_seed0"
+        before = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+        expected = run.setup.space.factorial((0, 0), 8)
+        np.testing.assert_array_equal(np.stack([record["hparams"] for record in before]), expected)
+        assert all(np.isfinite(record["gradient"]).all() and record["gradient"].any() for record in before)
+        (folder / "004.npz").unlink()
+        matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+        again = dict(np.load(folder / "004.npz"))
+    for name in ("hparams", "value", "gradient"):
+        np.testing.assert_array_equal(again[name], before[4][name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sensitivity": "implicit", "side_by_side": 2}, "go with hcdc.sensitivity = 'unroll'"),
+        ({"sensitivity": "implicit", "adjoint_batch_size": 5}, "go with hcdc.sensitivity = 'unroll'"),
+        ({"extended_space": "trajectories", "side_by_side": 2}, "set hcdc.side_by_side = 1"),
+        ({"design": "factorial"}, "set hcdc.full_trainings = 8"),
+    ],
+)
+def test_what_does_not_go_with_how_candidates_are_matched(options, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.prepare(config_with(hcdc=options))

@@ -46,6 +46,25 @@ def test_eight_spread_draws_fall_into_eight_octants(seed):
     assert len({tuple(row) for row in np.sign(draws).tolist()}) == 8
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_factorial_design_is_balanced_in_every_pair(seed):
+    space = spaces.get("regularisation")
+    middle, std = np.asarray(space.from_unit(jnp.full(6, 0.5))), np.asarray(space.prior_std)
+    levels = (np.asarray(space.factorial(seed, 8)) - middle) / std
+    np.testing.assert_allclose(np.abs(levels), 1, rtol=1e-4)
+    np.testing.assert_allclose(levels.sum(0), 0, atol=1e-4)
+    np.testing.assert_allclose(levels.T @ levels, 8 * np.eye(6), atol=1e-3)
+
+
+def test_factorial_designs_follow_their_seed_and_need_a_power_of_two():
+    space = spaces.get("regularisation")
+    np.testing.assert_array_equal(space.factorial((0, 1), 8), space.factorial((0, 1), 8))
+    assert not np.array_equal(space.factorial((0, 1), 8), space.factorial((0, 2), 8))
+    for count in (4, 12):
+        with pytest.raises(UserError, match=r"hcdc.full_trainings = 8"):
+            space.factorial(0, count)
+
+
 def test_prior_std_is_the_spread_of_the_draws(space):
     draws = space.sample(jax.random.key(0), 20_000)
     np.testing.assert_allclose(draws.std(0), space.prior_std, rtol=0.03)

@@ -14,7 +14,16 @@ from hcdc_jax.frozen import frozen_hypergradient, unrolled_hypergradient, unroll
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import OPTIMIZERS, Training, advance, all_finite, begin, train
+from hcdc_jax.train import (
+    OPTIMIZERS,
+    Training,
+    advance,
+    all_finite,
+    begin,
+    step_gradient,
+    thrifty_gradient,
+    train,
+)
 from hcdc_jax.types import Batch
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph
@@ -23,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DATA = block_graph(30)
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
+KEY = jax.random.key(3)
 LAM = (0.5, -0.6, 0.3)
 
 
@@ -211,3 +221,51 @@ def test_hypergradients_of_what_perturbs_training_are_those_of_differences(x64):
     ends = [by_reverse(jnp.float64(0.4 + step))[1].value for step in (1e-5, -1e-5)]
     np.testing.assert_allclose((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-6)
     assert slope > 0
+
+
+def linear_problem(noise=0.0):
+    def loss(params, lam, batch):
+        return jnp.mean((batch.inputs @ params["w"] - batch.labels) ** 2) + jnp.exp(lam[0]) * jnp.sum(params["w"] ** 2)
+
+    def perturb(key, lam, batch):
+        size = noise * jnp.exp(lam[1])
+        return batch._replace(inputs=batch.inputs + size * jax.random.normal(key, batch.inputs.shape))
+
+    init = lambda key, lam: {"w": jax.random.normal(key, (3,))}  # noqa: E731
+    return Problem(init, None, loss, loss, perturb)
+
+
+def test_a_thrifty_reverse_pass_is_exact_where_all_batches_say_the_same(x64):
+    problem, lam = linear_problem(), jnp.array([-2.0, 0.5])
+    inputs = jnp.asarray(np.repeat(np.random.default_rng(0).normal(size=(1, 3)), 12, 0))
+    batch = Batch(inputs, jnp.ones(12), jnp.ones(12))  # one example, twelve times
+
+    def by_reverse(**options):
+        training = Training(learning_rate=0.05, steps=15, batch_size=6, **options)
+        fit = lambda lam: train(jax.random.key(2), problem, lam, batch, training)[0]  # noqa: E731
+        return unrolled_hypergradient(fit, problem.val_loss, lam, batch)
+
+    (whole, info), (thrifty, info_thrifty) = by_reverse(), by_reverse(adjoint_batch_size=2)
+    assert relative_error(thrifty, whole) < 1e-10
+    assert relative_error(info_thrifty.params, info.params) < 1e-12
+
+
+def test_a_thrifty_gradient_trains_on_all_and_differentiates_on_fewer():
+    problem, lam = linear_problem(noise=0.5), jnp.array([-2.0, 0.5])
+    rng = np.random.default_rng(1)
+    batch = Batch(jnp.asarray(rng.normal(size=(12, 3))), jnp.asarray(rng.normal(size=12)), jnp.ones(12))
+    training = Training(batch_size=6, adjoint_batch_size=3)
+    params, step, weights = {"w": jnp.array([0.3, -0.2, 0.5])}, jnp.asarray(4), jnp.array([1.0, 2.0, 3.0])
+
+    def along(gradient_of, training):
+        def gradient(params, lam):
+            return gradient_of(problem, params, lam, KEY, step, batch, training)[1]["w"] @ weights
+
+        return jax.value_and_grad(gradient, argnums=(0, 1))(params, lam)
+
+    value, slopes = along(thrifty_gradient, training)
+    assert value == along(step_gradient, training)[0]
+    expected = along(step_gradient, dataclasses.replace(training, batch_size=3))[1]
+    assert relative_error(slopes, expected) < 1e-5
+    assert relative_error(slopes, along(step_gradient, training)[1]) > 0.01
+    assert abs(slopes[1][1]) > 1e-3  # the size of the noise is felt

@@ -158,11 +158,20 @@ def unrolled_target(
     key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
 ) -> tuple[Target, Params, Array]:
     """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged."""
-    training = dataclasses.replace(training, remat=True)
+    if training.adjoint_batch_size is None:  # which stores nothing of a step anyway
+        training = dataclasses.replace(training, remat=True)
     gradient, info = unrolled_hypergradient(
         lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch
     )
     return Target(info.value, gradient), info.params, ~all_finite((info.value, gradient))
+
+
+@functools.partial(jax.jit, static_argnames="problem")
+def unrolled_targets(
+    key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
+) -> tuple[Target, Params, Array]:
+    """`unrolled_target` of candidates [k, h] side by side, from one key: all begin alike and see the same batches."""
+    return jax.vmap(lambda one: unrolled_target(key, problem, one, train_batch, val_batch, training))(hparams)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity"))

@@ -14,7 +14,7 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, MODELS
 from hcdc_jax.pipeline.recipes import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
-from hcdc_jax.pipeline.setup import Setup
+from hcdc_jax.pipeline.setup import Setup, space_of
 
 
 def check_config(config: Config) -> None:
@@ -39,8 +39,21 @@ def check_config(config: Config) -> None:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:
         _check_refinements(config)
+    _check_matched(config)
     _check_labels(config)
     _check_dcbench(config)
+
+
+def _check_matched(config: Config) -> None:
+    options = config.hcdc
+    if options.sensitivity != "unroll" and (options.side_by_side > 1 or options.adjoint_batch_size):
+        raise UserError(
+            "hcdc.side_by_side and hcdc.adjoint_batch_size go with hcdc.sensitivity = 'unroll': set that or leave them"
+        )
+    if options.extended_space == "trajectories" and options.side_by_side > 1:
+        raise UserError("points of hcdc.extended_space = 'trajectories' follow one another: set hcdc.side_by_side = 1")
+    if options.design == "factorial":
+        space_of(config).factorial(0, options.full_trainings)
 
 
 def _check_table(config: Config) -> None:

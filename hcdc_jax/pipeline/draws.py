@@ -36,7 +36,9 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
 
     `hcdc.draws` m candidates, spread evenly over the prior, are trained on S_train and ordered by their losses on the
     real validation part; of each m-th of that order the middle one is matched. Where good candidates are rare, m draws
-    may hold none, and what is fitted to them is a guess just where the search will look.
+    may hold none, and what is fitted to them is a guess just where the search will look. With `hcdc.design =
+    "factorial"` the m candidates are the prior's `factorial` design, and nothing is trained to choose them: of many
+    hyperparameters that add up no eight draws are as even, and S_train may order them backwards.
 
     Args:
       run: the run.
@@ -46,10 +48,14 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
     path = run.folder / "checkpoints" / f"draws_seed{seed}.npz"
     if not path.exists():
         setup, options = run.setup, run.setup.config.hcdc
-        points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
+        factorial = options.design == "factorial"
         spread = np.nan
         with measured() as elapsed:
-            if options.draws > 1:
+            if factorial:
+                points = setup.space.factorial((options.seed, seed), options.full_trainings)
+            else:
+                points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
+            if options.draws > 1 and not factorial:
                 key = key_for(DRAWS, seed)
                 problem = setup.problem_on(condensed_train)
                 scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)

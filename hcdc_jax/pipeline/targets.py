@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.codec import to_arrays, to_tree
-from hcdc_jax.condense.hcdc import direct_target, fit, target_at, unrolled_target
+from hcdc_jax.condense.hcdc import direct_target, fit, target_at, unrolled_target, unrolled_targets
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Target
@@ -20,6 +21,7 @@ from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import Draws, log_spread
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import MIXES, TARGETS, Run, Setup, key_for, solver_of
+from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Params
 
 UNFELT = 0.1
@@ -117,10 +119,14 @@ def found_targets(run: Run, folder: Path, key: Array, found: np.ndarray, label: 
 def _targets(
     run: Run, folder: Path, key: Array, count: int, candidate: Callable[[int], np.ndarray], label: str
 ) -> Matched:
-    paths = [_file(folder, i) for i in range(count)]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
-    for i in run.progress.track(missing, label, count - len(missing)):
-        files.write_npz(paths[i], _one(run.setup, jax.random.fold_in(key, i), candidate(i)))
+    paths, options = [_file(folder, i) for i in range(count)], run.setup.config.hcdc
+    together = options.side_by_side if options.sensitivity == "unroll" else 1
+    groups = [range(first, min(first + together, count)) for first in range(0, count, together)]
+    missing = [group for group in groups if not all(paths[i].exists() for i in group)]
+    for group in run.progress.track(missing, label, len(groups) - len(missing)):
+        found = _some(run.setup, jax.random.fold_in(key, group[0]), [candidate(i) for i in group])
+        for i, record in zip(group, found, strict=True):
+            files.write_npz(paths[i], record)
     records = [read_arrays(path) for path in paths]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
     networks = {name: array for name, array in stacked.items() if name.startswith("params/")}
@@ -144,6 +150,39 @@ def _file(folder: Path, i: int) -> Path:
     return folder / f"{i:03d}.npz"
 
 
+def _some(setup: Setup, key: Array, hparams: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Records of candidates that are trained in one call; their times are equal shares."""
+    if len(hparams) == 1:
+        return [_one(setup, key, hparams[0])]
+    with measured() as elapsed:
+        target, params, diverged = jax.block_until_ready(
+            unrolled_targets(
+                key, setup.problem, jnp.asarray(np.stack(hparams)), setup.train, setup.val, _thrifty(setup)
+            )
+        )
+    shares = np.array([elapsed.run, elapsed.compile]) / len(hparams)
+    return [
+        {
+            "hparams": hparams[i],
+            "value": np.asarray(target.value[i]),
+            "gradient": np.asarray(target.gradient[i]),
+            "diverged": np.asarray(diverged[i]),
+            "training_seconds": np.zeros(()),
+            "target_seconds": shares[0],
+            "compile_seconds": shares[1],
+        } | _networks(setup, jax.tree.map(lambda leaf, i=i: leaf[i], params))
+        for i in range(len(hparams))
+    ]  # fmt: skip
+
+
+def _networks(setup: Setup, params: Params) -> dict[str, np.ndarray]:
+    return to_arrays({"params": params}) if setup.config.labels.teachers else {}
+
+
+def _thrifty(setup: Setup) -> Training:
+    return dataclasses.replace(setup.training, adjoint_batch_size=setup.config.hcdc.adjoint_batch_size)
+
+
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
     target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
     target, params, diverged, training, targeting = target_of(setup, key, jnp.asarray(hparams))
@@ -155,7 +194,7 @@ def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]
         "training_seconds": np.asarray(training.run),
         "target_seconds": np.asarray(targeting.run),
         "compile_seconds": np.asarray(training.compile + targeting.compile),
-    } | (to_arrays({"params": params}) if setup.config.labels.teachers else {})
+    } | _networks(setup, params)
 
 
 _Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
@@ -181,7 +220,7 @@ def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
     # Training and its reverse pass are one program; all of it counts as the target's price.
     with measured() as targeting:
         target, params, diverged = jax.block_until_ready(
-            unrolled_target(key, setup.problem, hparams, setup.train, setup.val, setup.training)
+            unrolled_target(key, setup.problem, hparams, setup.train, setup.val, _thrifty(setup))
         )
     return target, params, diverged, Elapsed(), targeting
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import hadamard
 from scipy.stats import qmc
 
 from hcdc_jax.errors import UserError
@@ -89,6 +90,27 @@ class Space(NamedTuple):
         # Whole powers of two keep the sequence balanced; any beginning of it is spread well too.
         points = sequence.random_base2(math.ceil(math.log2(max(num_candidates, 2))))[:num_candidates]
         return self.from_unit(jnp.asarray(points, jnp.float32))
+
+    def factorial(self, seed: int | tuple[int, ...], num_candidates: int) -> Array:
+        """A fractional factorial design, each hyperparameter high in half of it, else low: [num_candidates, h].
+
+        Levels lie one standard deviation of a uniform draw from its middle. In any two hyperparameters all four pairs
+        of levels are equally frequent, so that main effects do not blur one another (resolution III; Plackett and
+        Burman 1946, Box and Hunter 1961). Columns of Sylvester's Hadamard matrix and their signs are drawn by the seed.
+
+        Raises:
+          UserError: num_candidates is no power of two above h.
+        """
+        h = len(self.hparam_names)
+        if num_candidates <= h or num_candidates & (num_candidates - 1):
+            raise UserError(
+                f"a factorial design of {h} hyperparameters takes a power of two above {h} of full trainings, not "
+                f"{num_candidates}: set hcdc.full_trainings = {1 << h.bit_length()}, or hcdc.design = 'strata'"
+            )
+        rng = np.random.default_rng(seed)
+        columns = hadamard(num_candidates)[:, 1 + rng.permutation(num_candidates - 1)[:h]]
+        levels = 0.5 + rng.choice([-1, 1], h) * columns / np.sqrt(12.0)
+        return self.from_unit(jnp.asarray(levels, jnp.float32))
 
 
 Bounds = tuple[float, float] | tuple[float, float, str]
