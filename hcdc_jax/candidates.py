@@ -120,9 +120,37 @@ def score_each(problem: Problem, params: Params, candidates: HParams, val_batch:
       candidates: one or more arrays with the same leading axis.
       val_batch: scored on.
     """
-    return _score_networks(
-        problem, params, candidates, val_batch, chunk_size=scored_at_once(problem, candidates, val_batch)
-    )
+    at_once = scored_at_once(problem, candidates, val_batch)
+    return ask_each(score, problem, params, candidates, val_batch, at_once=at_once)
+
+
+def ask_each(
+    ask: Callable[[Problem, Params, HParams, PyTree], PyTree],
+    problem: Problem,
+    params: Params,
+    candidates: HParams,
+    shared: PyTree,
+    *,
+    at_once: int | None,
+) -> PyTree:
+    """`ask(problem, params, hparams, shared)` of trained networks, in this process: leading axis [num_candidates].
+
+    Args:
+      ask: a pure function that is always the same object, or each call compiles anew.
+      problem: what was trained.
+      params: of the networks, leading axis [num_candidates].
+      candidates: one or more arrays with the same leading axis.
+      shared: what all networks are asked about.
+      at_once: from `scored_at_once`; None spreads them over the devices, on each one by one.
+    """
+    networks = (params, candidates)
+    if at_once is not None:
+        return _ask_mapped(ask, problem, networks, shared, at_once=at_once)
+    mesh = mesh_of(local_devices())
+    chunks, replicate = over_candidates(networks, 1, mesh)
+    found = _ask_alone(ask, problem, chunks, replicate(shared), alone_on=mesh)
+    count = jax.tree.leaves(candidates)[0].shape[0]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
 
 
 def scored_at_once(problem: Problem, candidates: HParams, batch: Batch) -> int | None:
@@ -212,13 +240,14 @@ def _over_chunks(one, shared, chunks, alone_on):
     return jax.lax.map(jax.vmap(functools.partial(one, shared)), chunks)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))
-def _score_networks(problem, params, candidates, batch, *, chunk_size):
-    def one(network):
-        params, hparams = network
-        return score(problem, params, hparams, batch)
+@functools.partial(jax.jit, static_argnames=("ask", "problem", "at_once"))
+def _ask_mapped(ask, problem, networks, shared, *, at_once):
+    return jax.lax.map(lambda network: ask(problem, *network, shared), networks, batch_size=at_once)
 
-    return jax.lax.map(one, (params, candidates), batch_size=chunk_size)
+
+@functools.partial(jax.jit, static_argnames=("ask", "problem", "alone_on"))
+def _ask_alone(ask, problem, chunks, shared, *, alone_on):
+    return alone_on_each(alone_on, lambda shared, network: ask(problem, *network, shared), shared, chunks)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:

@@ -154,11 +154,13 @@ import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 assert jax.local_device_count() == 4
-from hcdc_jax.candidates import evaluate, train_each
+from hcdc_jax.candidates import evaluate, score_each, train_each
 from tests.test_candidates import BRANCHING, CANDIDATES, KEY, TRAIN, TRAINING, VAL, scores_of
 alone = evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING)
-networks = jax.tree.leaves(train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING))
+params = train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING)
+networks = jax.tree.leaves(params)
 assert len(networks[0].sharding.device_set) == 4
+np.testing.assert_allclose(score_each(BRANCHING, params, CANDIDATES, VAL).loss, alone.loss, rtol=1e-6)
 np.savez(
     sys.argv[1], **scores_of()._asdict(), loss_of_two=scores_of(devices=jax.devices()[:2]).loss, branching=alone.loss,
     network=networks[0]

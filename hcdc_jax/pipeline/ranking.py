@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import scored_at_once
+from hcdc_jax.candidates import ask_each, scored_at_once
 from hcdc_jax.config import config_hash
 from hcdc_jax.images import pixels_of
 from hcdc_jax.pipeline import recipes
@@ -22,7 +21,8 @@ from hcdc_jax.pipeline.scoring import Networks, networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.pipeline.teaching import teachers_of, train_place
-from hcdc_jax.types import Batch
+from hcdc_jax.problem import Problem
+from hcdc_jax.types import Array, Batch, HParams, Params
 
 
 def rank(run: Run) -> None:
@@ -107,19 +107,14 @@ def _trace(setup: Setup, recipe: Recipe, place: Place, networks: Networks, train
     decode = jax.jit(recipe.container(setup, "val").decode)
     batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(decode(variables) for variables in found.values()))
     problem, candidates = networks.problem, networks.candidates
-    chunk_size = scored_at_once(problem, candidates, train_batch)
-    losses = [_losses_on(problem, params, candidates, batches, chunk_size=chunk_size) for params in networks.params]
+    at_once = scored_at_once(problem, candidates, train_batch)
+    losses = [ask_each(_losses, problem, params, candidates, batches, at_once=at_once) for params in networks.params]
     return {"trace_steps": np.array(list(found)), "trace_loss": np.mean(losses, 0).T}
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "chunk_size"))
-def _losses_on(problem, params, candidates, batches, *, chunk_size):
-    """[n, t] validation losses of trained candidates on t batches."""
-
-    def one(network):
-        return jax.lax.map(lambda batch: problem.val_loss(*network, batch), batches)
-
-    return jax.lax.map(one, (params, candidates), batch_size=chunk_size)
+def _losses(problem: Problem, params: Params, hparams: HParams, batches: Batch) -> Array:
+    """[t] validation losses of a trained candidate on t batches, stacked."""
+    return jax.lax.map(lambda batch: problem.val_loss(params, hparams, batch), batches)
 
 
 def _write_images(folder: Path, name: str, condensed: Condensed) -> None:
