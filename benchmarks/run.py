@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.cells import cells
 from benchmarks.condensers import condensers, networks
 from benchmarks.hypergradients import hypergradients, solvers
 from benchmarks.kernel_regression import kip
@@ -25,7 +26,7 @@ from hcdc_jax.artefact import versions
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     function.__name__: function
-    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks, kip)
+    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks, kip, cells)
 }
 
 

@@ -22,7 +22,7 @@ from hcdc_jax.condense.inner import EpochTraining, augmented, checksum, even_bat
 from hcdc_jax.errors import UserError
 from hcdc_jax.files import write_bytes, write_json
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training, begin, take_step
+from hcdc_jax.train import Training, begin, orders_of, take_step
 from hcdc_jax.types import Array, Batch, HParams
 
 MANIFEST = "buffer.json"
@@ -39,10 +39,11 @@ def expert_trajectory(key: Array, problem: Problem, hparams: HParams, batch: Bat
     problem = augmented(problem, training.augmentation)
     per_epoch, size = even_batches(batch.labels.shape[0], training.batch_size)
     steps = Training(training.learning_rate, "sgd", training.epochs * per_epoch, batch_size=size)
+    orders = orders_of(key, batch, steps)
 
     def epoch(expert, _):
         expert, _ = jax.lax.scan(
-            lambda expert, _: take_step(problem, hparams, expert, batch, steps), expert, length=per_epoch
+            lambda expert, _: take_step(problem, hparams, expert, batch, steps, orders), expert, length=per_epoch
         )
         return expert, ravel_pytree(expert.params)[0]
 

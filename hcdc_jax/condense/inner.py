@@ -19,7 +19,7 @@ from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
 from hcdc_jax.rand_augment import RandAugment, rand_augment
 from hcdc_jax.soft_labels import softened_divergence
-from hcdc_jax.train import Trainee, Training, optimizer_of, take_step
+from hcdc_jax.train import Trainee, Training, optimizer_of, orders_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -233,9 +233,10 @@ def train_from(
     Returns:
       The parameters after the last step.
     """
+    orders = orders_of(key, batch, training)
 
     def step(trainee, _):
-        return take_step(problem, hparams, trainee, batch, training)
+        return take_step(problem, hparams, trainee, batch, training, orders)
 
     if training.remat:
         step = jax.checkpoint(step, prevent_cse=False)
