@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.processes import over_processes
-from hcdc_jax.sharding import Device, alone_on_each, local_devices, mesh_of, over_candidates
+from hcdc_jax.sharding import Device, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -91,7 +91,9 @@ def evaluate_on(
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
     plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices)
     key, training, train_batch, eval_batches = plan.replicate((key, training or Training(), train_batch, eval_batches))
-    scores = _evaluate_chunks(key, problem, plan.chunks, train_batch, eval_batches, training, alone_on=plan.alone_on)
+    scores = _evaluate_chunks(
+        key, problem, plan.chunks, train_batch, eval_batches, training, mesh=plan.mesh, alone=plan.alone
+    )
     return plan.gathered(scores)
 
 
@@ -108,7 +110,8 @@ def train_each(
     """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
     plan = _planned(problem, candidates, train_batch, (), chunk_size, devices)
     key, training, train_batch = plan.replicate((key, training or Training(), train_batch))
-    return plan.gathered(_train_chunks(key, problem, plan.chunks, train_batch, training, alone_on=plan.alone_on))
+    networks = _train_chunks(key, problem, plan.chunks, train_batch, training, mesh=plan.mesh, alone=plan.alone)
+    return plan.gathered(networks)
 
 
 def score_each(problem: Problem, params: Params, candidates: HParams, val_batch: Batch) -> Scores:
@@ -148,9 +151,8 @@ def ask_each(
         return _ask_mapped(ask, problem, networks, shared, at_once=at_once)
     mesh = mesh_of(local_devices())
     chunks, replicate = over_candidates(networks, 1, mesh)
-    found = _ask_alone(ask, problem, chunks, replicate(shared), alone_on=mesh)
-    count = jax.tree.leaves(candidates)[0].shape[0]
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
+    found = _ask_alone(ask, problem, chunks, replicate(shared), mesh=mesh)
+    return in_order(mesh, found, jax.tree.leaves(candidates)[0].shape[0])
 
 
 def scored_at_once(problem: Problem, candidates: HParams, batch: Batch) -> int | None:
@@ -175,14 +177,15 @@ class _Plan(NamedTuple):
       chunks: of candidates, leading axes [chunks, size].
       replicate: puts what all candidates share where they are.
       gathered: what is known of the chunks, as of all candidates.
-      alone_on: the devices on each of which one candidate is computed at a time; None where those of a chunk are
-        computed side by side.
+      mesh: of the devices.
+      alone: whether a device computes one candidate at a time, not those of a chunk side by side.
     """
 
     chunks: HParams
     replicate: Callable[[PyTree], PyTree]
     gathered: Callable[[PyTree], PyTree]
-    alone_on: Mesh | None
+    mesh: Mesh
+    alone: bool
 
 
 def _planned(
@@ -210,34 +213,39 @@ def _planned(
     chunks, replicate = over_candidates(candidates, chunk_size, mesh)
 
     def gathered(tree: PyTree) -> PyTree:
-        return together(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_candidates], tree))
+        return together(in_order(mesh, tree, num_candidates))
 
-    return _Plan(chunks, replicate, gathered, mesh if alone else None)
+    return _Plan(chunks, replicate, gathered, mesh, alone)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "alone_on"))
-def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, alone_on):
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
+def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, mesh, alone):
     def one(shared, hparams):
         key, train_batch, eval_batches, training = shared
         params, _ = train(key, problem, hparams, train_batch, training)
         return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
 
-    return _over_chunks(one, (key, train_batch, eval_batches, training), chunks, alone_on)
+    return _over_chunks(one, (key, train_batch, eval_batches, training), chunks, mesh, alone)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "alone_on"))
-def _train_chunks(key, problem, chunks, train_batch, training, *, alone_on):
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
+def _train_chunks(key, problem, chunks, train_batch, training, *, mesh, alone):
     def one(shared, hparams):
         key, train_batch, training = shared
         return train(key, problem, hparams, train_batch, training)[0]
 
-    return _over_chunks(one, (key, train_batch, training), chunks, alone_on)
+    return _over_chunks(one, (key, train_batch, training), chunks, mesh, alone)
 
 
-def _over_chunks(one, shared, chunks, alone_on):
-    if alone_on is not None:
-        return alone_on_each(alone_on, one, shared, chunks)
-    return jax.lax.map(jax.vmap(functools.partial(one, shared)), chunks)
+def _over_chunks(one, shared, chunks, mesh, alone):
+    def of_chunk(shared, chunk):
+        if not alone:
+            return jax.vmap(functools.partial(one, shared))(chunk)
+        # Without `vmap`, under which branches compute both sides.
+        found = one(shared, jax.tree.map(lambda leaf: leaf[0], chunk))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+
+    return on_each_device(mesh, of_chunk, shared, chunks)
 
 
 @functools.partial(jax.jit, static_argnames=("ask", "problem", "at_once"))
@@ -245,9 +253,9 @@ def _ask_mapped(ask, problem, networks, shared, *, at_once):
     return jax.lax.map(lambda network: ask(problem, *network, shared), networks, batch_size=at_once)
 
 
-@functools.partial(jax.jit, static_argnames=("ask", "problem", "alone_on"))
-def _ask_alone(ask, problem, chunks, shared, *, alone_on):
-    return alone_on_each(alone_on, lambda shared, network: ask(problem, *network, shared), shared, chunks)
+@functools.partial(jax.jit, static_argnames=("ask", "problem", "mesh"))
+def _ask_alone(ask, problem, chunks, shared, *, mesh):
+    return _over_chunks(lambda shared, network: ask(problem, *network, shared), shared, chunks, mesh, True)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:

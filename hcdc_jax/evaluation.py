@@ -27,7 +27,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
-from hcdc_jax.sharding import Device, local_devices, mesh_of, over_candidates
+from hcdc_jax.sharding import Device, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
@@ -296,14 +296,15 @@ def evaluate_networks(
         seen = jax.tree.map(lambda leaf: leaf[:batch_size], train)
         chunk_size = _chunk_size(network, _of_step(hparams, said, 0), seen, slices, devices[0].platform)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(networks))
-    chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), mesh_of(devices))
+    mesh = mesh_of(devices)
+    chunks, replicate = over_candidates(keys, min(chunk_size, -(-networks // len(devices))), mesh)
     rate = protocol.learning_rate if learning_rate is None else learning_rate
     factors, epochs = stages(protocol)
     rates, steps = jnp.asarray(rate) * jnp.asarray(factors), per_epoch * jnp.asarray(epochs)
     training = Training(rate, protocol.optimizer, batch_size=batch_size)
-    arguments = replicate((hparams, said, views, train, slices, training, rates, steps))
-    scores = _train_and_test(chunks, network, *arguments, forgets=protocol.forgets, average=protocol.average)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1)[:networks], scores)
+    shared = replicate((hparams, said, views, train, slices, training, rates, steps))
+    scores = _train_and_test(chunks, network, shared, forgets=protocol.forgets, average=protocol.average, mesh=mesh)
+    return in_order(mesh, scores, networks)
 
 
 def stored_logits(key: Array, protocol: Protocol, train: Batch, teacher: Teacher) -> StoredLogits:
@@ -370,9 +371,11 @@ def _of_step(hparams: HParams, said: Array | None, step: Array | int) -> HParams
     return hparams if said is None else (hparams, said[step])
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "forgets", "average"))
-def _train_and_test(chunks, problem, hparams, said, views, train, slices, training, rates, steps, *, forgets, average):
-    def one(key):
+@functools.partial(jax.jit, static_argnames=("problem", "forgets", "average", "mesh"))
+def _train_and_test(chunks, problem, shared, *, forgets, average, mesh):
+    def one(shared, key):
+        hparams, said, views, train, slices, training, rates, steps = shared
+
         def stage(carried, rate_and_steps):
             (trainee, tested), (rate, steps) = carried, rate_and_steps
             part = dataclasses.replace(training, learning_rate=rate)
@@ -393,7 +396,10 @@ def _train_and_test(chunks, problem, hparams, said, views, train, slices, traini
         (_, tested), _ = jax.lax.scan(stage, (trainee, trainee.params), (rates, steps))
         return _tested(problem, tested, _of_step(hparams, said, 0), slices)
 
-    return jax.lax.map(jax.vmap(one), chunks)
+    def of_chunk(shared, keys):
+        return jax.vmap(functools.partial(one, shared))(keys)
+
+    return on_each_device(mesh, of_chunk, shared, chunks)
 
 
 def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -> Scores:

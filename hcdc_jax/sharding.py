@@ -51,26 +51,41 @@ def over_candidates(candidates: HParams, chunk_size: int, mesh: Mesh) -> tuple[H
     )
 
 
-def alone_on_each(mesh: Mesh, one: Callable[[PyTree, HParams], PyTree], shared: PyTree, chunks: HParams) -> PyTree:
-    """`one(shared, candidate)` for each candidate, on every device one after the other, so that branches stay branches.
+def on_each_device(
+    mesh: Mesh, of_chunk: Callable[[PyTree, HParams], PyTree], shared: PyTree, chunks: HParams
+) -> PyTree:
+    """`of_chunk(shared, chunk)` for each device's part [chunk_size, ...] of each chunk, one after the other.
+
+    No device waits for another before all are done: those of a CPU share its cores and may drift apart by minutes,
+    and XLA ends a process in which one has waited that long.
 
     Args:
       mesh: of the devices.
-      one: a pure function.
-      shared: what all candidates share, on all devices.
-      chunks: candidates as from `over_candidates`, with a `chunk_size` of 1.
+      of_chunk: a pure function of what all candidates share and of some candidates; results have their leading axis.
+      shared: on all devices.
+      chunks: from `over_candidates`.
 
     Returns:
-      What `one` does, with the leading axes of the chunks.
+      What `of_chunk` does, with the leading axes of the chunks, for `in_order`.
     """
 
     def on_device(shared: PyTree, chunks: HParams) -> PyTree:
-        found = jax.lax.map(lambda hparams: one(shared, hparams), jax.tree.map(lambda leaf: leaf[:, 0], chunks))
-        return jax.tree.map(lambda leaf: leaf[:, None], found)
+        return jax.lax.map(lambda chunk: of_chunk(shared, chunk), chunks)
 
-    # What is computed inside differs from device to device, and nothing crosses them: there is nothing to check.
+    if mesh.size == 1:
+        return on_device(shared, chunks)
     spread = jax.shard_map(on_device, mesh=mesh, in_specs=(_EVERYWHERE, _SPREAD), out_specs=_SPREAD, check_vma=False)
     return spread(shared, chunks)
+
+
+def in_order(mesh: Mesh, results: PyTree, count: int) -> PyTree:
+    """Results with the leading axes of the chunks, as those [count, ...] of the candidates; joined on the host."""
+
+    def joined(leaf):
+        leaf = leaf if mesh.size == 1 else np.asarray(leaf)
+        return jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])[:count])
+
+    return jax.tree.map(joined, results)
 
 
 def local_devices(devices: Sequence[Device] | int | None = None) -> Sequence[Device]:

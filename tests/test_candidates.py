@@ -149,18 +149,26 @@ def test_chunks_grow_with_the_budget_and_shrink_with_the_network():
 
 
 FOUR_DEVICES = """
+import re
 import sys
 import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 assert jax.local_device_count() == 4
-from hcdc_jax.candidates import evaluate, score_each, train_each
-from tests.test_candidates import BRANCHING, CANDIDATES, KEY, TRAIN, TRAINING, VAL, scores_of
+from hcdc_jax.candidates import _evaluate_chunks, evaluate, score_each, train_each
+from hcdc_jax.sharding import mesh_of, over_candidates
+from tests.test_candidates import BRANCHING, CANDIDATES, KEY, PROBLEM, TRAIN, TRAINING, VAL, scores_of
 alone = evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING)
 params = train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING)
 networks = jax.tree.leaves(params)
-assert len(networks[0].sharding.device_set) == 4
 np.testing.assert_allclose(score_each(BRANCHING, params, CANDIDATES, VAL).loss, alone.loss, rtol=1e-6)
+mesh = mesh_of(jax.devices())
+for problem, alone_each in ((PROBLEM, False), (BRANCHING, True)):
+    chunks, replicate = over_candidates(CANDIDATES, 1, mesh)
+    shared = replicate((KEY, TRAIN, (VAL,), TRAINING))
+    program = _evaluate_chunks.lower(shared[0], problem, chunks, *shared[1:], mesh=mesh, alone=alone_each).compile()
+    # One that has waited for another for long is ended by XLA.
+    assert not re.search("all-gather|all-reduce|all-to-all|collective|rendezvous", program.as_text())
 np.savez(
     sys.argv[1], **scores_of()._asdict(), loss_of_two=scores_of(devices=jax.devices()[:2]).loss, branching=alone.loss,
     network=networks[0]
