@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
+
+# The command makes a device of each core, and what a run leaves may depend on how many there are: here it is one.
+os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+jax.config.update("jax_num_cpu_devices", 1)
 
 # Silent broadcasting between ranks hides transposed axes; the library broadcasts explicitly.
 jax.config.update("jax_numpy_rank_promotion", "raise")

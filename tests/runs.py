@@ -113,12 +113,13 @@ def process_settings(cache: Path) -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def hcdc(*args: Any, cache: Path | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+def hcdc(*args: Any, cache: Path | None = None, prefix: Sequence[str] = (), devices: int = 1) -> subprocess.Popen[str]:
     """Starts the command as a process; with `cache`, processes share what they compile.
 
-    `prefix` is a command that starts the command which follows it.
+    `prefix` is a command that starts the command which follows it; `devices` of a CPU are asked for.
     """
     environment = os.environ | {"PYTHONPATH": str(Path(hcdc_jax.__file__).parents[1])}
+    environment |= {"JAX_NUM_CPU_DEVICES": str(devices)}
     if cache is not None:
         environment |= {name.upper(): str(value) for name, value in _compilation(cache).items()}
     command = [*prefix, sys.executable, "-m", "hcdc_jax.cli", *map(str, args)]

@@ -7,8 +7,9 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
-from runs import assert_same_arrays, finished_run, hcdc, process_settings, small_config, write_config
+from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_settings, small_config, write_config
 
 from hcdc_jax import checkpoint, files, pipeline
 from hcdc_jax.artefact import load_condensed
@@ -61,6 +62,24 @@ def test_killed_and_interrupted_processes(finished, tmp_path):
     assert_same_arrays(out, finished)
     assert (out / "card.json").read_text() == (finished / "card.json").read_text()
     assert (out / "config.toml").read_text() == (finished / "config.toml").read_text()
+
+
+def test_two_devices_go_on_where_one_was_killed(finished, tmp_path):
+    """The truth is cut as it was, and the numbers are those of one device."""
+    config, cache, out = finished.parent / "small.toml", finished.parent / "cache", tmp_path / "run"
+    process = hcdc("run", config, "--out", out, cache=cache)
+    stop_when(process, out, "checkpoints/truth_seed0/*.npz", 2, signal.SIGKILL)
+    shutil.rmtree(out / "results")
+    process = hcdc("run", config, "--out", out, "--resume", cache=cache, devices=2)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    parts = {path.name for path in (finished / "checkpoints" / "truth_seed0").iterdir()}
+    assert {path.name for path in (out / "checkpoints" / "truth_seed0").iterdir()} == parts
+    ours, theirs = (arrays_of(folder / "results") for folder in (out, finished))
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        if array.dtype.kind == "f":
+            np.testing.assert_allclose(ours[name], array, rtol=1e-4, err_msg=name)
 
 
 class Killed(BaseException):

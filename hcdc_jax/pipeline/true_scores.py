@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def truth(run: Run) -> None:
     if setup.config.truth.table is not None:
         files.write_npz(path, _published(setup) | _made_with(setup))
         return
-    n, width = len(setup.candidates), part_width(setup)
+    n, width = len(setup.candidates), _width_of(run)
     parts = [(seed, begin) for seed in range(setup.config.truth.seeds) for begin in range(0, n, width)]
     missing = [part for part in parts if not _path(run.folder, *part, width).exists()]
     what = f"truth: {n} candidates trained {setup.config.truth.seeds} x on the full data"
@@ -131,6 +132,13 @@ def _published(setup: Setup) -> dict[str, np.ndarray]:
         "seconds": np.zeros(()),
         "compile_seconds": np.zeros(()),
     }
+
+
+def _width_of(run: Run) -> int:
+    """Candidates per part: as in the parts that are there, which another machine may have made; or what is best here."""
+    parts = (run.folder / "checkpoints").glob("truth_seed*/*.npz")
+    widths = Counter(int(path.stem.partition("_")[2]) for path in parts)
+    return widths.most_common(1)[0][0] if widths else part_width(run.setup)
 
 
 def part_width(setup: Setup) -> int:
