@@ -135,7 +135,7 @@ def _published(setup: Setup) -> dict[str, np.ndarray]:
 
 
 def _width_of(run: Run) -> int:
-    """Candidates per part: as in the parts that are there, which another machine may have made; or what is best here."""
+    """Candidates per part: as in parts that are there, which another machine may have made; or what is best here."""
     parts = (run.folder / "checkpoints").glob("truth_seed*/*.npz")
     widths = Counter(int(path.stem.partition("_")[2]) for path in parts)
     return widths.most_common(1)[0][0] if widths else part_width(run.setup)

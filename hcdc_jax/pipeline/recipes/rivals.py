@@ -15,7 +15,7 @@ from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
-from hcdc_jax.pipeline.shifts import learned_shift, shifted
+from hcdc_jax.pipeline.shifts import Shift, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
 from hcdc_jax.pipeline.teachers import relabelled, teachers
 from hcdc_jax.search import successive_halving
@@ -123,10 +123,13 @@ def _real_val_residual(trial: Trial) -> Verdict:
     )
 
 
+def _shift(trial: Trial) -> Shift:
+    return learned_shift(trial.run, trial.seed, paid(trial), trial.condensed_train)
+
+
 def _lambda_shift(trial: Trial) -> Verdict:
     """real_val after a learned constant shift of the hyperparameters."""
-    setup, matched = trial.run.setup, paid(trial)
-    shift = learned_shift(trial.run, trial.seed, matched, trial.condensed_train)
+    setup, matched, shift = trial.run.setup, paid(trial), _shift(trial)
     candidates = shifted(setup, setup.candidates, shift.amount)
     scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), candidates, trial.condensed_train, setup.val)
     stored = trial.train_scalars + setup.kind.real_scalars(setup) + shift.amount.size
@@ -187,6 +190,8 @@ REAL_VAL_RESIDUAL = Method(
     _real_val_residual,
     paid,
 )
-LAMBDA_SHIFT = Method("real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, paid)
+LAMBDA_SHIFT = Method(
+    "real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, _shift
+)
 RANDOM_CHOICE = Method("a random order of the candidates", None, _chance)
 SUCCESSIVE_HALVING = Method("successive halving of the candidates on the full data", None, _halving)
