@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.processes import over_processes
-from hcdc_jax.sharding import Device, in_order, local_devices, mesh_of, on_each_device, over_candidates
+from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -149,10 +149,10 @@ def ask_each(
     networks = (params, candidates)
     if at_once is not None:
         return _ask_mapped(ask, problem, networks, shared, at_once=at_once)
-    mesh = mesh_of(local_devices())
+    count = jax.tree.leaves(candidates)[0].shape[0]
+    mesh = mesh_of(as_needed(local_devices(), count, shared))
     chunks, replicate = over_candidates(networks, 1, mesh)
-    found = _ask_alone(ask, problem, chunks, replicate(shared), mesh=mesh)
-    return in_order(mesh, found, jax.tree.leaves(candidates)[0].shape[0])
+    return in_order(mesh, _ask_alone(ask, problem, chunks, replicate(shared), mesh=mesh), count)
 
 
 def scored_at_once(problem: Problem, candidates: HParams, batch: Batch) -> int | None:
@@ -196,9 +196,9 @@ def _planned(
     chunk_size: int | None,
     devices: Sequence[Device] | int | None,
 ) -> _Plan:
-    devices = local_devices(devices)
     candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
+    devices = as_needed(local_devices(devices), num_candidates, (train_batch, eval_batches))
     one = jax.tree.map(lambda leaf: leaf[0], candidates)
     platform = devices[0].platform
     alone = chunk_size in (None, 1) and better_alone(problem, one, train_batch, platform)

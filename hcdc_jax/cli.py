@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       0 if it is done, 2 for a mistake of the user, 128 + the number of the signal that interrupted it. A bug raises,
       and Python leaves with 1.
     """
-    _use_all_cores()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    _use_all_cores()
     args = argparse.Namespace()
     try:
         with _terminated_like_interrupted():
@@ -88,10 +88,13 @@ def _use_all_cores() -> None:
 
     Users who set their number are right, and so is a process that has begun to compute.
     """
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices != _UNSET:
         return
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", joblib.cpu_count(only_physical_cores=True))
+
+
+_UNSET = -1
 
 
 def _asked_in_vain(error: Exception) -> str | None:

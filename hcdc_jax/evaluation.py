@@ -27,7 +27,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
 from hcdc_jax.problem import Problem, accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
-from hcdc_jax.sharding import Device, in_order, local_devices, mesh_of, on_each_device, over_candidates
+from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
@@ -279,7 +279,8 @@ def evaluate_networks(
       UserError: more devices than there are, no teacher for a protocol that asks one, or stored logits of another
         number of images or epochs. Whether they are of these images and views is for the caller to know.
     """
-    networks, devices = networks or protocol.networks, local_devices(devices)
+    networks = networks or protocol.networks
+    devices = as_needed(local_devices(devices), networks, (train, test))
     per_epoch, batch_size = even_batches(train.labels.shape[0], protocol.batch_size)
     network, hparams = _under(protocol, problem, hparams, train)
     views = said = None

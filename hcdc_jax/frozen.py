@@ -244,7 +244,7 @@ def pulled_back(slope: PyTree, decode: Callable[[PyTree], PyTree], variables: Py
     """
 
     def along(variables: PyTree) -> Array:
-        products = jax.tree.map(lambda s, leaf: jnp.sum(s * leaf), slope, decode(variables))
-        return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+        pairs = zip(jax.tree.leaves(slope), jax.tree.leaves(decode(variables)), strict=True)
+        return sum((jnp.sum(s * x) for s, x in pairs if jnp.issubdtype(x.dtype, jnp.floating)), start=jnp.zeros(()))
 
     return float_gradient(along, variables)

@@ -20,10 +20,27 @@ Device: TypeAlias = Any
 _EVERYWHERE, _SPREAD = PartitionSpec(), PartitionSpec(None, "candidates")
 
 
+COPIES_ON_CPU = 4e9
+"""Bytes that copies of what candidates share may take in the memory of a machine, whose every core is a device."""
+
+
 def mesh_of(devices: Sequence[Device]) -> Mesh:
     """The mesh of these devices."""
     # Automatic axes: partitioning is XLA's business, the functions inside know nothing of the mesh.
     return Mesh(np.array(list(devices)), ("candidates",), axis_types=(AxisType.Auto,))
+
+
+def as_needed(devices: Sequence[Device], count: int, shared: PyTree) -> Sequence[Device]:
+    """So many of the devices as `count` candidates keep equally busy, each with a copy of `shared`.
+
+    The others would only train copies of the last candidate.
+    """
+    rounds = -(-count // len(devices))
+    needed = -(-count // rounds)
+    if devices[0].platform == "cpu":
+        nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(shared) if hasattr(leaf, "nbytes"))
+        needed = min(needed, max(int(COPIES_ON_CPU // max(nbytes, 1)), 1))
+    return devices[:needed]
 
 
 def over_candidates(candidates: HParams, chunk_size: int, mesh: Mesh) -> tuple[HParams, Callable[[PyTree], PyTree]]:

@@ -160,7 +160,8 @@ def thrifty_gradient(
 
     Reverse mode through training multiplies a vector by the Hessian of each step's loss and by its mixed derivatives.
     Those of a smaller random batch, with noise of its own, have the same expectation and cost as many times less; what
-    is trained stays as it is. Nothing of a step is stored but its parameters. Batches that are too small make the
+    is trained stays as it is. Nothing of a step is stored but its parameters, and nothing flows into the batch, whose
+    gradient is 0. Batches that are too small make the
     products unstable: of 200 examples 50 left the hypergradients of an MLP where they were, 25 did not always.
     """
     return step_gradient(problem, params, hparams, key, step, batch, training, orders)
@@ -192,8 +193,7 @@ def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:
     if size is None or size >= count or training.order == "stored":
         return None
     order_key, _ = jax.random.split(key)
-    largest = min(max(size, training.adjoint_batch_size or 0), count)  # fewer batches make an epoch
-    epochs = -(-training.steps // (count // largest))
+    epochs = max(-(-training.steps // (count // size)), 1)  # of smaller batches in the reverse pass it takes fewer
     return jax.lax.map(lambda epoch: _order(order_key, epoch, count), jnp.arange(epochs))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, 
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.sharding import COPIES_ON_CPU, as_needed
 from hcdc_jax.spaces import graph_filter
 from hcdc_jax.train import Training, train
 from tests.small_graphs import block_graph
@@ -190,3 +192,16 @@ def test_four_devices_give_the_numbers_of_one(tmp_path):
         np.testing.assert_allclose(spread["branching"], branching.loss, rtol=1e-6)
         network = jax.tree.leaves(train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING))[0]
         np.testing.assert_allclose(spread["network"], network, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("devices", "count", "needed"), [(4, 1, 1), (4, 4, 4), (4, 6, 3), (4, 9, 3), (1, 5, 1)])
+def test_no_more_devices_than_keep_busy(devices, count, needed):
+    there = [SimpleNamespace(platform="gpu")] * devices
+    assert len(as_needed(there, count, TRAIN)) == needed
+
+
+def test_copies_for_devices_of_a_cpu_fit_into_memory():
+    cores = [SimpleNamespace(platform="cpu")] * 8
+    large = SimpleNamespace(nbytes=int(COPIES_ON_CPU / 3))
+    assert len(as_needed(cores, 8, [large])) == 3
+    assert len(as_needed(cores, 8, [large] * 4)) == 1

@@ -180,6 +180,10 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
             "searches log_input_noise, whose implicit hypergradient is 0: set hcdc.sens",
         ),
         ({"methods": ("hcdc_shared",)}, "whose implicit hypergradient is 0: leave out the method hcdc_shared"),
+        (
+            {"methods": ("hcdc", "hcdc_surrogate"), "hcdc": {"refinements": 1}},
+            "hcdc_surrogate knows nothing of hcdc.refinements",
+        ),
         ({"methods": ("hcdc_surrogate",)}, "hcdc_surrogate reads the S_val of hcdc with hcdc.theta = 'own': name hcdc"),
         ({"model": {"name": "convnet", "depth": 5}}, "the images are too small"),
         ({"space": {"name": "nas_bench_201"}}, "does not go with model.name = 'mlp': the cells of 'nas_bench_201' are"),
@@ -221,6 +225,7 @@ def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
         ({"sensitivity": "implicit", "side_by_side": 2}, "go with hcdc.sensitivity = 'unroll'"),
         ({"sensitivity": "implicit", "adjoint_batch_size": 5}, "go with hcdc.sensitivity = 'unroll'"),
         ({"extended_space": "trajectories", "side_by_side": 2}, "set hcdc.side_by_side = 1"),
+        ({"adjoint_batch_size": 31}, "is for fewer images than training.batch_size = 30"),
         ({"design": "factorial"}, "set hcdc.full_trainings = 8"),
     ],
 )

@@ -60,6 +60,8 @@ def test_factorial_designs_follow_their_seed_and_need_a_power_of_two():
     space = spaces.get("regularisation")
     np.testing.assert_array_equal(space.factorial((0, 1), 8), space.factorial((0, 1), 8))
     assert not np.array_equal(space.factorial((0, 1), 8), space.factorial((0, 2), 8))
+    with pytest.raises(UserError, match="have no levels"):
+        spaces.get("nas_bench_201").factorial(0, 32)
     for count in (4, 12):
         with pytest.raises(UserError, match=r"hcdc.full_trainings = 8"):
             space.factorial(0, count)

@@ -269,3 +269,10 @@ def test_a_thrifty_gradient_trains_on_all_and_differentiates_on_fewer():
     assert relative_error(slopes, expected) < 1e-5
     assert relative_error(slopes, along(step_gradient, training)[1]) > 0.01
     assert abs(slopes[1][1]) > 1e-3  # the size of the noise is felt
+
+
+def test_no_steps_leave_what_was_initialised():
+    problem, batch = linear_problem(), Batch(jnp.ones((6, 3)), jnp.ones(6), jnp.ones(6))
+    params, info = train(KEY, problem, jnp.zeros(2), batch, Training(steps=0, batch_size=2))
+    np.testing.assert_array_equal(params["w"], problem.init(KEY, jnp.zeros(2))["w"])
+    assert info.losses.shape == (0,)

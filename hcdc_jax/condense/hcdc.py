@@ -158,7 +158,7 @@ def unrolled_target(
     key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
 ) -> tuple[Target, Params, Array]:
     """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged."""
-    if training.adjoint_batch_size is None:  # which stores nothing of a step anyway
+    if training.adjoint_batch_size is None:  # else no activations are stored, and the optimiser's state is small
         training = dataclasses.replace(training, remat=True)
     gradient, info = unrolled_hypergradient(
         lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch

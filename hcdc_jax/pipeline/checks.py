@@ -35,6 +35,8 @@ def check_config(config: Config) -> None:
         raise UserError(
             "hcdc_surrogate reads the S_val of hcdc with hcdc.theta = 'own': name hcdc among the methods, too"
         )
+    if "hcdc_surrogate" in config.methods and config.hcdc.refinements:
+        raise UserError("hcdc_surrogate knows nothing of hcdc.refinements: leave out one of them")
     for method in config.methods:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:
@@ -50,6 +52,14 @@ def _check_matched(config: Config) -> None:
         raise UserError(
             "hcdc.side_by_side and hcdc.adjoint_batch_size go with hcdc.sensitivity = 'unroll': set that or leave them"
         )
+    batch_size = config.training.batch_size
+    if options.adjoint_batch_size and (batch_size is None or options.adjoint_batch_size > batch_size):
+        raise UserError(
+            f"hcdc.adjoint_batch_size = {options.adjoint_batch_size} is for fewer images than training.batch_size = "
+            f"{batch_size}: lower it, or leave it out"
+        )
+    if config.space.name == CELLS and options.side_by_side > 1:
+        raise UserError("cells are trained one by one: set hcdc.side_by_side = 1")
     if options.extended_space == "trajectories" and options.side_by_side > 1:
         raise UserError("points of hcdc.extended_space = 'trajectories' follow one another: set hcdc.side_by_side = 1")
     if options.design == "factorial":

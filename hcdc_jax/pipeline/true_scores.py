@@ -146,7 +146,7 @@ def part_width(setup: Setup) -> int:
     n, devices = len(setup.candidates), jax.local_devices()
     budget = memory_budget(devices[0].platform)
     fitting = memory_chunk_size(setup.problem, setup.candidates[0], setup.train, budget=budget) * len(devices)
-    return max(math.ceil(n / MAX_PARTS), min(fitting, math.ceil(n / MIN_PARTS)))
+    return max(math.ceil(n / MAX_PARTS), min(fitting, max(math.ceil(n / MIN_PARTS), min(n, len(devices)))))
 
 
 def _path(folder: Path, seed: int, begin: int, width: int) -> Path:

@@ -99,9 +99,11 @@ class Space(NamedTuple):
         Burman 1946, Box and Hunter 1961). Columns of Sylvester's Hadamard matrix and their signs are drawn by the seed.
 
         Raises:
-          UserError: num_candidates is no power of two above h.
+          UserError: num_candidates is no power of two above h, or the space is one of choices, which have no levels.
         """
         h = len(self.hparam_names)
+        if self.mixed is not None:
+            raise UserError(f"the choices of the space {self.name!r} have no levels: set hcdc.design = 'strata'")
         if num_candidates <= h or num_candidates & (num_candidates - 1):
             raise UserError(
                 f"a factorial design of {h} hyperparameters takes a power of two above {h} of full trainings, not "

@@ -27,13 +27,15 @@ def _both(trial: Trial) -> Verdict:
         at_matched, _ = mean_scores(setup, keys, paid_for.hparams, trial.condensed_train, s_val.batch)
         surrogate = predicted_logs(setup, paid_for, with_gradients=True)
     scores, elapsed = trial.networks().on(s_val.batch)
-    good = np.asarray(at_matched.status)
+    good = np.asarray(at_matched.status) & (np.asarray(at_matched.loss) > 0)
     offset, exponent = power_law(np.log(at_matched.loss[good]), np.log(value[good]))
-    logs = (offset + exponent * np.log(scores.loss) + surrogate) / 2
-    losses = jnp.asarray(np.where(scores.status, np.exp(logs), np.inf), jnp.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of candidates that failed, and of losses of 0
+        logs = (offset + exponent * np.log(scores.loss) + surrogate) / 2
+    losses = jnp.asarray(np.where(scores.status & np.isfinite(logs), np.exp(logs), np.inf), jnp.float32)
     stored = trial.train_scalars + s_val.scalars + sum(leaf.size for leaf in (paid_for.hparams, *paid_for.target))
     cost = s_val.cost.plus(Cost(fitting.run, fitting.compile))
-    return Verdict(scores._replace(loss=losses), elapsed, stored, cost, s_val.matched)
+    scores = scores._replace(loss=losses, status=np.isfinite(losses))
+    return Verdict(scores, elapsed, stored, cost, s_val.matched)
 
 
 def power_law(given: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
