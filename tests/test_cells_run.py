@@ -16,6 +16,7 @@ from hcdc_jax.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline import draws, silent, targets, true_scores
+from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import Run
 from tests.errors import error_of
@@ -28,6 +29,14 @@ CELLS = {
     "model": {"name": "nas_bench_201", "width": 2, "depth": 1, "norm": "batch"},
     "training": {"steps": 6, "proxy_steps": 4},
 }
+
+
+def test_proxies_see_every_image_once():
+    setup = pipeline.prepare(config_with(PROXIES, **CELLS))
+    draws = [zero_cost.shown(setup, seed) for seed in range(3)]
+    assert [len(np.unique(numbers)) for numbers in draws] == [zero_cost.IMAGES] * 3
+    assert set(draws[0]) <= set(setup.data.train_idx)
+    assert not np.array_equal(draws[0], draws[1])
 
 
 @pytest.mark.slow  # a minute of compilation

@@ -36,12 +36,17 @@ def _proxy(setup: Setup, name: str) -> ZeroCost:
     return nas_bench_201_proxies(data.image_shape, data.num_classes, read=setup.space.read, **options)[name]
 
 
+def shown(setup: Setup, seed: int) -> np.ndarray:
+    """Numbers of the images that proxies see, each once: of two equal ones a determinant would be 0."""
+    numbers = setup.data.train_idx
+    return np.random.default_rng([seed, 4]).choice(numbers, min(IMAGES, len(numbers)), replace=False)
+
+
 def _judge(trial: Trial, *, name: str) -> Verdict:
     """Minus the score, averaged over initialisations, stands where others have a loss."""
     setup = trial.run.setup
     keys, proxy = rank_keys(setup, trial.seed), _proxy(setup, name)
-    index = np.random.default_rng([trial.seed, 4]).choice(setup.data.train_idx, IMAGES)
-    batch = setup.kind.batch(setup, index)
+    batch = setup.kind.batch(setup, shown(setup, trial.seed))
     with measured() as elapsed:
         score = jax.jit(lambda key, hparams: proxy(key, hparams, batch))
         # One by one: a cell by itself computes what it has, cells side by side compute all operations.
