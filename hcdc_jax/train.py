@@ -189,8 +189,8 @@ def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:
 
     A permutation sorts all examples: on a CPU it takes as long as a step of a small network.
     """
-    count, size = batch.labels.shape[0], training.batch_size
-    if size is None or size >= count or training.order == "stored":
+    size = training.batch_size
+    if size is None or size >= (count := batch.labels.shape[0]) or training.order == "stored":
         return None
     order_key, _ = jax.random.split(key)
     epochs = max(-(-training.steps // (count // size)), 1)  # of smaller batches in the reverse pass it takes fewer
