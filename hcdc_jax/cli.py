@@ -35,6 +35,7 @@ from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.report import evaluations, ladders, searches, tables
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
+_UNSET = -1  # what JAX has where nobody chose a number of CPU devices
 
 _EPILOG = """\
 CONFIG is a .toml file (see configs/), DIR a run folder. Settings are overridden after it:
@@ -92,9 +93,6 @@ def _use_all_cores() -> None:
         return
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", joblib.cpu_count(only_physical_cores=True))
-
-
-_UNSET = -1
 
 
 def _asked_in_vain(error: Exception) -> str | None:

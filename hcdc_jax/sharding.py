@@ -16,9 +16,7 @@ from hcdc_jax.types import HParams, PyTree
 Device: TypeAlias = Any
 """A `jax.Device`, which jax exports as a value that type checkers do not take for a class."""
 
-
 _EVERYWHERE, _SPREAD = PartitionSpec(), PartitionSpec(None, "candidates")
-
 
 COPIES_ON_CPU = 4e9
 """Bytes that copies of what candidates share may take in the memory of a machine, whose every core is a device."""

@@ -161,8 +161,8 @@ def thrifty_gradient(
     Reverse mode through training multiplies a vector by the Hessian of each step's loss and by its mixed derivatives.
     Those of a smaller random batch, with noise of its own, have the same expectation and cost as many times less; what
     is trained stays as it is. Nothing of a step is stored but its parameters, and nothing flows into the batch, whose
-    gradient is 0. Batches that are too small make the
-    products unstable: of 200 examples 50 left the hypergradients of an MLP where they were, 25 did not always.
+    gradient is 0. Batches that are too small make the products unstable: of 200 examples 50 left the hypergradients of
+    an MLP where they were, 25 did not always.
     """
     return step_gradient(problem, params, hparams, key, step, batch, training, orders)
 

@@ -160,23 +160,33 @@ def _some(setup: Setup, key: Array, hparams: list[np.ndarray]) -> list[dict[str,
                 key, setup.problem, jnp.asarray(np.stack(hparams)), setup.train, setup.val, _thrifty(setup)
             )
         )
-    shares = np.array([elapsed.run, elapsed.compile]) / len(hparams)
+    run, compilation = np.array([elapsed.run, elapsed.compile]) / len(hparams)
     return [
-        {
-            "hparams": hparams[i],
-            "value": np.asarray(target.value[i]),
-            "gradient": np.asarray(target.gradient[i]),
-            "diverged": np.asarray(diverged[i]),
-            "training_seconds": np.zeros(()),
-            "target_seconds": shares[0],
-            "compile_seconds": shares[1],
-        } | _networks(setup, jax.tree.map(lambda leaf, i=i: leaf[i], params))
-        for i in range(len(hparams))
-    ]  # fmt: skip
+        _record(setup, one, *jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged)), 0.0, run, compilation)
+        for i, one in enumerate(hparams)
+    ]
 
 
-def _networks(setup: Setup, params: Params) -> dict[str, np.ndarray]:
-    return to_arrays({"params": params}) if setup.config.labels.teachers else {}
+def _record(
+    setup: Setup,
+    hparams: np.ndarray,
+    target: Target,
+    params: Params,
+    diverged: Array,
+    training: float,
+    targeting: float,
+    compilation: float,
+) -> dict[str, np.ndarray]:
+    """What is kept of one candidate, seconds last; its network where it may teach."""
+    return {
+        "hparams": hparams,
+        "value": np.asarray(target.value),
+        "gradient": np.asarray(target.gradient),
+        "diverged": np.asarray(diverged),
+        "training_seconds": np.asarray(training),
+        "target_seconds": np.asarray(targeting),
+        "compile_seconds": np.asarray(compilation),
+    } | (to_arrays({"params": params}) if setup.config.labels.teachers else {})
 
 
 def _thrifty(setup: Setup) -> Training:
@@ -186,15 +196,8 @@ def _thrifty(setup: Setup) -> Training:
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
     target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
     target, params, diverged, training, targeting = target_of(setup, key, jnp.asarray(hparams))
-    return {
-        "hparams": hparams,
-        "value": np.asarray(target.value),
-        "gradient": np.asarray(target.gradient),
-        "diverged": np.asarray(diverged),
-        "training_seconds": np.asarray(training.run),
-        "target_seconds": np.asarray(targeting.run),
-        "compile_seconds": np.asarray(training.compile + targeting.compile),
-    } | _networks(setup, params)
+    compilation = training.compile + targeting.compile
+    return _record(setup, hparams, target, params, diverged, training.run, targeting.run, compilation)
 
 
 _Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
