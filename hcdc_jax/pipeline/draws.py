@@ -48,19 +48,18 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
     path = run.folder / "checkpoints" / f"draws_seed{seed}.npz"
     if not path.exists():
         setup, options = run.setup, run.setup.config.hcdc
-        factorial = options.design == "factorial"
         spread = np.nan
         with measured() as elapsed:
-            if factorial:
+            if options.design == "factorial":
                 points = setup.space.factorial((options.seed, seed), options.full_trainings)
             else:
                 points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
-            if options.draws > 1 and not factorial:
-                key = key_for(DRAWS, seed)
-                problem = setup.problem_on(condensed_train)
-                scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
-                losses = np.asarray(scores.loss)
-                points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
+                if options.draws > 1:
+                    key = key_for(DRAWS, seed)
+                    problem = setup.problem_on(condensed_train)
+                    scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
+                    losses = np.asarray(scores.loss)
+                    points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
         files.write_npz(
             path, {"hparams": points, "spread": spread, "seconds": elapsed.run, "compile_seconds": elapsed.compile}
         )
