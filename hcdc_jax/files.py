@@ -1,7 +1,8 @@
 """Writing to disk so that a reader never sees half a file.
 
 Every writer puts its bytes into a temporary file in the same folder, syncs it, and renames it over the target: after a
-kill or a full disk the old file is still whole and no temporary file is left.
+kill or a full disk the old file is still whole. A full disk leaves no temporary file; what a kill leaves is swept up by
+the next process that owns the folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,9 +114,22 @@ def sha256(source: str | Path | bytes) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def temporary_of(path: Path) -> Path:
+    """Where to build what is then renamed to `path`; no two calls share one, so that no two processes do."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def sweep(folder: Path) -> None:
+    """Deletes what kills left half built anywhere in `folder`; only for the one process that writes there."""
+    for left in list(folder.rglob(".*.*.tmp")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def _write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    # The random part keeps two processes that write the same file from sharing a temporary one.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

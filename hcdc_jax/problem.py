@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -48,6 +50,35 @@ def mean_loss(logits: Array, batch: Batch) -> Array:
     else:
         losses = optax.softmax_cross_entropy(logits, batch.labels)
     return weighted_mean(losses, batch.weights)
+
+
+def smooth_error(logits: Array, batch: Batch, temperature: float) -> Array:
+    """Weighted mean of 1 - p_y for p = softmax(logits / temperature), on average over the label y: a smooth error rate.
+
+    Cross-entropy asks how sure a network is, too: candidates that are regularised otherwise are sure in other measure,
+    and their losses need not order them by their errors. As the temperature goes to 0 this becomes the error rate; at 1
+    it is the expected error of a label that is drawn from p.
+
+    Args:
+      logits: [r, num_classes], see `mean_loss`.
+      batch: see `mean_loss`.
+      temperature: margins below it count in part. The smaller, the nearer to the error rate, and the fewer examples
+        have a slope.
+    """
+    logits = logits[: batch.labels.shape[0]]
+    labels = jax.nn.one_hot(batch.labels, logits.shape[-1]) if batch.labels.ndim == 1 else batch.labels
+    shares = jax.nn.softmax(logits / temperature)
+    return 1 - weighted_mean((labels * shares).sum(-1), batch.weights)
+
+
+@functools.cache
+def judged_by_errors(problem: Problem, temperature: float) -> Problem:
+    """The problem whose validation loss is the `smooth_error`; training stays as it is."""
+
+    def val_loss(params, hparams, batch):
+        return smooth_error(problem.apply(params, hparams, batch.inputs), batch, temperature)
+
+    return problem._replace(val_loss=val_loss)
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:

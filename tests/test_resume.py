@@ -65,11 +65,13 @@ def test_killed_and_interrupted_processes(finished, tmp_path):
 
 
 def test_two_devices_go_on_where_one_was_killed(finished, tmp_path):
-    """The truth is cut as it was, and the numbers are those of one device."""
+    """The truth is cut as it was, the numbers are those of one device, and what was half written is swept up."""
     config, cache, out = finished.parent / "small.toml", finished.parent / "cache", tmp_path / "run"
     process = hcdc("run", config, "--out", out, cache=cache)
     stop_when(process, out, "checkpoints/truth_seed0/*.npz", 2, signal.SIGKILL)
     shutil.rmtree(out / "results")
+    files.temporary_of(out / "checkpoints" / "truth_seed0" / "000004_2.npz").write_bytes(b"PK")
+    files.temporary_of(out / "checkpoints" / "truth_seed0" / "copied").mkdir()
     process = hcdc("run", config, "--out", out, "--resume", cache=cache, devices=2)
     _, err = process.communicate()
     assert process.returncode == 0, err

@@ -8,6 +8,7 @@ from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import graphs, image_streams, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
+from hcdc_jax.problem import Problem, judged_by_errors
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array
@@ -38,6 +39,10 @@ def build(config: Config, data: Data) -> Setup:
             order=order,
         )  # fmt: skip
 
+    def judged(problem: Problem) -> Problem:
+        by_errors = config.model.val_loss == "smooth_error"
+        return judged_by_errors(problem, config.model.error_temperature) if by_errors else problem
+
     order = "stored" if "unshuffled" in (options.dcbench_compat or ()) else "shuffled"
 
     return Setup(
@@ -45,7 +50,7 @@ def build(config: Config, data: Data) -> Setup:
         kind=kind,
         data=real.data,
         space=space,
-        problem=real.problem,
+        problem=judged(real.problem),
         training=training(options.steps, options.batch_size),
         proxy_training=training(
             options.proxy_steps or options.steps, options.proxy_batch_size or options.batch_size, order
@@ -55,8 +60,9 @@ def build(config: Config, data: Data) -> Setup:
         val=real.val,
         test=real.test,
         preprocessing=real.preprocessing,
-        taught_problem=real.taught_problem,
-        proxy_problem=real.proxy_problem or real.problem,
+        taught_problem=None if real.taught_problem is None else judged(real.taught_problem),
+        proxy_problem=judged(real.proxy_problem or real.problem),
+        relay_problem=real.problem,
     )
 
 

@@ -56,7 +56,9 @@ def claimed(folder: Path, setup: Setup) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; choose another --out folder") from error
-    with locked(folder):
+    with locked(folder) as alone:
+        if alone:
+            files.sweep(folder)
         info = describe(setup)
         check_same_data(folder, info)
         if not (folder / CONFIG).exists():
@@ -135,8 +137,11 @@ def check_same_data(folder: Path, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[bool]:
     """Holds the folder itself locked: the system takes the lock back from a process that is killed.
+
+    Yields:
+      Whether it is: some systems have no such locks.
 
     Raises:
       UserError: another process works in it.
@@ -144,18 +149,19 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows cannot lock a folder
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
         except BlockingIOError as error:
             raise UserError(
                 f"another process is working in {folder}; wait for it, or choose another --out folder"
             ) from error
         except OSError:
-            pass  # some network file systems have no such locks
-        yield
+            alone = False  # some network file systems have no such locks
+        yield alone
     finally:
         os.close(handle)

@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -258,7 +257,7 @@ def _borrow_observers(config: Config, folder: Path) -> None:
     for path, other in _runs_in(folder.parent):
         theirs = observers_of(path, "train")
         if theirs.exists() and _decides_observers(other) == _decides_observers(config):
-            copied = ours.with_name(f".{ours.name}.{secrets.token_hex(4)}.tmp")
+            copied = files.temporary_of(ours)
             try:
                 shutil.copytree(theirs, copied)
                 os.replace(copied, ours)  # whole or not at all

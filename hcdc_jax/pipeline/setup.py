@@ -120,6 +120,8 @@ class Setup(NamedTuple):
       preprocessing: what was done to images, in numbers.
       taught_problem: what is trained on labels of teachers, where there are any.
       proxy_problem: what is trained on condensed data otherwise.
+      relay_problem: `problem` with the cross-entropy for its validation loss, whatever candidates are ranked by:
+        condensers match the gradients of what is trained on.
     """
 
     config: Config
@@ -136,6 +138,7 @@ class Setup(NamedTuple):
     preprocessing: Preprocessing | None
     taught_problem: Problem | None
     proxy_problem: Problem
+    relay_problem: Problem
 
     def problem_on(self, condensed_train: Batch) -> Problem:
         """What is trained on this S_train: labels of teachers have a loss of their own."""

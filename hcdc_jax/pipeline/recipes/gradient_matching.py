@@ -33,7 +33,7 @@ def _gcond(setup: Setup, container: Container) -> Condenser:
 def _any_filter(setup: Setup, container: Container) -> Condenser:
     options = setup.config.gcond
     return gradient_matching(
-        setup.problem, container, drawn_from(setup.space), num_classes=setup.data.num_classes,
+        setup.relay_problem, container, drawn_from(setup.space), num_classes=setup.data.num_classes,
         outer_steps=options.outer_steps, inner_steps=options.inner_steps,
     )  # fmt: skip
 

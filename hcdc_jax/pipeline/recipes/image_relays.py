@@ -46,7 +46,7 @@ def relay(setup: Setup) -> Relay:
         return Relay(problem, image_embedding(name, data.num_classes, **options), ())
     middle = space.from_unit(jnp.full(len(space.hparam_names), 0.5))
     embed = image_embedding(name, data.num_classes, read=space.read, **options)
-    return Relay(setup.problem, embed, tuple(middle.tolist()))
+    return Relay(setup.relay_problem, embed, tuple(middle.tolist()))
 
 
 def strategy(setup: Setup) -> Augmentation | None:
