@@ -43,7 +43,14 @@ CONFIG is a .toml file (see configs/), DIR a run folder. Settings are overridden
 `hcdc options` prints every setting with its default."""
 
 # What a narrow terminal can do without, first of all; everything is in report.html.
-_EXPENDABLE = ("Precision@10", "95 % interval", "Spearman, accuracies", "Full trainings", "Seconds")
+_EXPENDABLE = (
+    "Precision@10",
+    "95 % interval",
+    "Spearman, accuracies",
+    "Losses with accuracies",
+    "Full trainings",
+    "Seconds",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,8 +80,7 @@ class ModelConfig:
     depth: Count | None = None  # of an image network; its own default if left out
     norm: Literal["instance", "group", "layer", "batch", "none"] | None = None  # likewise
     activation: Literal["relu", "tanh", "gelu", "elu"] = "relu"  # between the layers
-    val_loss: Literal["cross_entropy", "smooth_error"] = "cross_entropy"  # what candidates are ranked by
-    error_temperature: Positive = 0.25  # smooth_error: margins of logits below it count as errors in part
+    val_loss: Literal["cross_entropy", "brier"] = "cross_entropy"  # of ranking; training has the former
 
 
 @dataclasses.dataclass(frozen=True)

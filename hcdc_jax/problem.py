@@ -52,31 +52,23 @@ def mean_loss(logits: Array, batch: Batch) -> Array:
     return weighted_mean(losses, batch.weights)
 
 
-def smooth_error(logits: Array, batch: Batch, temperature: float) -> Array:
-    """Weighted mean of 1 - p_y for p = softmax(logits / temperature), on average over the label y: a smooth error rate.
+def brier_score(logits: Array, batch: Batch) -> Array:
+    """Weighted mean of |softmax(logits) - labels|^2, from 0 to 2 (Brier, 1950); arguments as of `mean_loss`.
 
-    Cross-entropy asks how sure a network is, too: candidates that are regularised otherwise are sure in other measure,
-    and their losses need not order them by their errors. As the temperature goes to 0 this becomes the error rate; at 1
-    it is the expected error of a label that is drawn from p.
-
-    Args:
-      logits: [r, num_classes], see `mean_loss`.
-      batch: see `mean_loss`.
-      temperature: margins below it count in part. The smaller, the nearer to the error rate, and the fewer examples
-        have a slope.
+    A proper score as the cross-entropy is, but bounded: however sure a network is of an error, it costs 2 at most. It
+    orders candidates that are sure in different measure more nearly by their errors.
     """
     logits = logits[: batch.labels.shape[0]]
     labels = jax.nn.one_hot(batch.labels, logits.shape[-1]) if batch.labels.ndim == 1 else batch.labels
-    shares = jax.nn.softmax(logits / temperature)
-    return 1 - weighted_mean((labels * shares).sum(-1), batch.weights)
+    return weighted_mean(jnp.square(jax.nn.softmax(logits) - labels).sum(-1), batch.weights)
 
 
 @functools.cache
-def judged_by_errors(problem: Problem, temperature: float) -> Problem:
-    """The problem whose validation loss is the `smooth_error`; training stays as it is."""
+def judged_by(problem: Problem, loss: Callable[[Array, Batch], Array]) -> Problem:
+    """The problem whose validation loss is `loss(logits, batch)`; training stays as it is."""
 
     def val_loss(params, hparams, batch):
-        return smooth_error(problem.apply(params, hparams, batch.inputs), batch, temperature)
+        return loss(problem.apply(params, hparams, batch.inputs), batch)
 
     return problem._replace(val_loss=val_loss)
 

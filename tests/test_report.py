@@ -153,6 +153,10 @@ def test_numbers_agree_with_scipy_and_hand_computation(finished):
     loss, accuracy = truth.mean(axis=0), np.load(folder / "results/truth.npz")["accuracy"].mean(axis=0)
     test_accuracy = accuracy - 0.01
     assert report["truth"]["seed_ceiling_spearman"] == pytest.approx(scipy.stats.spearmanr(*truth).statistic)
+    reach = scipy.stats.spearmanr(-loss, accuracy).statistic
+    assert report["truth"]["spearman_of_loss_with_accuracy"] == pytest.approx(reach)
+    lost = 100 * (test_accuracy.max() - test_accuracy[loss.argmin()])
+    assert report["truth"]["regret_of_loss"] == pytest.approx(lost)
     for method, entry in report["methods"].items():
         for i, seed in enumerate((0, 1)):
             proxy = np.load(folder / f"results/{method}_seed{seed}.npz")
@@ -270,7 +274,7 @@ def test_a_rival_that_ranks_better_is_plain_to_see(tmp_path):
     assert first[1].best
     assert first[1].beats
     expected = f"Rivals that rank better than hcdc ({rho['hcdc']}): real_val {rho['real_val']}."
-    assert tables.reading(report)[1].startswith(expected)
+    assert tables.reading(report)[2].startswith(expected)
     page = (tmp_path / "report.html").read_text()
     assert expected in page
     assert f'<td class="beats"><strong>{rho["real_val"]} ▲</strong></td>' in page
@@ -278,7 +282,7 @@ def test_a_rival_that_ranks_better_is_plain_to_see(tmp_path):
 
 def test_overlapping_intervals_are_not_called_a_win(tmp_path):
     make_run(tmp_path, noise={"hcdc": 0.1, "real_val": 0.11}, seeds=(0,), n=30)
-    assert "does not settle" in tables.reading(assemble(tmp_path))[1]
+    assert "does not settle" in tables.reading(assemble(tmp_path))[2]
 
 
 def test_without_truth_the_report_shows_the_ranking_alone(tmp_path):
@@ -286,6 +290,7 @@ def test_without_truth_the_report_shows_the_ranking_alone(tmp_path):
     report = assemble(tmp_path)
     assert report["truth"]["seeds"] == 0
     assert report["truth"]["seed_ceiling_spearman"] is None
+    assert report["truth"]["spearman_of_loss_with_accuracy"] is report["truth"]["regret_of_loss"] is None
     assert report["methods"]["hcdc"]["spearman_loss"]["mean"] is None
     page = Page((tmp_path / "report.html").read_text())
     assert "not how good they are" in page.text
@@ -430,7 +435,7 @@ def test_scores_and_costs_may_be_unknown(tmp_path):
     report = assemble(tmp_path)
     assert report["break_even_candidates"] == {"hcdc": None, "random": None}
     assert report["methods"]["random"]["spearman_accuracy"]["mean"] is None
-    for table, columns in ((tables.costs(report), (1, 2, 3, 4, 5)), (tables.verdict(report), (3, 6, 7, 8))):
+    for table, columns in ((tables.costs(report), (1, 2, 3, 4, 5)), (tables.verdict(report), (3, 7, 8, 9))):
         row = next(row for row in table.rows if row[0].text == "random")
         assert all(row[column].text == tables.MISSING for column in columns)
     assert "hparam_0" in (tmp_path / "ranking.csv").read_text()
@@ -482,7 +487,7 @@ def test_what_reads_as_a_tie_is_a_tie(finished):
     assert cells["hcdc"].best
     assert cells["real_val"].best
     assert not cells["real_val"].beats
-    assert "share the highest" in tables.reading(tied)[1]
+    assert "share the highest" in tables.reading(tied)[2]
 
 
 def test_fig_2_has_the_methods_of_the_paper_first_with_its_numbers(tmp_path, monkeypatch):

@@ -70,6 +70,7 @@ def summarise(run: Run) -> dict[str, Any]:
             "seeds": len(truth.losses),
             "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
             "seed_ceiling_spearman": ceiling,
+            **_reach_of_losses(truth),
         },
         "methods": methods,
         "break_even_candidates": {
@@ -77,6 +78,14 @@ def summarise(run: Run) -> dict[str, Any]:
             for method, entry in methods.items()
         },
     }
+
+
+def _reach_of_losses(truth: Truth) -> dict[str, float]:
+    """How well a perfect ranking by losses would rank accuracies, and how far its first would be below the best."""
+    if not len(truth.losses):
+        return {"spearman_of_loss_with_accuracy": math.nan, "regret_of_loss": math.nan}
+    lost = metrics.regret(truth.test_accuracy, -truth.loss, higher_is_better=True)
+    return {"spearman_of_loss_with_accuracy": -_spearman(truth.accuracy, truth.loss), "regret_of_loss": 100 * lost}
 
 
 def _shifts(run: Run) -> dict[str, np.ndarray]:
@@ -113,6 +122,7 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
     losses = _losses(results)
     loss = [metrics.rank_report(truth.loss, r.loss, bootstrap=0) for r in results]
     accuracy = [metrics.rank_report(truth.accuracy, r.accuracy, bootstrap=0, higher_is_better=True) for r in results]
+    by_loss = [-_spearman(truth.accuracy, r.loss) for r in results]
     # Chosen by loss, paid in test accuracy: on small condensed sets accuracies tie.
     regret = [metrics.regret(truth.test_accuracy, -r.loss, higher_is_better=True) for r in results]
     tested = truth.test_accuracy[np.isfinite(truth.test_accuracy)]
@@ -122,6 +132,7 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
         "spearman_loss": metrics.summarise(r["spearman"] for r in loss),
         "interval": metrics.spearman_interval(truth.loss, losses),
         "spearman_accuracy": metrics.summarise(r["spearman"] for r in accuracy),
+        "spearman_loss_with_accuracy": metrics.summarise(by_loss),
         "kendall_loss": metrics.summarise(r["kendall"] for r in loss),
         "weighted_tau_loss": metrics.summarise(r["weighted_tau"] for r in loss),
         "precision_at_10": metrics.summarise(r["precision_at_10"] for r in loss),
@@ -155,9 +166,9 @@ def _beyond_size(losses: np.ndarray, truth: Truth, sizes: np.ndarray) -> dict[st
     return {name: metrics.summarise(one[name] for one in found) for name in found[0]}
 
 
-def _spearman(truth: np.ndarray, loss: np.ndarray) -> float:
-    valid = np.isfinite(truth) & np.isfinite(loss)
-    return metrics.spearman(truth[valid], loss[valid])
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    valid = np.isfinite(a) & np.isfinite(b)
+    return metrics.spearman(a[valid], b[valid])
 
 
 def _break_even(method: str, entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:

@@ -70,6 +70,7 @@ def verdict(report: Report) -> Table:
         columns["Spearman, losses"] = score("spearman_loss", 3, max)
         columns["95 % interval"] = _cells([_interval(entry["interval"]) for entry in entries])
         columns["Spearman, accuracies"] = score("spearman_accuracy", 3, max)
+        columns["Losses with accuracies"] = score("spearman_loss_with_accuracy", 3, max)
         columns["Regret, points"] = score("regret_test_accuracy", 2, min)
         columns["Precision@10"] = score("precision_at_10", 2, max)
     spent = [total_seconds(report, method) for method in methods]
@@ -128,7 +129,7 @@ def reading(report: Report) -> list[str]:
     """What the verdict says and where it is weak, in sentences that claim nothing beyond its numbers."""
     if not has_truth(report):
         return []
-    claims = [_ceiling(report), _ranking(report), _regret(report)]
+    claims = [_ceiling(report), _reach_of_losses(report), _ranking(report), _regret(report)]
     return [claim for claim in claims if claim] + _caveats(report)
 
 
@@ -275,6 +276,17 @@ def _ceiling(report: Report) -> str:
             "choose candidates that differ more."
         )
     return text
+
+
+def _reach_of_losses(report: Report) -> str:
+    truth = report["truth"]
+    rho, lost = truth.get("spearman_of_loss_with_accuracy"), truth.get("regret_of_loss")
+    if rho is None or lost is None:
+        return ""
+    return (
+        f"Losses are not accuracies: the truth's own losses rank its accuracies at {rho:.3f}, and its candidate of the "
+        f"lowest loss is {lost:.2f} points of test accuracy below the best."
+    )
 
 
 def _caveats(report: Report) -> list[str]:
