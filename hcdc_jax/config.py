@@ -96,6 +96,7 @@ class TrainingConfig:
     proxy_steps: Count | None = None  # of a training on condensed data; as many by default
     proxy_batch_size: Count | None = None  # images per step of such a training; as many by default
     proxy_inits: Count = 2  # initialisations averaged when ranking on condensed data
+    proxy_average: Literal["losses", "logits"] = "losses"  # what is averaged; where S_val is matched, too
     # flaws of DC-BENCH's harness that trainings of cells on condensed images are to have; docs/nas_bench_201.md
     dcbench_compat: tuple[Literal["softmax", "narrow", "no_affine", "unshuffled"], ...] | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -63,6 +63,10 @@ def brier_score(logits: Array, batch: Batch) -> Array:
     return weighted_mean(jnp.square(jax.nn.softmax(logits) - labels).sum(-1), batch.weights)
 
 
+LOSSES: Mapping[str, Callable[[Array, Batch], Array]] = {"cross_entropy": mean_loss, "brier": brier_score}
+"""Validation losses by name."""
+
+
 @functools.cache
 def judged_by(problem: Problem, loss: Callable[[Array, Batch], Array]) -> Problem:
     """The problem whose validation loss is `loss(logits, batch)`; training stays as it is."""
@@ -71,6 +75,32 @@ def judged_by(problem: Problem, loss: Callable[[Array, Batch], Array]) -> Proble
         return loss(problem.apply(params, hparams, batch.inputs), batch)
 
     return problem._replace(val_loss=val_loss)
+
+
+@functools.cache
+def joint(problem: Problem, loss: Callable[[Array, Batch], Array], count: int) -> Problem:
+    """`count` networks of one candidate that are asked together: their logits are the mean of all.
+
+    Parameters have a leading axis of networks. A mean of losses keeps what each network gets wrong by chance; the loss
+    of the mean does not (Lakshminarayanan et al., arXiv 1612.01474). Each is trained for itself: the training loss is
+    the sum of theirs. They are computed one after the other: side by side, convolutions would have a kernel for each.
+
+    Args:
+      problem: of a single network.
+      loss: `loss(logits, batch)` of validation.
+      count: of networks.
+    """
+
+    def init(key, hparams):
+        return jax.vmap(lambda key: problem.init(key, hparams))(jax.random.split(key, count))
+
+    def apply(params, hparams, inputs):
+        return jax.lax.map(lambda one: problem.apply(one, hparams, inputs), params).mean(0)
+
+    def train_loss(params, hparams, batch):
+        return jax.lax.map(lambda one: problem.train_loss(one, hparams, batch), params).sum()
+
+    return judged_by(Problem(init, apply, train_loss, problem.val_loss, problem.perturb), loss)
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:

@@ -107,7 +107,10 @@ class TestFile:
             ("[hcdc]\nnum_hvp = 3", "unknown key 'hcdc.num_hvp'; did you mean 'num_hvps'?"),
             ("[trainig]\nsteps = 3", "unknown key 'trainig'; did you mean 'training'?"),
             ("candidates = 3", "unknown key 'candidates'; did you mean 'space.candidates'?"),
-            ("[model]\nzzz = 3", "unknown key 'model.zzz'; known are name, hidden, width, depth, norm, activation, val_loss"),
+            (
+                "[model]\nzzz = 3",
+                "unknown key 'model.zzz'; known are name, hidden, width, depth, norm, activation, val_loss",
+            ),
             ("training = 3", "'training' is a section, not a value; name a field of it"),
             ("[training.steps]\na = 3", "'training.steps' must be an integer, got {'a': 3}"),
             ("[training]\nsteps = 'abc'", "'training.steps' must be an integer, got 'abc'"),

@@ -11,8 +11,11 @@ from runs import small_config
 from sklearn.metrics import brier_score_loss
 
 from hcdc_jax import pipeline
+from hcdc_jax.artefact import load_condensed
+from hcdc_jax.candidates import train_each
 from hcdc_jax.models import image_problem
-from hcdc_jax.problem import brier_score, judged_by, mean_loss
+from hcdc_jax.pipeline.scoring import rank_keys
+from hcdc_jax.problem import brier_score, joint, judged_by, mean_loss
 from hcdc_jax.types import Batch
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 3))
@@ -86,3 +89,51 @@ def test_a_whole_run_by_the_brier_score(tmp_path):
     assert ((truth > 0) & (truth < 2)).all()
     assert report["truth"]["spearman_of_loss_with_accuracy"] is not None
     assert all(entry["failed"] == 0 for entry in report["methods"].values())
+
+
+def test_joint_networks_answer_with_the_mean_of_their_logits():
+    problem = image_problem("mlp", (4, 4, 1), 3, width=5)
+    together = joint(problem, brier_score, 3)
+    images = jax.random.normal(jax.random.key(0), (5, 4, 4, 1))
+    batch = Batch(images, jnp.asarray(LABELS), jnp.asarray(WEIGHTS, jnp.float32))
+    params = together.init(jax.random.key(1), ())
+    each = [jax.tree.map(lambda leaf: leaf[i], params) for i in range(3)]  # noqa: B023
+    logits = np.mean([problem.apply(one, (), images) for one in each], axis=0)
+    np.testing.assert_allclose(together.apply(params, (), images), logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together.val_loss(params, (), batch), brier_score(jnp.asarray(logits), batch), rtol=1e-5)
+    gradient = jax.jit(jax.grad(together.train_loss))(params, (), batch)
+    for i, one in enumerate(each):
+        alone = jax.grad(problem.train_loss)(one, (), batch)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), gradient, alone)  # noqa: B023
+
+
+def test_one_network_is_asked_alike_either_way(tmp_path):
+    """With one network for each candidate there is nothing to average, neither in a match nor in a ranking."""
+    found = {}
+    for average in ("losses", "logits"):
+        config = config_with(("hcdc", "hcdc_surrogate", "real_val"), training={"proxy_average": average})
+        pipeline.run(config, tmp_path / average)
+        results = tmp_path / average / "results"
+        found[average] = {name: np.load(results / f"{name}_seed0.npz") for name in config.methods}
+    for name, arrays in found["losses"].items():
+        for field in ("loss", "accuracy", "status"):
+            np.testing.assert_allclose(found["logits"][name][field], arrays[field], rtol=2e-3, err_msg=name)
+
+
+def test_a_run_that_averages_logits(tmp_path):
+    """Ranks are those of the mean logits of all networks on S_val, which was matched for them together."""
+    training = {"proxy_average": "logits", "proxy_inits": 3}
+    config = config_with(("random", "hcdc"), training=training, hcdc={"inits": 2})
+    pipeline.run(config, tmp_path / "run")
+    setup = pipeline.prepare(config)
+    for name in config.methods:
+        condensed = load_condensed(tmp_path / "run", name, 0)
+        params = [
+            train_each(key, setup.problem, setup.candidates, condensed.train, training=setup.proxy_training)
+            for key in rank_keys(setup, 0)
+        ]
+        answer = jax.vmap(lambda one, hparams: setup.problem.apply(one, hparams, condensed.val.inputs))  # noqa: B023
+        logits = np.mean([answer(one, setup.candidates) for one in params], axis=0)
+        losses = [mean_loss(jnp.asarray(one), condensed.val) for one in logits]
+        found = np.load(tmp_path / "run" / "results" / f"{name}_seed0.npz")
+        np.testing.assert_allclose(found["loss"], losses, rtol=2e-3, err_msg=name)

@@ -8,7 +8,7 @@ from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import graphs, image_streams, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
-from hcdc_jax.problem import Problem, brier_score, judged_by
+from hcdc_jax.problem import LOSSES, Problem, judged_by
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array
@@ -40,7 +40,8 @@ def build(config: Config, data: Data) -> Setup:
         )  # fmt: skip
 
     def judged(problem: Problem) -> Problem:
-        return judged_by(problem, brier_score) if config.model.val_loss == "brier" else problem
+        loss = config.model.val_loss
+        return problem if loss == "cross_entropy" else judged_by(problem, LOSSES[loss])
 
     order = "stored" if "unshuffled" in (options.dcbench_compat or ()) else "shuffled"
 

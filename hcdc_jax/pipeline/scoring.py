@@ -25,10 +25,11 @@ class Networks(NamedTuple):
     """Candidates trained on one S_train, for all who want to score them.
 
     Attributes:
-      params: by initialisation, leading axis [n] each.
+      params: what is asked for itself and then averaged, leading axis [n] each: by initialisation; or a single item
+        with leading axes [n, inits], where `problem` is a joint one.
       candidates: [n, h].
-      problem: what was trained.
-      elapsed: the time of it.
+      problem: what they are asked.
+      elapsed: the time of training them.
     """
 
     params: list[Params]
@@ -50,7 +51,9 @@ def networks_on(setup: Setup, keys: list[Array], candidates: Array, train_batch:
         params = [train_each(key, problem, candidates, train_batch, training=training) for key in keys]
         # On the host: many networks are more than what a device has left while it trains others.
         params = [jax.tree.map(np.asarray, leaves) for leaves in params]
-    return Networks(params, candidates, problem, elapsed)
+    if setup.asks_jointly:
+        params = [jax.tree.map(lambda *leaves: np.stack(leaves, 1), *params)]
+    return Networks(params, candidates, setup.asked(problem, len(keys)), elapsed)
 
 
 def mean_scores(
@@ -60,9 +63,10 @@ def mean_scores(
 
     A candidate that fails from one initialisation has failed.
     """
+    training, problem = setup.proxy_training, setup.problem_on(train_batch)
+    if setup.asks_jointly:
+        return networks_on(setup, keys, candidates, train_batch).on(val_batch)
     with measured() as elapsed:
-        training = setup.proxy_training
-        problem = setup.problem_on(train_batch)
         scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
     return scores, elapsed
 

@@ -18,7 +18,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, StreamedInputs
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.pipeline.progress import Progress
-from hcdc_jax.problem import Problem
+from hcdc_jax.problem import LOSSES, Problem, joint
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
 
@@ -145,6 +145,15 @@ class Setup(NamedTuple):
         if self.taught_problem is not None and condensed_train.labels.ndim == 2:
             return self.taught_problem
         return self.proxy_problem
+
+    @property
+    def asks_jointly(self) -> bool:
+        """Whether the networks of a candidate are asked together: logits are averaged in place of losses."""
+        return self.config.training.proxy_average == "logits"
+
+    def asked(self, problem: Problem, count: int) -> Problem:
+        """What `count` networks of a candidate are asked: a `joint` problem, or each by itself."""
+        return joint(problem, LOSSES[self.config.model.val_loss], count) if self.asks_jointly else problem
 
 
 class Run(NamedTuple):

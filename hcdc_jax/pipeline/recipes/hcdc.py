@@ -24,17 +24,23 @@ from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import POOL, Setup, Start, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.problem import Problem
 from hcdc_jax.spaces.continuous import as_is
 from hcdc_jax.types import Array, Batch
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
-    options = setup.config.hcdc
-    return hcdc(setup.problem, container, distance=options.distance, direct=options.direct)
+    return hcdc(
+        _matched_problem(setup), container, distance=setup.config.hcdc.distance, direct=setup.config.hcdc.direct
+    )
 
 
 def _values_alone(setup: Setup, container: Container) -> Condenser:
-    return hcdc(setup.problem, container, distance="value", direct=setup.config.hcdc.direct)
+    return hcdc(_matched_problem(setup), container, distance="value", direct=setup.config.hcdc.direct)
+
+
+def _matched_problem(setup: Setup) -> Problem:
+    return setup.asked(setup.problem, setup.config.hcdc.inits)
 
 
 def _work(request: Request) -> Work:
@@ -91,9 +97,8 @@ def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
     # Each matched candidate is trained on S_train from `inits` initialisations, all with the same target.
-    hparams, target = jax.tree.map(
-        lambda leaf: jnp.concatenate([leaf] * options.inits), (placed(matched.hparams), matched.target)
-    )
+    once = placed(matched.hparams), matched.target
+    hparams, target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), once)
     with measured() as training:
         pool = jax.block_until_ready(
             condensed_pool(
@@ -102,10 +107,24 @@ def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]
                 solver=solver_of(setup.config), sensitivity=options.sensitivity,
             )
         )  # fmt: skip
+    if setup.asks_jointly:
+        pool, target = _together(pool, options.inits), matched.target
     pool, target = _trained(request, pool, target)
     rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
     return Work(data, matched.cost.plus(Cost(training.run, training.compile)), np.asarray(matched.hparams))
+
+
+def _together(pool: Pool, inits: int) -> Pool:
+    """The networks of each candidate as one of a joint problem: leaves [inits m, ...] become [m, inits, ...]."""
+
+    def by_candidate(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf.reshape(inits, -1, *leaf.shape[1:]), 0, 1)
+
+    # Responses have the axis of hyperparameters before that of networks: [m, h, inits, ...].
+    response = jax.tree.map(lambda leaf: jnp.moveaxis(by_candidate(leaf), 1, 2), pool.response)
+    hparams = jax.tree.map(lambda leaf: by_candidate(leaf)[:, 0], pool.hparams)
+    return Pool(jax.tree.map(by_candidate, pool.params), hparams, response)
 
 
 def _trained(request: Request, pool: Pool, target: Target) -> tuple[Pool, Target]:
