@@ -129,6 +129,7 @@ class LabelsConfig:
     views: Count = 1  # of each image, each with its labels: the image itself, the others augmented
     augmentation: str = "crop_flip"  # of the other views, one operation after the other; cutmix, too
     val: Literal["own", "teachers"] = "own"  # labels of S_val
+    val_loss: Literal["cross_entropy", "kl", "logit_mse"] = "cross_entropy"  # of networks asked about such labels
 
 
 @dataclasses.dataclass(frozen=True)

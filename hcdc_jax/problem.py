@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,10 @@ class Problem(NamedTuple):
     perturb: Callable[[Array, HParams, PyTree], PyTree] | None = None
 
 
+ValLoss: TypeAlias = Callable[[Array, Batch], Array]
+"""`loss(logits [r, num_classes], batch) -> scalar`, see `mean_loss`."""
+
+
 def mean_loss(logits: Array, batch: Batch) -> Array:
     """Weighted mean cross-entropy of the labelled examples.
 
@@ -63,12 +67,12 @@ def brier_score(logits: Array, batch: Batch) -> Array:
     return weighted_mean(jnp.square(jax.nn.softmax(logits) - labels).sum(-1), batch.weights)
 
 
-LOSSES: Mapping[str, Callable[[Array, Batch], Array]] = {"cross_entropy": mean_loss, "brier": brier_score}
+LOSSES: Mapping[str, ValLoss] = {"cross_entropy": mean_loss, "brier": brier_score}
 """Validation losses by name."""
 
 
 @functools.cache
-def judged_by(problem: Problem, loss: Callable[[Array, Batch], Array]) -> Problem:
+def judged_by(problem: Problem, loss: ValLoss) -> Problem:
     """The problem whose validation loss is `loss(logits, batch)`; training stays as it is."""
 
     def val_loss(params, hparams, batch):
@@ -78,7 +82,7 @@ def judged_by(problem: Problem, loss: Callable[[Array, Batch], Array]) -> Proble
 
 
 @functools.cache
-def joint(problem: Problem, loss: Callable[[Array, Batch], Array], count: int) -> Problem:
+def joint(problem: Problem, loss: ValLoss, count: int) -> Problem:
     """`count` networks of one candidate that are asked together: their logits are the mean of all.
 
     Parameters have a leading axis of networks. A mean of losses keeps what each network gets wrong by chance; the loss

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.problem import Problem, weighted_mean
+from hcdc_jax.problem import Problem, ValLoss, weighted_mean
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -41,6 +41,18 @@ def soft_label_loss(logits: Array, batch: Batch, loss: SoftLoss) -> Array:
     if loss.name == "logit_mse":
         return weighted_mean(((centred(logits) - taught) ** 2).mean(-1), batch.weights)
     return weighted_mean(softened_divergence(logits, taught, loss.temperature), batch.weights)
+
+
+@functools.cache
+def either_loss(of_classes: ValLoss, of_teachers: SoftLoss) -> ValLoss:
+    """The `loss(logits, batch)` that is one on labels [n] and another on labels [n, num_classes]."""
+
+    def loss(logits, batch):
+        if batch.labels.ndim == 1:
+            return of_classes(logits, batch)
+        return soft_label_loss(logits[: batch.labels.shape[0]], batch, of_teachers)
+
+    return loss
 
 
 def softened_divergence(logits: Array, taught: Array, temperature: float) -> Array:

@@ -10,11 +10,15 @@ import pytest
 
 from hcdc_jax import pipeline
 from hcdc_jax.artefact import load_condensed
+from hcdc_jax.candidates import train_each
 from hcdc_jax.condense.hcdc import fit
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.pipeline.setup import TARGETS
+from hcdc_jax.problem import mean_loss
+from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
@@ -139,3 +143,38 @@ def test_graphs_have_no_teachers():
     )
     with pytest.raises(UserError, match=r"labels\.teachers label images"):
         pipeline.prepare(config)
+
+
+@pytest.mark.parametrize("loss", ["kl", "logit_mse"])
+def test_answers_to_labels_of_teachers_may_have_a_loss_of_their_own(finished, loss):
+    """On labels of classes, the truth's among them, the loss stays what it was."""
+    folder, _ = finished
+    setup = pipeline.prepare(config_with(METHODS, labels=LABELS | {"val_loss": loss}))
+    taught, hparams = load_condensed(folder, "random").val, setup.candidates[0]
+    params = setup.problem.init(jax.random.key(0), hparams)
+    logits = setup.problem.apply(params, hparams, taught.inputs)
+    expected = soft_label_loss(logits, taught, SoftLoss(loss, 2.0))
+    of_classes = mean_loss(setup.problem.apply(params, hparams, setup.val.inputs), setup.val)
+    for problem in (setup.problem, setup.taught_problem, setup.proxy_problem):
+        np.testing.assert_allclose(problem.val_loss(params, hparams, taught), expected, rtol=1e-5)
+        np.testing.assert_allclose(problem.val_loss(params, hparams, setup.val), of_classes, rtol=1e-5)
+
+
+def test_s_val_is_matched_and_asked_by_that_loss_and_jointly(tmp_path):
+    changes = {"labels": LABELS | {"val_loss": "logit_mse"}, "truth": {"enabled": False}}
+    asked = {"proxy_average": "logits", "proxy_inits": 2}
+    config = config_with(
+        ("random", "value_only"), training=asked, hcdc={"draws": 1, "sensitivity": "direct", "inits": 2}, **changes
+    )
+    with jax.numpy_rank_promotion("allow"):
+        pipeline.run(config, tmp_path / "run")
+    setup = pipeline.prepare(config)
+    condensed = load_condensed(tmp_path / "run", "value_only")
+    params = [
+        train_each(key, setup.taught_problem, setup.candidates, condensed.train, training=setup.proxy_training)
+        for key in rank_keys(setup, 0)
+    ]
+    answer = jax.vmap(lambda one, hparams: setup.problem.apply(one, hparams, condensed.val.inputs))
+    logits = np.mean([answer(one, setup.candidates) for one in params], axis=0)
+    losses = [soft_label_loss(jax.numpy.asarray(one), condensed.val, SoftLoss("logit_mse")) for one in logits]
+    np.testing.assert_allclose(result(tmp_path / "run", "value_only")["loss"], losses, rtol=2e-3)

@@ -8,7 +8,8 @@ from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import graphs, image_streams, images, zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
-from hcdc_jax.problem import LOSSES, Problem, judged_by
+from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
+from hcdc_jax.soft_labels import SoftLoss, either_loss
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array
@@ -39,9 +40,10 @@ def build(config: Config, data: Data) -> Setup:
             order=order,
         )  # fmt: skip
 
+    val_loss = _val_loss(config)
+
     def judged(problem: Problem) -> Problem:
-        loss = config.model.val_loss
-        return problem if loss == "cross_entropy" else judged_by(problem, LOSSES[loss])
+        return problem if val_loss is mean_loss else judged_by(problem, val_loss)
 
     order = "stored" if "unshuffled" in (options.dcbench_compat or ()) else "shuffled"
 
@@ -63,7 +65,15 @@ def build(config: Config, data: Data) -> Setup:
         taught_problem=None if real.taught_problem is None else judged(real.taught_problem),
         proxy_problem=judged(real.proxy_problem or real.problem),
         relay_problem=real.problem,
+        val_loss=val_loss,
     )
+
+
+def _val_loss(config: Config) -> ValLoss:
+    loss, labels = LOSSES[config.model.val_loss], config.labels
+    if not labels.teachers or labels.val_loss == "cross_entropy":
+        return loss
+    return either_loss(loss, SoftLoss(labels.val_loss, labels.temperature))
 
 
 def _candidates(config: Config, space: Space) -> Array:

@@ -18,7 +18,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, StreamedInputs
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.pipeline.progress import Progress
-from hcdc_jax.problem import LOSSES, Problem, joint
+from hcdc_jax.problem import Problem, ValLoss, joint
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
 
@@ -122,6 +122,7 @@ class Setup(NamedTuple):
       proxy_problem: what is trained on condensed data otherwise.
       relay_problem: `problem` with the cross-entropy for its validation loss, whatever candidates are ranked by:
         condensers match the gradients of what is trained on.
+      val_loss: of logits, what candidates are ranked by.
     """
 
     config: Config
@@ -139,6 +140,7 @@ class Setup(NamedTuple):
     taught_problem: Problem | None
     proxy_problem: Problem
     relay_problem: Problem
+    val_loss: ValLoss
 
     def problem_on(self, condensed_train: Batch) -> Problem:
         """What is trained on this S_train: labels of teachers have a loss of their own."""
@@ -153,7 +155,7 @@ class Setup(NamedTuple):
 
     def asked(self, problem: Problem, count: int) -> Problem:
         """What `count` networks of a candidate are asked: a `joint` problem, or each by itself."""
-        return joint(problem, LOSSES[self.config.model.val_loss], count) if self.asks_jointly else problem
+        return joint(problem, self.val_loss, count) if self.asks_jointly else problem
 
 
 class Run(NamedTuple):
