@@ -63,10 +63,10 @@ def mean_scores(
 
     A candidate that fails from one initialisation has failed.
     """
-    training, problem = setup.proxy_training, setup.problem_on(train_batch)
     if setup.asks_jointly:
         return networks_on(setup, keys, candidates, train_batch).on(val_batch)
     with measured() as elapsed:
+        training, problem = setup.proxy_training, setup.problem_on(train_batch)
         scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
     return scores, elapsed
 
