@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from hcdc_jax.pipeline import Progress
 from hcdc_jax.report.tables import Table, to_rich
 
-LOG_WIDTH = 160
+LOG_WIDTH = 190
 """Columns of a table that is not printed to a terminal."""
 
 
