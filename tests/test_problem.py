@@ -107,11 +107,16 @@ def test_joint_networks_answer_with_the_mean_of_their_logits():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6), gradient, alone)  # noqa: B023
 
 
-def test_one_network_is_asked_alike_either_way(tmp_path):
+@pytest.mark.parametrize("kind", ["graph", "images"])
+def test_one_network_is_asked_alike_either_way(kind, tmp_path):
     """With one network for each candidate there is nothing to average, neither in a match nor in a ranking."""
     found = {}
     for average in ("losses", "logits"):
-        config = config_with(("hcdc", "hcdc_surrogate", "real_val"), training={"proxy_average": average})
+        training = {"proxy_average": average}
+        if kind == "graph":
+            config = small_config(tmp_path, training=training)
+        else:
+            config = config_with(("hcdc", "hcdc_surrogate", "real_val"), training=training)
         pipeline.run(config, tmp_path / average)
         results = tmp_path / average / "results"
         found[average] = {name: np.load(results / f"{name}_seed0.npz") for name in config.methods}
