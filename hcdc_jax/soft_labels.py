@@ -33,11 +33,11 @@ def soft_label_loss(logits: Array, batch: Batch, loss: SoftLoss) -> Array:
     """Weighted mean over the examples of a batch with labels [n, num_classes]; 0 where they agree.
 
     Args:
-      logits: [n, num_classes].
+      logits: [r, num_classes] with r >= n; rows beyond the n labelled ones are ignored.
       batch: labels are class probabilities at temperature 1.
       loss: what is measured.
     """
-    taught = logits_of(batch.labels)
+    logits, taught = logits[: batch.labels.shape[0]], logits_of(batch.labels)
     if loss.name == "logit_mse":
         return weighted_mean(((centred(logits) - taught) ** 2).mean(-1), batch.weights)
     return weighted_mean(softened_divergence(logits, taught, loss.temperature), batch.weights)
@@ -50,7 +50,7 @@ def either_loss(of_classes: ValLoss, of_teachers: SoftLoss) -> ValLoss:
     def loss(logits, batch):
         if batch.labels.ndim == 1:
             return of_classes(logits, batch)
-        return soft_label_loss(logits[: batch.labels.shape[0]], batch, of_teachers)
+        return soft_label_loss(logits, batch, of_teachers)
 
     return loss
 

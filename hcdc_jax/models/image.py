@@ -25,7 +25,7 @@ from hcdc_jax.models.swin import SwinTiny
 from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
+from hcdc_jax.soft_labels import SoftLoss, either_loss
 from hcdc_jax.types import Array, HParams, Params
 
 
@@ -181,6 +181,8 @@ def image_problem(
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
     first = next((layer for layer in ("Conv_0", "Dense_0") if layer in shapes), None)
 
+    fit_loss = mean_loss if soft_loss is None else either_loss(mean_loss, soft_loss)
+
     def init(key, hparams):
         del hparams
         return network.init(key, jnp.zeros((1, *image_shape)))["params"]
@@ -195,10 +197,7 @@ def image_problem(
         setting = read(hparams)
         if setting.label_smoothing is not None:
             batch = batch._replace(labels=smoothed(batch.labels, num_classes, setting.label_smoothing))
-        if soft_loss is None or batch.labels.ndim == 1:
-            fit = val_loss(params, hparams, batch)
-        else:
-            fit = soft_label_loss(apply(params, hparams, batch.inputs), batch, soft_loss)
+        fit = fit_loss(apply(params, hparams, batch.inputs), batch)
         return fit + _penalty(params, setting, weight_decay, first)
 
     def perturb(key, hparams, batch):

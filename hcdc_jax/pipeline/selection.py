@@ -66,15 +66,15 @@ def _errors(
 ) -> dict[str, np.ndarray]:
     """[num_distances, num_steps] errors, and what they took."""
     setup, key = request.run.setup, half_key("val", request.seed)
-    progress, options = request.run.progress, setup.config.hcdc
-    problem = setup.asked(setup.problem, options.inits)
+    progress, direct = request.run.progress, setup.config.hcdc.direct
     count = len(np.unique(np.asarray(work.data.pool.hparams), axis=0))
     progress.start(f"leaving out candidates, seed {request.seed}", count * len(distances), 0)
     with measured() as elapsed:
         variables = container.init(key, request.start)
         errors = [
             left_out_errors(
-                key, problem, container, variables, work.data, distance=distance, steps=steps, direct=options.direct,
+                key, setup.matched_problem, container, variables, work.data,
+                distance=distance, steps=steps, direct=direct,
                 report=lambda done, before=place * count: progress.update(before + done),
             )
             for place, distance in enumerate(distances)

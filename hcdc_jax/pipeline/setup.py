@@ -157,6 +157,11 @@ class Setup(NamedTuple):
         """What `count` networks of a candidate are asked: a `joint` problem, or each by itself."""
         return joint(problem, self.val_loss, count) if self.asks_jointly else problem
 
+    @property
+    def matched_problem(self) -> Problem:
+        """What the networks of a matched candidate are asked."""
+        return self.asked(self.problem, self.config.hcdc.inits)
+
 
 class Run(NamedTuple):
     """A run at work.

@@ -58,6 +58,7 @@ def summarise(run: Run) -> dict[str, Any]:
     full_seconds = run.info.get("full_training_seconds")
     sizes = run.info.get("space", {}).get("num_parameters")
     methods = {method: _summarise_method(results, truth, sizes) for method, results in run.results.items()}
+    reach, lost = _with_accuracies(truth, truth.loss)
     ceiling = metrics.rank_report(*truth.losses[:2], bootstrap=0)["spearman"] if len(truth.losses) > 1 else math.nan
     return {
         **{key: run.info.get(key) for key in ("config_hash", "versions", "device")},
@@ -70,7 +71,8 @@ def summarise(run: Run) -> dict[str, Any]:
             "seeds": len(truth.losses),
             "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
             "seed_ceiling_spearman": ceiling,
-            **_reach_of_losses(truth),
+            "spearman_of_loss_with_accuracy": reach,
+            "regret_of_loss": 100 * lost,
         },
         "methods": methods,
         "break_even_candidates": {
@@ -80,12 +82,9 @@ def summarise(run: Run) -> dict[str, Any]:
     }
 
 
-def _reach_of_losses(truth: Truth) -> dict[str, float]:
-    """How well a perfect ranking by losses would rank accuracies, and how far its first would be below the best."""
-    if not len(truth.losses):
-        return {"spearman_of_loss_with_accuracy": math.nan, "regret_of_loss": math.nan}
-    lost = metrics.regret(truth.test_accuracy, -truth.loss, higher_is_better=True)
-    return {"spearman_of_loss_with_accuracy": -_spearman(truth.accuracy, truth.loss), "regret_of_loss": 100 * lost}
+def _with_accuracies(truth: Truth, loss: np.ndarray) -> tuple[float, float]:
+    """How well losses [n] rank the truth's accuracies, and the test accuracy that is lost by choosing by them."""
+    return -_spearman(truth.accuracy, loss), metrics.regret(truth.test_accuracy, -loss, higher_is_better=True)
 
 
 def _shifts(run: Run) -> dict[str, np.ndarray]:
@@ -122,9 +121,8 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
     losses = _losses(results)
     loss = [metrics.rank_report(truth.loss, r.loss, bootstrap=0) for r in results]
     accuracy = [metrics.rank_report(truth.accuracy, r.accuracy, bootstrap=0, higher_is_better=True) for r in results]
-    by_loss = [-_spearman(truth.accuracy, r.loss) for r in results]
     # Chosen by loss, paid in test accuracy: on small condensed sets accuracies tie.
-    regret = [metrics.regret(truth.test_accuracy, -r.loss, higher_is_better=True) for r in results]
+    by_loss, regret = zip(*(_with_accuracies(truth, r.loss) for r in results), strict=True)
     tested = truth.test_accuracy[np.isfinite(truth.test_accuracy)]
     highest = float(tested.max()) if tested.size else math.nan
     return {

@@ -280,7 +280,7 @@ def _ceiling(report: Report) -> str:
 
 def _reach_of_losses(report: Report) -> str:
     truth = report["truth"]
-    rho, lost = truth.get("spearman_of_loss_with_accuracy"), truth.get("regret_of_loss")
+    rho, lost = truth["spearman_of_loss_with_accuracy"], truth["regret_of_loss"]
     if rho is None or lost is None:
         return ""
     return (

@@ -24,23 +24,17 @@ from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import POOL, Setup, Start, key_for, solver_of
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
-from hcdc_jax.problem import Problem
 from hcdc_jax.spaces.continuous import as_is
 from hcdc_jax.types import Array, Batch
 
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
-    return hcdc(
-        _matched_problem(setup), container, distance=setup.config.hcdc.distance, direct=setup.config.hcdc.direct
-    )
+    options = setup.config.hcdc
+    return hcdc(setup.matched_problem, container, distance=options.distance, direct=options.direct)
 
 
 def _values_alone(setup: Setup, container: Container) -> Condenser:
-    return hcdc(_matched_problem(setup), container, distance="value", direct=setup.config.hcdc.direct)
-
-
-def _matched_problem(setup: Setup) -> Problem:
-    return setup.asked(setup.problem, setup.config.hcdc.inits)
+    return hcdc(setup.matched_problem, container, distance="value", direct=setup.config.hcdc.direct)
 
 
 def _work(request: Request) -> Work:
