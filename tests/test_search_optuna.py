@@ -60,7 +60,7 @@ class TestStudy:
         return f"sqlite:///{tmp_path / 'study.db'}"
 
     def test_holds_what_was_found(self):
-        study = optuna.create_study()
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         history = search.optuna_search(KEY, SPACE, Evaluator(), 16, batch_size=8, study=study)
         trials = study.get_trials()
         assert states(study) == ["COMPLETE" if ok else "FAIL" for ok in history.hparams[:, 0] <= FAILS_ABOVE]
