@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.problem import Problem, loss_and_accuracy
 from hcdc_jax.processes import over_processes
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, all_finite, train
@@ -225,7 +225,7 @@ def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, 
         params, _ = train(key, problem, hparams, train_batch, training)
         return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
 
-    return _over_chunks(one, (key, train_batch, eval_batches, training), chunks, mesh, alone)
+    return over_chunks(one, (key, train_batch, eval_batches, training), chunks, mesh, alone)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
@@ -234,10 +234,22 @@ def _train_chunks(key, problem, chunks, train_batch, training, *, mesh, alone):
         key, train_batch, training = shared
         return train(key, problem, hparams, train_batch, training)[0]
 
-    return _over_chunks(one, (key, train_batch, training), chunks, mesh, alone)
+    return over_chunks(one, (key, train_batch, training), chunks, mesh, alone)
 
 
-def _over_chunks(one, shared, chunks, mesh, alone):
+def over_chunks(
+    one: Callable[[PyTree, PyTree], PyTree], shared: PyTree, chunks: PyTree, mesh: Mesh, alone: bool
+) -> PyTree:
+    """`one(shared, item)` for the items of `sharding.over_candidates`, for `sharding.in_order`.
+
+    Args:
+      one: a pure function.
+      shared: what all items share, on all devices of the mesh.
+      chunks: of items.
+      mesh: of the devices.
+      alone: whether a device computes one item at a time, see `better_alone`; then chunks have one for each device.
+    """
+
     def of_chunk(shared, chunk):
         if not alone:
             return jax.vmap(functools.partial(one, shared))(chunk)
@@ -255,13 +267,12 @@ def _ask_mapped(ask, problem, networks, shared, *, at_once):
 
 @functools.partial(jax.jit, static_argnames=("ask", "problem", "mesh"))
 def _ask_alone(ask, problem, chunks, shared, *, mesh):
-    return _over_chunks(lambda shared, network: ask(problem, *network, shared), shared, chunks, mesh, True)
+    return over_chunks(lambda shared, network: ask(problem, *network, shared), shared, chunks, mesh, True)
 
 
 def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:
     """Scores one trained candidate on one batch."""
-    loss = problem.val_loss(params, hparams, batch)
-    return scores_of(params, loss, accuracy(problem, params, hparams, batch))
+    return scores_of(params, *loss_and_accuracy(problem, params, hparams, batch))
 
 
 def scores_of(params: Params, loss: Array, accuracy: Array) -> Scores:

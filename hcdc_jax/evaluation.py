@@ -25,7 +25,7 @@ from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augme
 from hcdc_jax.config_values import Count, NonNegative, Positive, Probability, Range, Share, merge, parse_words
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
-from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.problem import Problem, loss_and_accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
@@ -407,7 +407,7 @@ def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -
     """The scores of one network on a test part in slices."""
 
     def of_slice(batch):
-        return problem.val_loss(params, hparams, batch), accuracy(problem, params, hparams, batch)
+        return loss_and_accuracy(problem, params, hparams, batch)
 
     losses, shares = jax.lax.map(of_slice, slices)
     weights = slices.weights.sum(axis=1)

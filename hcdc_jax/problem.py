@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
@@ -67,6 +68,25 @@ def brier_score(logits: Array, batch: Batch) -> Array:
     return weighted_mean(jnp.square(jax.nn.softmax(logits) - labels).sum(-1), batch.weights)
 
 
+@dataclasses.dataclass(frozen=True)
+class LossOfLogits:
+    """A validation loss that reads nothing but logits, so that who has these need not ask the network again.
+
+    XLA computes twice what is asked for twice inside branches and loops, such as those of cells.
+
+    Attributes:
+      apply: of the problem.
+      loss: `loss(logits, batch) -> scalar`.
+    """
+
+    apply: Callable[[Params, HParams, PyTree], Array]
+    loss: ValLoss
+
+    def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Array:
+        """The loss of the network on a batch, as `Problem.val_loss`."""
+        return self.loss(self.apply(params, hparams, batch.inputs), batch)
+
+
 LOSSES: Mapping[str, ValLoss] = {"cross_entropy": mean_loss, "brier": brier_score}
 """Validation losses by name."""
 
@@ -74,11 +94,7 @@ LOSSES: Mapping[str, ValLoss] = {"cross_entropy": mean_loss, "brier": brier_scor
 @functools.cache
 def judged_by(problem: Problem, loss: ValLoss) -> Problem:
     """The problem whose validation loss is `loss(logits, batch)`; training stays as it is."""
-
-    def val_loss(params, hparams, batch):
-        return loss(problem.apply(params, hparams, batch.inputs), batch)
-
-    return problem._replace(val_loss=val_loss)
+    return problem._replace(val_loss=LossOfLogits(problem.apply, loss))
 
 
 @functools.cache
@@ -107,9 +123,21 @@ def joint(problem: Problem, loss: ValLoss, count: int) -> Problem:
     return judged_by(Problem(init, apply, train_loss, problem.val_loss, problem.perturb), loss)
 
 
+def loss_and_accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> tuple[Array, Array]:
+    """The validation loss and `accuracy`, of one pass where the loss is a `LossOfLogits`."""
+    logits, val_loss = problem.apply(params, hparams, batch.inputs), problem.val_loss
+    if isinstance(val_loss, LossOfLogits) and val_loss.apply == problem.apply:
+        return val_loss.loss(logits, batch), _share_right(logits, batch)
+    return val_loss(params, hparams, batch), _share_right(logits, batch)
+
+
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:
     """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's)."""
-    logits = problem.apply(params, hparams, batch.inputs)[: batch.labels.shape[0]]
+    return _share_right(problem.apply(params, hparams, batch.inputs), batch)
+
+
+def _share_right(logits: Array, batch: Batch) -> Array:
+    logits = logits[: batch.labels.shape[0]]
     labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
     return weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size, train_each
+from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size, score, train_each
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
-from hcdc_jax.problem import Problem, accuracy
+from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
 from hcdc_jax.sharding import COPIES_ON_CPU, as_needed
 from hcdc_jax.spaces import graph_filter
 from hcdc_jax.train import Training, train
@@ -83,6 +83,36 @@ def test_a_candidate_that_diverges_is_reported_and_touches_no_other(bad, chunk_s
     assert not scores.status[4]
     others = np.arange(7) != 4
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[others], b[others]), scores, before)
+
+
+class TestOnePassOfScoring:
+    @staticmethod
+    def asked(problem, **replaced):
+        """The scores of a network, and how often it was asked."""
+        calls = []
+
+        def apply(params, hparams, inputs):
+            calls.append(None)
+            return PROBLEM.apply(params, hparams, inputs)
+
+        problem = judged_by(problem._replace(apply=apply), brier_score)._replace(**replaced)
+        return score(problem, PROBLEM.init(KEY, CANDIDATES[0]), CANDIDATES[0], VAL), len(calls)
+
+    def test_a_loss_of_logits(self):
+        scores, calls = self.asked(PROBLEM)
+        params = PROBLEM.init(KEY, CANDIDATES[0])
+        assert calls == 1
+        assert scores.loss == brier_score(PROBLEM.apply(params, CANDIDATES[0], VAL.inputs), VAL)
+        assert scores.accuracy == accuracy(PROBLEM, params, CANDIDATES[0], VAL)
+
+    def test_any_other_loss_is_asked_for_itself(self):
+        scores, _ = self.asked(PROBLEM, val_loss=lambda params, hparams, batch: jnp.float32(7))
+        assert scores.loss == 7
+
+    def test_a_loss_of_other_logits_is_not_taken_for_that_of_these(self):
+        double, params = lambda *args: 2 * PROBLEM.apply(*args), PROBLEM.init(KEY, CANDIDATES[0])
+        scores, _ = self.asked(PROBLEM, apply=double)
+        assert scores.loss == brier_score(PROBLEM.apply(params, CANDIDATES[0], VAL.inputs), VAL)
 
 
 def counted():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -185,6 +187,30 @@ def test_the_pool_trains_each_candidate_from_its_own_initialisation():
     assert np.abs(kernel[0] - kernel[1]).max() > 0.01
     for leaf, response in zip(jax.tree.leaves(pool.params), jax.tree.leaves(pool.response), strict=True):
         assert response.shape == (4, 3, *leaf.shape[1:])
+
+
+TWO_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from hcdc_jax.condense.hcdc import condensed_pool
+from hcdc_jax.linear_solve import identity
+from hcdc_jax.train import Training
+from tests.bilevel import relative_error
+from tests.test_hcdc import HPARAMS, KEY, PROBLEM, TRAIN
+
+for sensitivity in ("implicit", "unroll", "direct"):
+    options = {"solver": identity(), "sensitivity": sensitivity}
+    # Three networks: one device has a copy to keep it busy.
+    one, both = (
+        condensed_pool(KEY, PROBLEM, HPARAMS[:3], TRAIN, Training(steps=20), devices=n, **options) for n in (1, 2)
+    )
+    assert jax.tree.structure(one) == jax.tree.structure(both)
+    assert relative_error(both, one) < 1e-4
+"""
+
+
+def test_a_pool_that_is_spread_over_devices_is_the_same():
+    subprocess.run([sys.executable, "-c", TWO_DEVICES], check=True)
 
 
 def test_both_sensitivities_agree_where_training_has_converged():

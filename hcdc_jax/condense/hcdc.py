@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,13 +18,14 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax import distances
-from hcdc_jax.candidates import better_alone, scored_at_once
+from hcdc_jax.candidates import better_alone, over_chunks, scored_at_once
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.frozen import Pool, Target, frozen_matching, pulled_back, unrolled_hypergradient, unrolled_response
 from hcdc_jax.hypergradient import hypergradient, response
 from hcdc_jax.linear_solve import LinearSolver
 from hcdc_jax.problem import Problem
+from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, over_candidates
 from hcdc_jax.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
@@ -174,7 +176,6 @@ def unrolled_targets(
     return jax.vmap(lambda one: unrolled_target(key, problem, one, train_batch, val_batch, training))(hparams)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity"))
 def condensed_pool(
     key: Array,
     problem: Problem,
@@ -184,6 +185,7 @@ def condensed_pool(
     *,
     solver: LinearSolver,
     sensitivity: str = "implicit",
+    devices: Sequence[Device] | int | None = None,
 ) -> Pool:
     """The networks trained on S_train at the m matched candidates, each from its own initialisation.
 
@@ -197,9 +199,26 @@ def condensed_pool(
       training: how candidates are trained on S_train.
       solver: of the best-response Jacobian.
       sensitivity: "implicit", "unroll" (forward mode through training), or "direct" (no response); as for the targets.
-    """
+      devices: over which the networks are spread, or how many; all devices of this process by default.
 
-    def one(index, hparams):
+    Raises:
+      UserError: more devices than there are.
+    """
+    mesh = mesh_of(as_needed(local_devices(devices), len(hparams), train_batch))
+    alone = better_alone(problem, hparams[0], train_batch, mesh.devices[0].platform)
+    size = 1 if alone else -(-len(hparams) // mesh.size)
+    chunks, replicate = over_candidates((jnp.arange(len(hparams)), hparams), size, mesh)
+    shared = replicate((key, train_batch, training))
+    found = _pool_chunks(problem, chunks, shared, solver=solver, sensitivity=sensitivity, mesh=mesh, alone=alone)
+    params, jacobian = in_order(mesh, found, len(hparams))
+    return Pool(params, hparams, jacobian)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity", "mesh", "alone"))
+def _pool_chunks(problem, chunks, shared, *, solver, sensitivity, mesh, alone):
+    def one(shared, item):
+        (key, train_batch, training), (index, hparams) = shared, item
+
         def fit(hparams):
             return train(jax.random.fold_in(key, index), problem, hparams, train_batch, training)[0]
 
@@ -211,9 +230,4 @@ def condensed_pool(
         jacobian, _ = response(problem.train_loss, params, hparams, train_batch, solver=solver)
         return params, jacobian
 
-    indices = jnp.arange(hparams.shape[0])
-    if better_alone(problem, hparams[0], train_batch, jax.default_backend()):
-        params, jacobian = jax.lax.map(lambda pair: one(*pair), (indices, hparams))
-    else:
-        params, jacobian = jax.vmap(one)(indices, hparams)
-    return Pool(params, hparams, jacobian)
+    return over_chunks(one, shared, chunks, mesh, alone)

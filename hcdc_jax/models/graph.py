@@ -28,7 +28,7 @@ from hcdc_jax.graphs import filter_terms
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product
-from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
 from hcdc_jax.types import Array, HParams, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -219,8 +219,7 @@ def _problem(
     def apply(params, hparams, inputs):
         return _array(network.apply({"params": params}, read(hparams).coefficients, inputs))
 
-    def val_loss(params, hparams, batch):
-        return mean_loss(apply(params, hparams, batch.inputs), batch)
+    val_loss = LossOfLogits(apply, mean_loss)
 
     def train_loss(params, hparams, batch):
         setting = read(hparams)

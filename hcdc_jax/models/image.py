@@ -24,7 +24,7 @@ from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_no
 from hcdc_jax.models.swin import SwinTiny
 from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
-from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
 from hcdc_jax.soft_labels import SoftLoss, either_loss
 from hcdc_jax.types import Array, HParams, Params
 
@@ -190,9 +190,6 @@ def image_problem(
     def apply(params, hparams, inputs):
         return only_logits(_set(network, read(hparams)).apply({"params": params}, _scaled(inputs, read(hparams))))
 
-    def val_loss(params, hparams, batch):
-        return mean_loss(apply(params, hparams, batch.inputs), batch)
-
     def train_loss(params, hparams, batch):
         setting = read(hparams)
         if setting.label_smoothing is not None:
@@ -209,7 +206,7 @@ def image_problem(
             batch = with_noise(noise_key, batch, setting.input_noise)
         return batch
 
-    problem = Problem(init, apply, train_loss, val_loss, perturb)
+    problem = Problem(init, apply, train_loss, LossOfLogits(apply, mean_loss), perturb)
     return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from hcdc_jax.problem import Problem
+from hcdc_jax.problem import LossOfLogits, Problem
 from hcdc_jax.types import Array, HParams, Params
 
 
@@ -42,4 +42,6 @@ def with_learning_rate(problem: Problem, factor: Callable[[HParams], Array | Non
         return lambda params, hparams, data: function(theta(params, hparams), hparams, data)
 
     apply, train_loss, val_loss = map(in_theta, (problem.apply, problem.train_loss, problem.val_loss))
+    if isinstance(problem.val_loss, LossOfLogits):
+        val_loss = LossOfLogits(apply, problem.val_loss.loss)
     return Problem(init, apply, train_loss, val_loss, problem.perturb)
