@@ -14,15 +14,17 @@ from runs import finished_run, process_settings, small_config
 
 import hcdc_jax as hc
 from hcdc_jax import pipeline
+from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline import checks, clock, recipes
+from hcdc_jax.pipeline import checks, clock, matched_networks, recipes
 from hcdc_jax.pipeline.draws import stratified
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.recipes import graphs
-from hcdc_jax.pipeline.recipes import hcdc as recipe_of_hcdc
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
+from hcdc_jax.pipeline.setup import POOL, key_for, solver_of
+from tests.bilevel import relative_error
 from tests.errors import error_of
 
 
@@ -138,19 +140,60 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
 
 
 def test_a_network_that_diverges_on_the_condensed_data_is_left_out(in_process, tmp_path, monkeypatch):
-    made = recipe_of_hcdc.condensed_pool
+    made = matched_networks.condensed_pool
 
     def one_diverged(*args, **kwargs):
         made_pool = made(*args, **kwargs)
         return made_pool._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), made_pool.params))
 
-    monkeypatch.setattr(recipe_of_hcdc, "condensed_pool", one_diverged)
+    monkeypatch.setattr(matched_networks, "condensed_pool", one_diverged)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 2})
     with pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)
     val = hc.load_condensed(tmp_path / "run").val
     assert np.isfinite(val.inputs.nodes).all()
     assert np.isfinite(val.inputs.edges).all()
+
+
+class TestNetworksOfTheMatch:
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        """The first initialisations that were asked for; the third call is interrupted."""
+        made, calls = matched_networks.condensed_pool, []
+
+        def counted(*args, first, **kwargs):
+            calls.append(first)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return made(*args, first=first, **kwargs)
+
+        monkeypatch.setattr(matched_networks, "condensed_pool", counted)
+        return calls
+
+    def test_are_trained_once_for_all_and_not_again_after_an_interruption(self, in_process, tmp_path, calls):
+        hcdc = {"steps": 2, "inits": 4}
+        config = small_config(tmp_path, methods=("hcdc", "value_only"), hcdc=hcdc)
+        with pipeline.opened(config, tmp_path / "run") as run:
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.condense(run)
+            pipeline.condense(run)
+        m = calls[1]
+        assert m > 0
+        assert calls == [0, m, 2 * m, 2 * m, 3 * m]
+        assert not list((tmp_path / "run").glob("checkpoints/networks_*"))
+
+    def test_of_several_calls_are_those_of_one(self, in_process, tmp_path):
+        config = small_config(tmp_path, methods=("hcdc",), hcdc={"inits": 2})
+        with pipeline.opened(config, tmp_path / "run") as run:
+            setup = run.setup
+            hparams, train = setup.candidates[:2], setup.train
+            found = matched_networks.networks_at(run, 0, hparams, train).pool
+            whole = condensed_pool(
+                key_for(POOL, 0), setup.problem_on(train), jnp.concatenate([hparams] * 2), train,
+                setup.proxy_training, solver=solver_of(config), sensitivity=config.hcdc.sensitivity,
+            )  # fmt: skip
+        assert jax.tree.structure(found) == jax.tree.structure(whole)
+        assert relative_error(found, whole) < 1e-4
 
 
 VARIANTS = {

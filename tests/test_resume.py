@@ -13,7 +13,7 @@ from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_sett
 
 from hcdc_jax import checkpoint, files, pipeline
 from hcdc_jax.artefact import load_condensed
-from hcdc_jax.pipeline import halves
+from hcdc_jax.pipeline import halves, matched_networks
 from hcdc_jax.pipeline.clock import Elapsed
 
 
@@ -119,7 +119,7 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    stages = (halves, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores, pipeline.recipes.hcdc)
+    stages = (halves, matched_networks, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores)
     for module in stages:
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
@@ -140,7 +140,7 @@ def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
 
 
 def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
-    for module in (halves, pipeline.draws, pipeline.targets, pipeline.recipes.hcdc):
+    for module in (halves, matched_networks, pipeline.draws, pipeline.targets):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:
@@ -209,6 +209,7 @@ def test_run_from_python(in_process, finished, tmp_path):
     assert report == json.loads((tmp_path / "run" / "report.json").read_text())
     assert [event for event in events if isinstance(event, tuple)] == [
         ("full trainings, seed 0", 3, 0),
+        ("networks on S_train, seed 0", 1, 0),
         ("S_val of hcdc, seed 0", 12, 0),
         ("ranking 12 candidates, 3 rankings", 3, 0),
         ("truth: 12 candidates trained 1 x on the full data", 6, 0),

@@ -185,6 +185,7 @@ def condensed_pool(
     *,
     solver: LinearSolver,
     sensitivity: str = "implicit",
+    first: int = 0,
     devices: Sequence[Device] | int | None = None,
 ) -> Pool:
     """The networks trained on S_train at the m matched candidates, each from its own initialisation.
@@ -199,6 +200,7 @@ def condensed_pool(
       training: how candidates are trained on S_train.
       solver: of the best-response Jacobian.
       sensitivity: "implicit", "unroll" (forward mode through training), or "direct" (no response); as for the targets.
+      first: number of the first network's initialisation, so that more networks of a candidate may come in calls.
       devices: over which the networks are spread, or how many; all devices of this process by default.
 
     Raises:
@@ -207,7 +209,7 @@ def condensed_pool(
     mesh = mesh_of(as_needed(local_devices(devices), len(hparams), train_batch))
     alone = better_alone(problem, hparams[0], train_batch, mesh.devices[0].platform)
     size = 1 if alone else -(-len(hparams) // mesh.size)
-    chunks, replicate = over_candidates((jnp.arange(len(hparams)), hparams), size, mesh)
+    chunks, replicate = over_candidates((first + jnp.arange(len(hparams)), hparams), size, mesh)
     shared = replicate((key, train_batch, training))
     found = _pool_chunks(problem, chunks, shared, solver=solver, sensitivity=sensitivity, mesh=mesh, alone=alone)
     params, jacobian = in_order(mesh, found, len(hparams))

@@ -10,6 +10,7 @@ from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
+from hcdc_jax.pipeline.matched_networks import forget_networks
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.pipeline.teaching import make_train, relabelled_start
@@ -44,6 +45,7 @@ def condense(run: Run) -> None:
                     load_condensed(run.folder, name, seed, config_hash=config_hash(config))
                 else:
                     _save(run, name, seed, train, val)
+        forget_networks(run, seed)
 
 
 def _is_saved(folder: Path, method: str, seed: int) -> bool:

@@ -10,18 +10,18 @@ import numpy as np
 
 from hcdc_jax.condense.base import Condenser, has_diverged
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
+from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container, ImageStart
 from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import Pool, Target
 from hcdc_jax.krylov import norm
-from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
+from hcdc_jax.pipeline.matched_networks import networks_at
+from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.refinement import refined
 from hcdc_jax.pipeline.selection import DISTANCES, settled
-from hcdc_jax.pipeline.setup import POOL, Setup, Start, key_for, solver_of
+from hcdc_jax.pipeline.setup import Setup, Start
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, matched_targets
 from hcdc_jax.spaces.continuous import as_is
@@ -90,23 +90,14 @@ def _work_of(
 def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
-    # Each matched candidate is trained on S_train from `inits` initialisations, all with the same target.
-    once = placed(matched.hparams), matched.target
-    hparams, target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), once)
-    with measured() as training:
-        pool = jax.block_until_ready(
-            condensed_pool(
-                key_for(POOL, request.seed), setup.problem_on(request.condensed_train), hparams,
-                request.condensed_train, setup.proxy_training,
-                solver=solver_of(setup.config), sensitivity=options.sensitivity,
-            )
-        )  # fmt: skip
+    networks = networks_at(request.run, request.seed, placed(matched.hparams), request.condensed_train)
+    pool, target = networks.pool, jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), matched.target)
     if setup.asks_jointly:
         pool, target = _together(pool, options.inits), matched.target
     pool, target = _trained(request, pool, target)
     rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
-    return Work(data, matched.cost.plus(Cost(training.run, training.compile)), np.asarray(matched.hparams))
+    return Work(data, matched.cost.plus(networks.cost), np.asarray(matched.hparams))
 
 
 def _together(pool: Pool, inits: int) -> Pool:
