@@ -58,7 +58,7 @@ PIPELINE = [
     ["selection", "refinement"],
     ["shifts"],
     ["teachers"],
-    ["targets"],
+    ["targets", "matched_networks"],
     ["draws"],
     ["recipes.base"],
     ["scoring"],
