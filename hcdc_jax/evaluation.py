@@ -405,11 +405,7 @@ def _train_and_test(chunks, problem, shared, *, forgets, average, mesh):
 
 def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -> Scores:
     """The scores of one network on a test part in slices."""
-
-    def of_slice(batch):
-        return loss_and_accuracy(problem, params, hparams, batch)
-
-    losses, shares = jax.lax.map(of_slice, slices)
+    losses, shares = jax.lax.map(functools.partial(loss_and_accuracy, problem, params, hparams), slices)
     weights = slices.weights.sum(axis=1)
     return scores_of(params, *(jnp.vdot(values, weights) / weights.sum() for values in (losses, shares)))
 

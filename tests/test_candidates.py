@@ -87,7 +87,7 @@ def test_a_candidate_that_diverges_is_reported_and_touches_no_other(bad, chunk_s
 
 class TestOnePassOfScoring:
     @staticmethod
-    def asked(problem, **replaced):
+    def asked(**replaced):
         """The scores of a network, and how often it was asked."""
         calls = []
 
@@ -95,23 +95,23 @@ class TestOnePassOfScoring:
             calls.append(None)
             return PROBLEM.apply(params, hparams, inputs)
 
-        problem = judged_by(problem._replace(apply=apply), brier_score)._replace(**replaced)
+        problem = judged_by(PROBLEM._replace(apply=apply), brier_score)._replace(**replaced)
         return score(problem, PROBLEM.init(KEY, CANDIDATES[0]), CANDIDATES[0], VAL), len(calls)
 
     def test_a_loss_of_logits(self):
-        scores, calls = self.asked(PROBLEM)
+        scores, calls = self.asked()
         params = PROBLEM.init(KEY, CANDIDATES[0])
         assert calls == 1
         assert scores.loss == brier_score(PROBLEM.apply(params, CANDIDATES[0], VAL.inputs), VAL)
         assert scores.accuracy == accuracy(PROBLEM, params, CANDIDATES[0], VAL)
 
     def test_any_other_loss_is_asked_for_itself(self):
-        scores, _ = self.asked(PROBLEM, val_loss=lambda params, hparams, batch: jnp.float32(7))
+        scores, _ = self.asked(val_loss=lambda params, hparams, batch: jnp.float32(7))
         assert scores.loss == 7
 
     def test_a_loss_of_other_logits_is_not_taken_for_that_of_these(self):
         double, params = lambda *args: 2 * PROBLEM.apply(*args), PROBLEM.init(KEY, CANDIDATES[0])
-        scores, _ = self.asked(PROBLEM, apply=double)
+        scores, _ = self.asked(apply=double)
         assert scores.loss == brier_score(PROBLEM.apply(params, CANDIDATES[0], VAL.inputs), VAL)
 
 

@@ -91,9 +91,11 @@ def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
     networks = networks_at(request.run, request.seed, placed(matched.hparams), request.condensed_train)
-    pool, target = networks.pool, jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), matched.target)
+    pool, target = networks.pool, matched.target
     if setup.asks_jointly:
-        pool, target = _together(pool, options.inits), matched.target
+        pool = _together(pool, options.inits)
+    else:  # all networks of a candidate have the same target
+        target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), target)
     pool, target = _trained(request, pool, target)
     rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
