@@ -32,7 +32,6 @@ from hcdc_jax.models.image_layers import (
     as_product,
     as_shifted_sum,
     bordered,
-    convolved_planes,
     normalised,
     normalised_planes,
     overlapping_maximum,
@@ -856,15 +855,3 @@ def test_planes_are_normalised_as_images_are(kind):
     np.testing.assert_allclose(
         planes.transpose(3, 1, 2, 0), normalised(kind, images, scale, bias), rtol=1e-4, atol=1e-4
     )
-
-
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])
-def test_planes_are_convolved_as_images_are(size, stride):
-    images, kernel = jax.random.normal(KEY, (3, 8, 6, 2)), jax.random.normal(KEY, (size, size, 2, 4))
-    border = ((size - 1) // 2,) * 2
-    expected = jax.lax.conv_general_dilated(
-        images, kernel, (stride, stride), (border, border), dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision="highest",
-    )  # fmt: skip
-    planes = convolved_planes(images.transpose(3, 1, 2, 0), kernel, stride, "highest")
-    np.testing.assert_allclose(planes.transpose(3, 1, 2, 0), expected, rtol=1e-4, atol=1e-4)

@@ -143,20 +143,6 @@ def as_product(
     return _patches_times_kernel(images, kernel, strides[0], tuple(padding), options["precision"])
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3))
-def convolved_planes(planes: Array, kernel: Array, stride: int, precision: str) -> Array:
-    """As `as_product`, of planes [c, h, w, n] with an odd kernel [k, k, c, d], zeros around: [d, h / s, w / s, n].
-
-    Where images have few channels, patches of [n, h, w, c] are written a few numbers at a time; of planes they are
-    copied whole, and a convolution takes less than half the time on a CPU.
-    """
-    size, _, channels, features = kernel.shape
-    border = ((size - 1) // 2,) * 2
-    patches = jnp.concatenate(_shifted(planes, size, stride, (border, border)), 0)
-    flat_kernel = kernel.reshape(size * size * channels, features)
-    return jnp.tensordot(flat_kernel, patches, (0, 0), precision=precision)
-
-
 def as_shifted_sum(
     images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
 ) -> Array:
