@@ -30,8 +30,9 @@ class Target(NamedTuple):
 
     Attributes:
       value: [m] validation losses.
-      gradient: [m, h] hypergradients in the order of `ravel_pytree(hparams)`. For a single candidate: a scalar value
-        and a gradient [h] or structured like hparams.
+      gradient: [m, h] hypergradients in the order of `ravel_pytree(hparams)`; NaN where they are not known: a match
+        then asks for nothing there. For a single candidate: a scalar value and a gradient [h] or structured like
+        hparams.
     """
 
     value: Array
@@ -183,9 +184,9 @@ def frozen_matching(
         return frozen_hypergradient(val_loss, *network, val_batch, direct=direct)
 
     values, gradients = _each(evaluate, pool, at_once)
-    factor = jnp.ones_like(gradients) if scale is None else jnp.broadcast_to(scale, gradients.shape)
+    factor, wanted = known(target, jnp.ones(()) if scale is None else scale)
     slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
-    d, (w, u) = slopes(values, factor * gradients, target.value, factor * target.gradient)
+    d, (w, u) = slopes(values, factor * gradients, target.value, wanted)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
 
     def tangents(network: Pool, u: Array) -> tuple[Params, HParams]:
@@ -204,6 +205,13 @@ def frozen_matching(
         return jnp.sum(_each(surrogate, (pool, factor * u, w), at_once))
 
     return d, float_gradient(linearised, val_batch), FrozenInfo(values, gradients)
+
+
+def known(target: Target, scale: Array) -> tuple[Array, Array]:
+    """Factors [m, h] of hypergradients, 0 where the target has none, and the target's times these."""
+    there = ~jnp.isnan(target.gradient)
+    factor = jnp.where(there, scale, 0.0)
+    return factor, jnp.where(there, factor * target.gradient, 0.0)
 
 
 def _each(function: Callable[[Any], Any], arguments: PyTree, at_once: int | None) -> Any:

@@ -49,23 +49,23 @@ def predict(
       points: [m, h], in units of the standard deviation of the space.
       values: [m].
       queries: [n, h].
-      gradients: [m, h] slopes of the values with respect to `points`, or None.
+      gradients: [m, h] slopes of the values with respect to `points`, or None; NaN where they were not observed.
       prior: of the kernel's parameters.
     """
     prior = prior or Prior()
     points, queries, values = (np.asarray(x, np.float64) for x in (points, queries, values))
     centre, spread = values.mean(), max(values.std(), 1e-12)  # equal values: any scale will do
-    if gradients is not None:
-        gradients = np.asarray(gradients, np.float64)
+    slopes = np.full(points.shape, np.nan) if gradients is None else np.asarray(gradients, np.float64)
+    there = ~np.isnan(slopes)
+    if there.any():
         # Of one point, or of equal values, the slopes alone tell how far the process moves.
-        spread = max(spread, 0.1 * float(np.sqrt(np.mean(gradients**2))))
-    observed = (values - centre) / spread
-    if gradients is not None:
-        observed = np.concatenate([observed, gradients.ravel() / spread])
-    log_params = _fit(points, observed, prior, with_gradients=gradients is not None)
-    covariance = _covariance(points, log_params, with_gradients=gradients is not None)
+        spread = max(spread, 0.1 * float(np.sqrt(np.mean(slopes[there] ** 2))))
+    observed = np.concatenate([values - centre, slopes[there]]) / spread
+    places = np.concatenate([np.arange(len(values)), len(values) + np.flatnonzero(there)])
+    log_params = _fit(points, observed, prior, places)
+    covariance = _covariance(points, log_params, places)
     weights = cho_solve(cho_factor(covariance, lower=True), observed)
-    cross = kernel_jet(queries, points, *_kernel_of(log_params))[: len(queries), : len(observed)]
+    cross = kernel_jet(queries, points, *_kernel_of(log_params))[: len(queries), places]
     return centre + spread * (cross @ weights)
 
 
@@ -92,20 +92,20 @@ def _kernel_of(log_params: np.ndarray) -> tuple[np.ndarray, float]:
     return np.exp(log_params[:-3]), float(np.exp(log_params[-3]))
 
 
-def _covariance(points: np.ndarray, log_params: np.ndarray, *, with_gradients: bool) -> np.ndarray:
+def _covariance(points: np.ndarray, log_params: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Of what is observed: the places among values and gradients, in the order of `kernel_jet`."""
     m, h = points.shape
-    size = m * (1 + h) if with_gradients else m
-    noise = np.exp(2 * np.concatenate([np.full(m, log_params[-2]), np.full(m * h, log_params[-1])]))[:size]
-    return kernel_jet(points, points, *_kernel_of(log_params))[:size, :size] + np.diag(noise)
+    noise = np.exp(2 * np.concatenate([np.full(m, log_params[-2]), np.full(m * h, log_params[-1])]))[places]
+    return kernel_jet(points, points, *_kernel_of(log_params))[np.ix_(places, places)] + np.diag(noise)
 
 
-def _fit(points: np.ndarray, observed: np.ndarray, prior: Prior, *, with_gradients: bool) -> np.ndarray:
+def _fit(points: np.ndarray, observed: np.ndarray, prior: Prior, places: np.ndarray) -> np.ndarray:
     """The kernel's log parameters at the maximum of their posterior: h length scales, signal, both noises."""
     h = points.shape[1]
     mean, std = np.array([*[prior.length] * h, prior.signal, prior.value_noise, prior.gradient_noise]).T
 
     def negative_log_posterior(log_params: np.ndarray) -> float:
-        covariance = _covariance(points, log_params, with_gradients=with_gradients)
+        covariance = _covariance(points, log_params, places)
         factor = cho_factor(covariance, lower=True)
         fit = 0.5 * observed @ cho_solve(factor, observed) + np.log(np.diag(factor[0])).sum()
         return float(fit + 0.5 * np.sum(((log_params - mean) / std) ** 2))

@@ -120,6 +120,26 @@ def real_data() -> HCDCData:
     return HCDCData(*real_targets(HPARAMS), SCALE, GraphRates(jnp.float32(0.02), jnp.float32(0.1)))
 
 
+@pytest.mark.parametrize("distance", distances.names())
+def test_where_a_target_has_no_hypergradient_only_its_value_is_matched(x64, distance):
+    data = made_up_data()
+    unknown = data._replace(target=data.target._replace(gradient=data.target.gradient.at[1].set(jnp.nan)))
+    other = jax.tree.map(lambda leaf: leaf.at[1].multiply(-3.0), data.pool.response)
+    condenser = hcdc(PROBLEM, CONTAINER, distance=distance)
+
+    def stepped(data):
+        state, info = condenser.step(KEY, started(condenser, data), data)
+        return state.variables, info
+
+    found = stepped(unknown)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+    jax.tree.map(
+        np.testing.assert_array_equal, found, stepped(unknown._replace(pool=data.pool._replace(response=other)))
+    )
+    known = [(a == b).all() for a, b in zip(*(jax.tree.leaves(stepped(d)[0]) for d in (unknown, data)), strict=True)]
+    assert all(known) == (distance == "value")
+
+
 def test_matching_lowers_the_distance_and_leaves_what_is_given():
     condenser = hcdc(PROBLEM, CONTAINER, distance="weighted_cosine")
     state = started(condenser, real_data())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hcdc_jax import cli, pipeline
+from hcdc_jax import cli, files, pipeline
 from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import evaluate
@@ -18,7 +18,7 @@ from hcdc_jax.pipeline.draws import Draws
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
 from hcdc_jax.pipeline.setup import RANK
-from hcdc_jax.pipeline.targets import matched_targets
+from hcdc_jax.pipeline.targets import believed, matched_targets
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
@@ -215,6 +215,16 @@ def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
         (folder / "004.npz").unlink()
         matched_targets(run, 0, Draws(expected, Cost(), 1.0))
         again = dict(np.load(folder / "004.npz"))
+        files.write_npz(folder / "004.npz", again | {"gradient": 1e6 * again["gradient"]})
+        files.write_npz(folder / "006.npz", before[6] | {"gradient": np.inf * before[6]["gradient"]})
+        said = []
+        run = run._replace(progress=run.progress._replace(say=said.append))
+        matched = matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+    assert len(said) == 1
+    assert "2 of 8 hypergradients exploded" in said[0]
+    target = believed(run.setup, matched)
+    np.testing.assert_array_equal(target.value, [record["value"] for record in before])
+    np.testing.assert_array_equal(np.isnan(target.gradient).any(1), np.isin(np.arange(8), (4, 6)))
     for name in ("hparams", "value", "gradient"):
         np.testing.assert_array_equal(again[name], before[4][name])
 

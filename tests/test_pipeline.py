@@ -19,7 +19,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import checks, clock, matched_networks, recipes
 from hcdc_jax.pipeline.draws import stratified
-from hcdc_jax.pipeline.progress import Progress
+from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
@@ -90,6 +90,14 @@ class TestTrack:
         events = []
         assert list(Progress(lambda *event: events.append(event), events.append, events.append).track([], "x", 3)) == []
         assert events == []
+
+
+def test_a_line_that_was_said_is_not_said_again():
+    said = []
+    progress = saying_once(silent()._replace(say=said.append))
+    for line in ("a", "b", "a"):
+        progress.say(line)
+    assert said == ["a", "b"]
 
 
 class TestCandidatesThatDiverge:

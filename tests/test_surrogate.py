@@ -101,3 +101,19 @@ def test_predictions_follow_the_unit_of_the_values():
     once = predict(POINTS, smooth(POINTS), QUERIES, gradients=slopes(POINTS))
     scaled = predict(POINTS, 10 * smooth(POINTS) - 3, QUERIES, gradients=10 * slopes(POINTS))
     np.testing.assert_allclose(scaled, 10 * once - 3, rtol=1e-4)
+
+
+def test_gradients_that_were_not_observed_are_left_out():
+    unknown = np.full_like(POINTS, np.nan)
+    without = predict(POINTS, smooth(POINTS), QUERIES)
+    np.testing.assert_array_equal(predict(POINTS, smooth(POINTS), QUERIES, gradients=unknown), without)
+    partly, quiet = slopes(POINTS), Prior(value_noise=(np.log(1e-4), 0.1), gradient_noise=(np.log(1e-4), 0.1))
+    partly[:2] = np.nan
+
+    def mean(x):
+        return predict(POINTS, smooth(POINTS), x, gradients=partly, prior=quiet)
+
+    shift = 1e-3 * np.eye(3)[0]
+    slope = (mean(POINTS + shift) - mean(POINTS - shift)) / 2e-3
+    np.testing.assert_allclose(slope[2:], slopes(POINTS)[2:, 0], atol=2e-2)
+    np.testing.assert_allclose(mean(POINTS), smooth(POINTS), atol=1e-2)

@@ -21,7 +21,7 @@ from hcdc_jax import distances
 from hcdc_jax.candidates import better_alone, over_chunks, scored_at_once
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
-from hcdc_jax.frozen import Pool, Target, frozen_matching, pulled_back, unrolled_hypergradient, unrolled_response
+from hcdc_jax.frozen import Pool, Target, frozen_matching, known, pulled_back, unrolled_hypergradient, unrolled_response
 from hcdc_jax.hypergradient import hypergradient, response
 from hcdc_jax.linear_solve import LinearSolver
 from hcdc_jax.problem import Problem
@@ -35,7 +35,7 @@ class HCDCData(NamedTuple):
 
     Attributes:
       pool: the m networks trained on S_train, with their best-response Jacobians.
-      target: values [m] and hypergradients [m, h] on the real data.
+      target: values [m] and hypergradients [m, h] on the real data, NaN where they are not known.
       scale: [h], prior standard deviation of each hyperparameter.
       rates: Adam step sizes of S_val.
     """
@@ -58,7 +58,7 @@ class HCDCInfo(NamedTuple):
 
     Attributes:
       distance: between the hypergradients on S_val and on the real data.
-      alignment: mean cosine between them; 1 is perfect.
+      alignment: mean cosine between them; 1 is perfect, and a candidate whose target has none counts as 0.
       value_correlation: Pearson correlation of log S_val losses with log real losses over the m matched candidates.
         The cosine does not use it: a value that falls below 0.6 warns that S_val has been overfitted.
     """
@@ -102,8 +102,8 @@ def hcdc(
 
 
 def _info(value, info, data) -> HCDCInfo:
-    scale = data.scale[None]
-    misalignment = distances.cosine(info.value, scale * info.gradient, data.target.value, scale * data.target.gradient)
+    factor, wanted = known(data.target, data.scale[None])
+    misalignment = distances.cosine(info.value, factor * info.gradient, data.target.value, wanted)
     logs = jnp.stack([jnp.log(info.value), jnp.log(data.target.value)])
     centred = logs - logs.mean(1, keepdims=True)
     norms = jnp.sqrt((centred**2).sum(1) + 1e-12)  # m equal losses correlate with nothing: 0, not NaN
@@ -159,13 +159,16 @@ def direct_target(problem: Problem, params: Params, hparams: HParams, val_batch:
 def unrolled_target(
     key: Array, problem: Problem, hparams: HParams, train_batch: Batch, val_batch: Batch, training: Training
 ) -> tuple[Target, Params, Array]:
-    """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged."""
+    """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged.
+
+    A training may end well whose hypergradient overflows: where its steps amplify each other, see `believed`.
+    """
     if training.adjoint_batch_size is None:  # else no activations are stored, and the optimiser's state is small
         training = dataclasses.replace(training, remat=True)
     gradient, info = unrolled_hypergradient(
         lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch
     )
-    return Target(info.value, gradient), info.params, ~all_finite((info.value, gradient))
+    return Target(info.value, gradient), info.params, ~all_finite(info.value)
 
 
 @functools.partial(jax.jit, static_argnames="problem")

@@ -16,7 +16,7 @@ from hcdc_jax.pipeline.building import build
 from hcdc_jax.pipeline.checks import check_config, check_sizes
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.folder import check_owner, claimed
-from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.setup import Data, Run, Setup
@@ -68,7 +68,7 @@ def opened(
     config, folder = resolved(config), Path(folder)
     check_config(config)
     check_owner(folder, config, resume=resume)
-    progress = progress or silent()
+    progress = saying_once(progress or silent())
     setup = prepare(config)
     with claimed(folder, setup):
         check_truth(setup, folder)

@@ -31,6 +31,18 @@ class Progress(NamedTuple):
             self.update(place)
 
 
+def saying_once(progress: Progress) -> Progress:
+    """The same, without lines that it has said before: methods that share something meet its faults one by one."""
+    said = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            progress.say(text)
+
+    return progress._replace(say=say)
+
+
 def silent() -> Progress:
     """Reports nothing."""
     return Progress(lambda what, total, done: None, lambda done: None, lambda text: None)

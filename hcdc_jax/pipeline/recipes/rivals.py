@@ -16,7 +16,7 @@ from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
 from hcdc_jax.pipeline.shifts import Shift, learned_shift, shifted
-from hcdc_jax.pipeline.targets import Matched, matched_targets
+from hcdc_jax.pipeline.targets import Matched, believed, matched_targets
 from hcdc_jax.pipeline.teachers import relabelled, teachers
 from hcdc_jax.search import successive_halving
 from hcdc_jax.surrogate import predict
@@ -69,6 +69,15 @@ def _on_itself(trial: Trial) -> Verdict:
     return Verdict(scores, elapsed, trial.train_scalars)
 
 
+def _on_images(trial: Trial) -> Verdict:
+    """The loss that is left on S_train; where teachers labelled many views, on the images as they are, the first."""
+    labels, batch = trial.run.setup.config.labels, trial.condensed_train
+    if labels.teachers:
+        batch = jax.tree.map(lambda leaf: leaf[: len(leaf) // labels.views], batch)
+    scores, elapsed = trial.networks().on(batch)
+    return Verdict(scores, elapsed, trial.train_scalars)
+
+
 def paid(trial: Trial) -> Matched:
     """The m full trainings that hcdc pays for, with the same draws."""
     return matched_targets(trial.run, trial.seed, drawn(trial.run, trial.seed, trial.condensed_train))
@@ -93,7 +102,7 @@ def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
 def predicted_logs(setup: Setup, matched: Matched, *, with_gradients: bool) -> np.ndarray:
     """[n] log losses of the candidates, by a Gaussian process on those of the full trainings."""
     scale = np.asarray(setup.space.prior_std)
-    value, gradient = np.asarray(matched.target.value), np.asarray(matched.target.gradient)
+    value, gradient = map(np.asarray, believed(setup, matched))
     return predict(
         np.asarray(matched.hparams) / scale,
         np.log(value),
@@ -167,7 +176,7 @@ REAL_VAL_HARD = Method(
 TEACHER_VAL = Method(
     "S_train with real validation images and what the teachers of [labels] say of them", None, _on_teachers
 )
-TRAIN_LOSS = Method("the loss that is left on S_train, nothing else", None, _on_itself)
+TRAIN_LOSS = Method("the loss that is left on S_train, nothing else", None, _on_images)
 TRAIN_LOSS_HARD = Method(
     "train_loss on S_train with its own labels, where others have teachers", None, _on_itself, labels="own"
 )
