@@ -14,6 +14,7 @@ from hcdc_jax import config as configs
 from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
+from hcdc_jax.frozen import Target
 from hcdc_jax.pipeline.draws import Draws
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
@@ -225,6 +226,8 @@ def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
     target = believed(run.setup, matched)
     np.testing.assert_array_equal(target.value, [record["value"] for record in before])
     np.testing.assert_array_equal(np.isnan(target.gradient).any(1), np.isin(np.arange(8), (4, 6)))
+    near = matched._replace(target=Target(np.full(8, 0.7), np.full_like(matched.target.gradient, 1e-3)))
+    assert np.isfinite(believed(run.setup, near).gradient).all()  # equal losses, and slopes that hardly are any
     for name in ("hparams", "value", "gradient"):
         np.testing.assert_array_equal(again[name], before[4][name])
 

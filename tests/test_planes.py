@@ -100,3 +100,11 @@ def test_numbers_that_are_not_there_do_no_harm_where_the_weight_is_nothing():
     assert (times_pooled(jnp.zeros(()), planes) == 0).all()
     slope = jax.grad(lambda planes: times_pooled(jnp.zeros(()), planes).sum())(planes)
     assert (slope == 0).all()
+
+
+def test_arrays_of_two_types_have_slopes_of_their_own(x64):
+    planes, kernel = jnp.ones((2, 4, 4, 1), jnp.float32), jnp.ones((3, 3, 2, 4), jnp.float64)
+    slopes = jax.grad(lambda *arrays: convolved_planes(*arrays, 1, "highest").sum(), (0, 1))(planes, kernel)
+    assert [slope.dtype for slope in slopes] == [jnp.float32, jnp.float64]
+    slopes = jax.grad(lambda *arrays: times_pooled(*arrays).sum(), (0, 1))(jnp.float64(0.5), planes)
+    assert [slope.dtype for slope in slopes] == [jnp.float64, jnp.float32]

@@ -34,6 +34,7 @@ def convolved_planes(planes: Array, kernel: Array, stride: int, precision: str) 
 
     Returns [d, h / stride, w / stride, n], for sides that are multiples of the stride.
     """
+    planes, kernel = _of_one_type(planes, kernel)
     before = (len(kernel) - 1) // 2
     if stride > 1:
         planes, kernel, before = _strided(planes, kernel, before, stride)
@@ -58,13 +59,20 @@ def _strided(planes: Array, kernel: Array, before: int, stride: int) -> tuple[Ar
 
 
 def times_pooled(weight: Array, planes: Array) -> Array:
-    """`weight * pooled(planes)` for a scalar weight; where that is 0, nothing is computed but slopes in the weight."""
-    return _times_pooled_p.bind(weight, planes, turned=False)
+    """`weight * pooled(planes)` for a scalar weight.
+
+    Where that is 0, nothing is computed but slopes in the weight; except under `vmap`, where all is.
+    """
+    return _times_pooled_p.bind(*_of_one_type(weight, planes), turned=False)
 
 
 def pooled(planes: Array) -> Array:
     """The mean of 3 x 3 pixels around each, of those that there are at the borders: [c, h, w, n]."""
     return _pooled(planes, turned=False)
+
+
+def _of_one_type(*arrays: Array) -> list[Array]:
+    return [jnp.asarray(array, jnp.result_type(*arrays)) for array in arrays]
 
 
 # Below, the arrays of a primitive have the same number of further leading axes, which `vmap` adds: of one size, or 1.

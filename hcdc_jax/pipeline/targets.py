@@ -29,7 +29,9 @@ UNFELT = 0.1
 
 
 EXPLODED = 10.0
-"""Standard deviations of log losses by which a slope cannot change them; see `believed`."""
+"""Standard deviations of the log losses that a slope of them may have at most; see `believed`."""
+SLIGHT = 0.1
+"""A slope of log losses, in prior standard deviations, that is believed however near to each other the losses are."""
 
 
 class Matched(NamedTuple):
@@ -104,30 +106,37 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
             f"spread by {draws.spread:.2g}, those after full trainings by {truth:.2g}), so no S_val can rank them; "
             "lengthen training.proxy_steps, or store more in S_train"
         )
-    unbelieved = int(np.isnan(np.asarray(believed(setup, matched).gradient)).any(1).sum())
-    if unbelieved:
-        run.progress.say(
-            f"seed {seed}: {unbelieved} of {len(matched.hparams)} hypergradients exploded on their way back through "
-            "the training and are left out; the losses there are matched"
-        )
+    tell_of_exploded(run, seed, believed(setup, matched))
     return matched._replace(cost=draws.cost.plus(matched.cost))
+
+
+def tell_of_exploded(run: Run, seed: int, target: Target) -> None:
+    """Says how many hypergradients `believed` left out, if any."""
+    count = int(np.isnan(np.asarray(target.gradient)).any(1).sum())
+    if count:
+        run.progress.say(
+            f"seed {seed}: {count} of {len(target.value)} hypergradients exploded on their way back through the "
+            "training and are left out; distances that read losses match those there"
+        )
 
 
 def believed(setup: Setup, matched: Matched) -> Target:
     """The target, NaN in place of hypergradients that exploded on their way back through a training.
 
     Where steps of training amplify each other, the derivative of the last network may be a million times what a change
-    of hyperparameters really does, though the training ends well. The losses tell: a function's variance is at most
-    the mean of its squared slopes where its arguments are standard normal, just that for a linear one (Poincare's
-    inequality). Slopes of log losses in prior standard deviations were seen at 0 to 7 standard deviations of the log
-    losses, and beyond 19 with trainings that amplify.
+    of hyperparameters really does, though the training ends well. The losses tell: where arguments are standard normal,
+    the root mean square slope of a function is the standard deviation of its values if it is linear, and sqrt(k) times
+    that if it is a Hermite polynomial of degree k. Slopes of log losses, in prior standard deviations, were seen at 0
+    to 7 standard deviations of the log losses, and from 19 on with trainings that amplify.
     """
     target = matched.target
     if setup.config.hcdc.sensitivity != "unroll":
         return target  # a solve says itself whether it diverged
     value, gradient = np.asarray(target.value), np.asarray(target.gradient)
     slopes = np.linalg.norm(np.asarray(setup.space.prior_std) * gradient / value[:, None], axis=1)
-    limit = EXPLODED * log_spread(value) if len(value) > 2 else np.inf  # two losses say nothing of their spread
+    spread = log_spread(value)
+    # Two losses say nothing of their spread.
+    limit = max(EXPLODED * spread, SLIGHT) if len(value) > 2 and np.isfinite(spread) else np.inf
     good = np.isfinite(slopes) & (slopes <= limit)
     return target._replace(gradient=jnp.where(good[:, None], target.gradient, jnp.nan))
 

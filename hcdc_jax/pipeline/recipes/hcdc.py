@@ -23,7 +23,7 @@ from hcdc_jax.pipeline.refinement import refined
 from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import Setup, Start
 from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
-from hcdc_jax.pipeline.targets import Matched, believed, matched_targets
+from hcdc_jax.pipeline.targets import Matched, believed, matched_targets, tell_of_exploded
 from hcdc_jax.spaces.continuous import as_is
 from hcdc_jax.types import Array, Batch
 
@@ -92,6 +92,7 @@ def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]
     assert request.condensed_train is not None
     networks = networks_at(request.run, request.seed, placed(matched.hparams), request.condensed_train)
     pool, target = networks.pool, believed(setup, matched)
+    tell_of_exploded(request.run, request.seed, target)
     if setup.asks_jointly:
         pool = _together(pool, options.inits)
     else:  # all networks of a candidate have the same target
