@@ -161,14 +161,14 @@ def unrolled_target(
 ) -> tuple[Target, Params, Array]:
     """The own-theta target of one candidate by reverse mode through its training, its network, whether it diverged.
 
-    A training may end well whose hypergradient overflows: where its steps amplify each other, see `believed`.
+    A training may end well whose hypergradient overflows: where its steps amplify each other; see `pipeline.targets`.
     """
     if training.adjoint_batch_size is None:  # else no activations are stored, and the optimiser's state is small
         training = dataclasses.replace(training, remat=True)
     gradient, info = unrolled_hypergradient(
         lambda hparams: train(key, problem, hparams, train_batch, training)[0], problem.val_loss, hparams, val_batch
     )
-    return Target(info.value, gradient), info.params, ~all_finite(info.value)
+    return Target(info.value, gradient), info.params, ~jnp.isfinite(info.value)
 
 
 @functools.partial(jax.jit, static_argnames="problem")

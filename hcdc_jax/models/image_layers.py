@@ -102,7 +102,7 @@ def _patches_times_kernel(
 def _patches(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> Array:
     """All that a kernel sees at each place, [n, h / stride, w / stride, size * size * c]."""
     if images.shape[-1] > FEW_CHANNELS:
-        return jnp.concatenate(_shifted(images, size, stride, padding), -1)
+        return jnp.concatenate(shifted_copies(images, size, stride, padding), -1)
     # XLA computes anew for every shifted copy what its images come from. Few channels are those of pictures, perhaps
     # augmented: that is done `size` times for columns, from which rows are cut, in place of `size` squared times. More
     # channels come from a layer, which leaves little to compute; the second copy would take longer.
@@ -115,11 +115,11 @@ def _patches(images: Array, size: int, stride: int, padding: tuple[tuple[int, in
 def _shifted_times_kernel(images: Array, kernel: Array, stride: int, padding: tuple[tuple[int, int], ...]) -> Array:
     size, _, _, channels = kernel.shape
     places = kernel.reshape(size * size, 1, 1, 1, channels)
-    shifted = _shifted(images, size, stride, padding)
+    shifted = shifted_copies(images, size, stride, padding)
     return functools.reduce(jnp.add, [image * place for image, place in zip(shifted, places, strict=True)])
 
 
-def _shifted(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
+def shifted_copies(images: Array, size: int, stride: int, padding: tuple[tuple[int, int], ...]) -> list[Array]:
     """What each place of a kernel sees of [n, h, w, c] or [c, h, w, n], sides divided by the stride, row by row."""
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     return [place for row in _along(1, images, size, stride) for place in _along(2, row, size, stride)]
@@ -203,7 +203,7 @@ def is_large(images: Array, kind: str = "auto") -> bool:
 def overlapping_maximum(images: Array) -> Array:
     """The maximum of 3 x 3 pixels at every second pixel, nothing outside of the image; [n, h / 2, w / 2, c]."""
     outside = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    return functools.reduce(jnp.maximum, _shifted(outside, 3, 2, ((0, 0), (0, 0))))
+    return functools.reduce(jnp.maximum, shifted_copies(outside, 3, 2, ((0, 0), (0, 0))))
 
 
 def layer_norm(tokens: Array, eps: float = EPS) -> Array:

@@ -23,6 +23,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from hcdc_jax.models.image_layers import shifted_copies
 from hcdc_jax.types import Array
 
 Border: TypeAlias = tuple[int, int]
@@ -80,14 +81,13 @@ def _of_one_type(*arrays: Array) -> list[Array]:
 
 def _copies(planes: Array, border: Border) -> Array:
     """What each place of a kernel sees, row by row: [..., k k c, h w n]."""
-    leading, (height, width, n) = planes.shape[:-4], planes.shape[-3:]
-    places = range(sum(border) + 1)
-    flat = jnp.pad(planes.reshape(-1, height, width, n), ((0, 0), border, border, (0, 0)))
-    seen = [flat[:, i : i + height, j : j + width] for i in places for j in places]
+    flat = planes.reshape(-1, *planes.shape[-3:])
+    seen = shifted_copies(flat, sum(border) + 1, 1, (border, border))
     copies = jnp.concatenate([copy.reshape(planes.shape) for copy in seen], -4)
-    return copies.reshape(*leading, -1, height * width * n)
+    return copies.reshape(*planes.shape[:-4], -1, flat[0].size)
 
 
+@functools.partial(jax.jit, static_argnames=("border", "precision"))
 def _convolve(planes: Array, kernel: Array, *, border: Border, precision: str) -> Array:
     """[d, h, w, n]."""
     *leading, size, _, channels, features = kernel.shape
@@ -96,6 +96,7 @@ def _convolve(planes: Array, kernel: Array, *, border: Border, precision: str) -
     return product.reshape(*product.shape[:-1], *planes.shape[-3:])
 
 
+@functools.partial(jax.jit, static_argnames=("border", "precision"))
 def _correlate(planes: Array, values: Array, *, border: Border, precision: str) -> Array:
     """[k, k, c, d]."""
     size = sum(border) + 1
@@ -109,11 +110,11 @@ def _planes_of(kernel: Array, values: Array, like: Any, *, border: Border, preci
     return _summed(_convolve_p.bind(values, turned, border=border[::-1], precision=precision), like)
 
 
-def _kernel_of(planes: Array, values: Array, like: Any, **options: Any) -> Array:
+def _kernel_of(values: Array, planes: Array, like: Any, **options: Any) -> Array:
     return _summed(_correlate_p.bind(planes, values, **options), like)
 
 
-def _values_of(planes: Array, kernel: Array, like: Any, **options: Any) -> Array:
+def _values_of(kernel: Array, planes: Array, like: Any, **options: Any) -> Array:
     return _summed(_convolve_p.bind(planes, kernel, **options), like)
 
 
@@ -133,6 +134,7 @@ def _mean_of_three(columns: Array, turned: bool) -> Array:
     return jnp.matmul(jnp.broadcast_to(band, (len(columns), size, size)), columns, precision="highest")
 
 
+@functools.partial(jax.jit, static_argnames="turned")
 def _times_pooled(weight: Array, planes: Array, *, turned: bool) -> Array:
     if weight.ndim:
         return weight[..., None, None, None, None] * _pooled(planes, turned=turned)
@@ -140,11 +142,11 @@ def _times_pooled(weight: Array, planes: Array, *, turned: bool) -> Array:
     return jax.lax.cond(weight != 0, lambda: weight * _pooled(planes, turned=turned), absent)
 
 
-def _weight_of(planes: Array, values: Array, like: Any, *, turned: bool) -> Array:
+def _weight_of(values: Array, like: Any, planes: Array, *, turned: bool) -> Array:
     return _summed(jnp.sum(values * _pooled(planes, turned=turned), (-4, -3, -2, -1)), like)
 
 
-def _pooled_of(weight: Array, values: Array, like: Any, *, turned: bool) -> Array:
+def _pooled_of(values: Array, weight: Array, like: Any, *, turned: bool) -> Array:
     return _summed(_times_pooled_p.bind(weight, values, turned=not turned), like)
 
 
@@ -161,15 +163,14 @@ def _bilinear(
 
     Args:
       name: of the primitive.
-      compute: what it does.
+      compute: what it does, compiled for its options.
       first: its transpose in the first array; of what is transposed, the primitive's arrays and options.
       second: the same in the second.
     """
     primitive = Primitive(name)
 
     def shape(*arrays: Any, **options: Any) -> ShapedArray:
-        like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-        found = jax.eval_shape(lambda *arrays: compute(*arrays, **options), *like)
+        found = jax.eval_shape(functools.partial(compute, **options), *arrays)
         return ShapedArray(found.shape, found.dtype)
 
     def mapped(arrays: Any, axes: Any, **options: Any) -> tuple[Array, int]:
@@ -177,7 +178,7 @@ def _bilinear(
         leading = [array[None] if axis is None else jnp.moveaxis(array, axis, 0) for array, axis in pairs]
         return primitive.bind(*leading, **options), 0
 
-    primitive.def_impl(lambda *arrays, **options: jax.jit(lambda *arrays: compute(*arrays, **options))(*arrays))
+    primitive.def_impl(compute)
     primitive.def_abstract_eval(shape)
     ad.defbilinear(primitive, first, second)
     batching.primitive_batchers[primitive] = mapped
@@ -189,17 +190,12 @@ _convolve_p = _bilinear(
     "convolve_planes",
     _convolve,
     lambda values, planes, kernel, **options: _planes_of(kernel, values, planes, **options),
-    lambda values, planes, kernel, **options: _kernel_of(planes, values, kernel, **options),
+    _kernel_of,
 )
 _correlate_p = _bilinear(
     "correlate_planes",
     _correlate,
     lambda kernel, planes, values, **options: _planes_of(kernel, values, planes, **options),
-    lambda kernel, planes, values, **options: _values_of(planes, kernel, values, **options),
+    _values_of,
 )
-_times_pooled_p = _bilinear(
-    "times_pooled_planes",
-    _times_pooled,
-    lambda values, weight, planes, **options: _weight_of(planes, values, weight, **options),
-    lambda values, weight, planes, **options: _pooled_of(weight, values, planes, **options),
-)
+_times_pooled_p = _bilinear("times_pooled_planes", _times_pooled, _weight_of, _pooled_of)

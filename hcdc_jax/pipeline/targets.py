@@ -26,8 +26,6 @@ from hcdc_jax.types import Array, Params
 
 UNFELT = 0.1
 """Share of the spread of log losses after full trainings; 0.5 to 1.3 were seen wherever rankings were good."""
-
-
 EXPLODED = 10.0
 """Standard deviations of the log losses that a slope of them may have at most; see `believed`."""
 SLIGHT = 0.1
