@@ -7,11 +7,10 @@ import io
 import logging
 import os
 import re
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +26,7 @@ from hcdc_jax.config import Config
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import UserError
+from hcdc_jax.interruption import interruptible, number_of
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import config_of
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _use_all_cores()
     args = argparse.Namespace()
     try:
-        with _terminated_like_interrupted():
+        with interruptible():
             args, overrides = _parser().parse_known_args(argv)
             if overrides and not args.overridable:
                 raise UserError(f"unexpected argument {overrides[0]!r}; see hcdc {args.name} --help")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         terminal.complain(f"interrupted; the same command {getattr(args, 'afterwards', 'begins anew')}")
-        return SIGNALLED + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+        return SIGNALLED + number_of(interrupt)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         asked = _asked_in_vain(error)
         if asked is None:
@@ -112,21 +112,6 @@ def _asked_in_vain(error: Exception) -> str | None:
         return ""
     number, unit = amount.groups()
     return f" ({float(number) / 1e9:.3g} GB at once)" if unit == "bytes" else f" ({number} {unit} at once)"
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """Turns SIGTERM, by which batch systems end a job, into what Ctrl-C is."""
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        del frame
-        raise KeyboardInterrupt(number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ ROOT = Path(hcdc_jax.__file__).parent
 # From the top down. A file may import files further down, and files of its own layer.
 LAYERS = [
     ["cli"],
-    ["terminal"],
+    ["terminal", "interruption"],
     ["pipeline"],
     ["report"],
     ["search"],

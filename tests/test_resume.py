@@ -49,10 +49,10 @@ def test_killed_and_interrupted_processes(finished, tmp_path):
     code, _ = stop_when(start(), out, "checkpoints/targets_seed0/*.npz", 1, signal.SIGKILL)
     assert code == -signal.SIGKILL
     code, err = stop_when(start("--resume"), out, "checkpoints/snapshots/hcdc_val_seed0/*.npz", 3, signal.SIGINT)
-    assert code == 130
+    assert code == 130, err
     assert err.splitlines()[-1] == "hcdc: interrupted; the same command with --resume goes on from here"
     code, err = stop_when(start("--resume"), out, "checkpoints/truth_seed0/*.npz", 2, signal.SIGTERM)
-    assert code == 143
+    assert code == 143, err
     assert "Traceback" not in err
     assert not (out / "report.json").exists()
     process = start("--resume")
