@@ -182,8 +182,8 @@ def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> 
                 seen = augment(own, augmentation._replace(operations=(operation,)), seen)
         return seen
 
-    augmented = [view(jax.random.fold_in(key, i)) for i in range(1, count)]
-    return jnp.stack([images, *augmented])
+    augmented = jax.vmap(lambda i: view(jax.random.fold_in(key, i)))(jnp.arange(1, count))
+    return jnp.concatenate([images[None], augmented])
 
 
 def cut_mixed(key: Array, images: Array) -> Array:

@@ -24,7 +24,16 @@ from tests.runs import assert_same_arrays
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-METHODS = ("random", "value_only", "real_val", "real_val_hard", "teacher_val", "train_loss", "train_loss_hard")
+METHODS = (
+    "random",
+    "value_only",
+    "real_val",
+    "real_val_hard",
+    "teacher_val",
+    "train_loss",
+    "train_loss_hard",
+    "random_choice",
+)
 LABELS = {"teachers": 2, "views": 3, "val": "teachers", "augmentation": "crop_cutmix"}
 # "direct" solves and unrolls nothing: the cheapest match, and values are all that is matched here.
 CONFIG = config_with(METHODS, labels=LABELS, hcdc={"draws": 1, "sensitivity": "direct"}, truth={"enabled": False})
@@ -64,7 +73,7 @@ def test_the_best_full_trainings_label_every_view(finished):
 def test_full_trainings_that_teach_are_paid_for_once(finished):
     _, report = finished
     used = {method: entry["full_trainings_used"] for method, entry in report["methods"].items()}
-    assert used == dict.fromkeys(METHODS, 3) | {"real_val_hard": 0, "train_loss_hard": 0}
+    assert used == dict.fromkeys(METHODS, 3) | {"real_val_hard": 0, "train_loss_hard": 0, "random_choice": 0}
 
 
 def test_what_is_stored_counts_images_once_and_all_labels(finished):

@@ -183,7 +183,8 @@ class Method(NamedTuple):
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
       val: recipe of S_val; or how a rival without S_val ranks.
       prepare: what such a rival pays for when the others condense, kept in the run folder.
-      labels: of S_train, "teachers" where the run has any, or always its "own".
+      labels: of S_train, "teachers" where the run has any, which are then paid for; or always its "own", as for those
+        who do not look at S_train.
     """
 
     about: str
