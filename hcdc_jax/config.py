@@ -391,6 +391,11 @@ def check_methods(config: Config, known: Iterable[str]) -> None:
             raise UserError(f"unknown method {method!r} in {name!r}; {hint}")
 
 
+def shares_theta(config: Config) -> bool:
+    """Whether a method of the run is HCDC's Algorithm 1, by its own name or by `hcdc.theta`."""
+    return "hcdc_shared" in config.methods or ("hcdc" in config.methods and config.hcdc.theta == "shared")
+
+
 def dumps(config: Config) -> str:
     """The configuration as TOML with every default written out; `load` reads it back equal.
 

@@ -129,6 +129,11 @@ def test_s_val_may_start_from_the_images_of_s_train():
         (("real_val_hard",), {}, "the method 'real_val_hard' needs teachers"),
         (("random",), {"labels": {"val": "teachers"}}, "labels.val = 'teachers' needs teachers"),
         (("random",), {"labels": {"teachers": 9}}, "labels.teachers = 9, but hcdc.full_trainings = 3 are all that can"),
+        (
+            ("hcdc",),
+            {"labels": {"teachers": 1}, "hcdc": {"theta": "shared"}},
+            "which labels of teachers are not: leave",
+        ),
         (("dm",), {"labels": {"teachers": 1, "val": "teachers"}}, "the S_val of dm is learned class by class"),
         (("random",), {"labels": {"teachers": 1, "augmentation": "flop"}}, "unknown operation 'flop'"),
         (("hcdc",), {"hcdc": {"start": "train"}}, "set condense.val_factor = 1 or less"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hcdc_jax import augment, spaces
-from hcdc_jax.config import Config, check_methods, validate
+from hcdc_jax.config import Config, check_methods, shares_theta, validate
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
@@ -138,15 +138,16 @@ def _check_labels(config: Config) -> None:
         needing = [name for name in methods if name == "teacher_val" or name.endswith("_hard")]
         if needing or labels.val == "teachers":
             what = f"the method {needing[0]!r}" if needing else "labels.val = 'teachers'"
-            raise UserError(f"{what} needs teachers: set labels.teachers = 3")
+            raise UserError(f"{what} needs teachers: set labels.teachers = 3, or leave it out")
     if labels.teachers > config.hcdc.full_trainings:
         raise UserError(
             f"labels.teachers = {labels.teachers}, but hcdc.full_trainings = {config.hcdc.full_trainings} are all that "
             "can teach; lower the one or raise the other"
         )
-    if labels.teachers and "hcdc_shared" in methods:
+    if labels.teachers and shares_theta(config):
         raise UserError(
-            "hcdc_shared matches losses of S_train with real ones, which labels of teachers are not: leave it out"
+            "hcdc_shared, or hcdc with hcdc.theta = 'shared', matches losses of S_train with real ones, which labels "
+            "of teachers are not: leave it out, or set labels.teachers = 0"
         )
     by_class = [name for name in methods if isinstance(val := recipes.get(config, name).val, Recipe) and val.by_class]
     if labels.val == "teachers" and by_class:

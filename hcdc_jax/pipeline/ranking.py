@@ -59,8 +59,10 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
         verdict, extra = _on_condensed(trial, val, name)
     else:
         verdict, extra = val(trial), {}
-    cost, matched = half.cost.plus(verdict.cost), verdict.matched
-    if recipes.is_taught(config, name) and (matched is None or not len(matched)):
+    sees_train, cost, matched = recipes.sees_train(name), verdict.cost, verdict.matched
+    if sees_train:
+        cost = half.cost.plus(cost)
+    if sees_train and recipes.is_taught(config, name) and (matched is None or not len(matched)):
         # Who was fitted to the m full trainings has paid for those that teach.
         paid = teachers_of(run, seed)
         cost, matched = cost.plus(paid.cost), paid.paid

@@ -11,7 +11,7 @@ import numpy as np
 
 from hcdc_jax import spaces
 from hcdc_jax.condense.coresets import Selection
-from hcdc_jax.config import Config, Solver
+from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
 from hcdc_jax.data import GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
@@ -226,8 +226,8 @@ def space_of(config: Config) -> spaces.Space:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
         if config.hcdc.sensitivity == "implicit":
             raise UserError(f"{where}: set hcdc.sensitivity = 'unroll'")
-        if "hcdc_shared" in config.methods:
-            raise UserError(f"{where}: leave out the method hcdc_shared")
+        if shares_theta(config):
+            raise UserError(f"{where}: leave out the method hcdc_shared, and hcdc.theta = 'shared'")
     return space
 
 

@@ -97,5 +97,10 @@ def given_recipe(config: Config) -> Recipe:
 
 
 def is_taught(config: Config, name: str) -> bool:
-    """Whether the method `name` trains on labels of teachers."""
-    return config.labels.teachers > 0 and METHODS[name].labels == "teachers"
+    """Whether the method `name` is handed an S_train with labels of teachers."""
+    return config.labels.teachers > 0 and METHODS[name].labels != "own"
+
+
+def sees_train(name: str) -> bool:
+    """Whether the method `name` looks at S_train at all."""
+    return METHODS[name].labels != "unseen"

@@ -183,15 +183,15 @@ class Method(NamedTuple):
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
       val: recipe of S_val; or how a rival without S_val ranks.
       prepare: what such a rival pays for when the others condense, kept in the run folder.
-      labels: of S_train, "teachers" where the run has any, which are then paid for; or always its "own", as for those
-        who do not look at S_train.
+      labels: of S_train, "teachers" where the run has any, or always its "own"; "unseen" for who does not look at
+        S_train, and pays neither for it nor for teachers.
     """
 
     about: str
     train: Recipe | None
     val: Recipe | Callable[[Trial], Verdict]
     prepare: Callable[[Trial], Any] | None = None
-    labels: Literal["teachers", "own"] = "teachers"
+    labels: Literal["teachers", "own", "unseen"] = "teachers"
 
 
 def half_key(part: str, seed: int) -> Array:

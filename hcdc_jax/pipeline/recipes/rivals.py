@@ -202,5 +202,5 @@ REAL_VAL_RESIDUAL = Method(
 LAMBDA_SHIFT = Method(
     "real_val after a shift of lambda learned from hcdc's full trainings", None, _lambda_shift, _shift
 )
-RANDOM_CHOICE = Method("a random order of the candidates", None, _chance, labels="own")
-SUCCESSIVE_HALVING = Method("successive halving of the candidates on the full data", None, _halving, labels="own")
+RANDOM_CHOICE = Method("a random order of the candidates", None, _chance, labels="unseen")
+SUCCESSIVE_HALVING = Method("successive halving of the candidates on the full data", None, _halving, labels="unseen")
