@@ -183,7 +183,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
         ({"methods": ("hcdc_shared",)}, "whose implicit hypergradient is 0: leave out the method hcdc_shared"),
         (
             {"hcdc": {"theta": "shared", "sensitivity": "unroll"}},
-            "hypergradient is 0: leave out the method hcdc_shared, and hcdc.theta",
+            "whose implicit hypergradient is 0: set hcdc.theta = 'own'",
         ),
         (
             {"methods": ("hcdc", "hcdc_surrogate"), "hcdc": {"refinements": 1}},

@@ -226,8 +226,10 @@ def space_of(config: Config) -> spaces.Space:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
         if config.hcdc.sensitivity == "implicit":
             raise UserError(f"{where}: set hcdc.sensitivity = 'unroll'")
+        if "hcdc_shared" in config.methods:
+            raise UserError(f"{where}: leave out the method hcdc_shared")
         if shares_theta(config):
-            raise UserError(f"{where}: leave out the method hcdc_shared, and hcdc.theta = 'shared'")
+            raise UserError(f"{where}: set hcdc.theta = 'own'")
     return space
 
 
