@@ -65,8 +65,7 @@ def _on_teachers(trial: Trial) -> Verdict:
 
 def _on_itself(trial: Trial) -> Verdict:
     """The loss that is left on S_train itself."""
-    scores, elapsed = trial.networks().on(trial.condensed_train)
-    return Verdict(scores, elapsed, trial.train_scalars)
+    return _left_on(trial, trial.condensed_train)
 
 
 def _on_images(trial: Trial) -> Verdict:
@@ -74,6 +73,10 @@ def _on_images(trial: Trial) -> Verdict:
     labels, batch = trial.run.setup.config.labels, trial.condensed_train
     if labels.teachers:
         batch = jax.tree.map(lambda leaf: leaf[: len(leaf) // labels.views], batch)
+    return _left_on(trial, batch)
+
+
+def _left_on(trial: Trial, batch: Batch) -> Verdict:
     scores, elapsed = trial.networks().on(batch)
     return Verdict(scores, elapsed, trial.train_scalars)
 
