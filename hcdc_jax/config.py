@@ -33,6 +33,7 @@ from hcdc_jax.files import sha256
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
 Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
+Sensitivity: TypeAlias = Literal["implicit", "unroll", "direct"]
 Distance: TypeAlias = Literal["weighted_cosine", "cosine", "value_gradient", "value", "shared_l2"]
 
 
@@ -289,7 +290,7 @@ class HCDCConfig:
     direct: bool = True  # include the direct term of the hypergradient
     distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
-    sensitivity: Literal["implicit", "unroll", "direct"] = "implicit"  # how hypergradients are taken; "direct": partly
+    sensitivity: Sensitivity = "implicit"  # how hypergradients are taken; "direct": partly
     adjoint_batch_size: Count | None = None  # unroll: images per step of the reverse pass; as in training if left out
     side_by_side: Count = 1  # unroll: full trainings in one call, which share their batches and their noise
     start: Literal["val", "train"] = "val"  # S_val starts from images of the real validation part, or of S_train

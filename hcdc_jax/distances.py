@@ -190,6 +190,9 @@ _REGISTRY: dict[str, Distance] = {
     function.__name__: function for function in (cosine, weighted_cosine, relative_l2, shared_l2, value, value_gradient)
 }
 
+READ_VALUES = ("value", "value_gradient")
+"""Names of those that ask for something where a candidate has no hypergradient."""
+
 
 def names() -> list[str]:
     """Names that `get` knows."""

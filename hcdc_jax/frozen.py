@@ -46,11 +46,14 @@ class Pool(NamedTuple):
       params: trained parameters.
       hparams: the candidates.
       response: dtheta*/dlambda, params-shaped leaves [m, h, ...]; None leaves hypergradients their direct term alone.
+      diverged: [m] whether the solve behind a response flagged itself; the match then asks for the candidate's value
+        alone. None where nothing did.
     """
 
     params: Params
     hparams: HParams
     response: PyTree
+    diverged: Array | None = None
 
 
 class FrozenInfo(NamedTuple):
@@ -181,10 +184,13 @@ def frozen_matching(
     """
 
     def evaluate(network: Pool) -> tuple[Array, Array]:
-        return frozen_hypergradient(val_loss, *network, val_batch, direct=direct)
+        return frozen_hypergradient(
+            val_loss, network.params, network.hparams, network.response, val_batch, direct=direct
+        )
 
+    pool = without_diverged(pool)
     values, gradients = _each(evaluate, pool, at_once)
-    factor, wanted = known(target, jnp.ones(()) if scale is None else scale)
+    factor, wanted = known(target, jnp.ones(()) if scale is None else scale, pool.diverged)
     slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
     d, (w, u) = slopes(values, factor * gradients, target.value, wanted)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
@@ -207,9 +213,28 @@ def frozen_matching(
     return d, float_gradient(linearised, val_batch), FrozenInfo(values, gradients)
 
 
-def known(target: Target, scale: Array) -> tuple[Array, Array]:
-    """Factors [m, h] of hypergradients, 0 where the target has none, and the target's times these."""
+def without_diverged(pool: Pool) -> Pool:
+    """The pool with responses of 0 where their solve diverged: whatever stands there may be infinite or NaN."""
+    if pool.diverged is None or pool.response is None:
+        return pool
+
+    def emptied(leaf: Array) -> Array:
+        return jnp.where(pool.diverged.reshape(-1, *[1] * (leaf.ndim - 1)), 0.0, leaf)
+
+    return pool._replace(response=jax.tree.map(emptied, pool.response))
+
+
+def known(target: Target, scale: Array, diverged: Array | None = None) -> tuple[Array, Array]:
+    """Factors [m, h] of hypergradients, 0 where either side has none, and the target's times these.
+
+    Args:
+      target: NaN where it has none.
+      scale: [h] or a scalar, the factor elsewhere.
+      diverged: [m] whether the synthetic side has none.
+    """
     there = ~jnp.isnan(target.gradient)
+    if diverged is not None:
+        there &= ~diverged[:, None]
     factor = jnp.where(there, scale, 0.0)
     return factor, jnp.where(there, factor * target.gradient, 0.0)
 

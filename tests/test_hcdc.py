@@ -19,10 +19,10 @@ from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, fit, target_at, unr
 from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.containers import graph_container
 from hcdc_jax.containers.graph import fixed, free
-from hcdc_jax.frozen import Pool, Target, frozen_hypergradient
+from hcdc_jax.frozen import Pool, Target, frozen_hypergradient, frozen_matching
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.hypergradient import hypergradient
-from hcdc_jax.linear_solve import identity, neumann
+from hcdc_jax.linear_solve import chebyshev, identity, neumann
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import graph_filter
@@ -75,7 +75,7 @@ def test_steps_follow_the_gradient_of_plain_autodiff(x64, distance, direct):
         variables = variables._replace(features=learned[0], structure=learned[1])
         loss = lambda params, lam, _: PROBLEM.val_loss(params, lam, CONTAINER.decode(variables))  # noqa: E731
         said = [
-            frozen_hypergradient(loss, *jax.tree.map(lambda x, i=i: x[i], tuple(data.pool)), None, direct=direct)
+            frozen_hypergradient(loss, *jax.tree.map(lambda x, i=i: x[i], tuple(data.pool)[:3]), None, direct=direct)
             for i in range(4)
         ]
         values, gradients = (jnp.stack(part) for part in zip(*said, strict=True))
@@ -247,6 +247,54 @@ def test_both_sensitivities_agree_where_training_has_converged():
         for sensitivity in ("implicit", "unroll")
     ]
     assert relative_error(pools[0].response, pools[1].response) < 0.02
+
+
+# A saddle: the weights' Hessian has one eigenvalue at -5 % of the largest, as that of a network that is on its way.
+SADDLE = Problem(
+    init=lambda key, hparams: jnp.zeros(3),
+    apply=lambda params, hparams, inputs: params,
+    train_loss=lambda params, hparams, batch: (
+        0.5 * jnp.sum(jnp.array([1.0, 0.5, jnp.where(hparams[0] > 0, 0.2, -0.05)]) * params**2)
+        - hparams[1] * params.sum()
+    ),
+    val_loss=lambda params, hparams, batch: 0.5 * jnp.sum((params - batch) ** 2) + 0.1 * hparams[1] ** 2 + 1.0,
+)
+
+
+def saddle_pool(solver):
+    hparams = jnp.array([[1.0, 0.3], [-1.0, 0.2], [1.0, 0.6], [1.0, -0.5]])
+    training = Training(optimizer="sgd", learning_rate=0.5, steps=5)
+    return condensed_pool(KEY, SADDLE, hparams, jnp.zeros(3), training, solver=solver)
+
+
+def test_a_response_whose_solve_diverged_is_flagged_and_asks_for_nothing(x64):
+    pool = saddle_pool(chebyshev(20))
+    np.testing.assert_array_equal(pool.diverged, [False, True, False, False])
+    wrong = pool.response[1, 1]  # d theta / d lambda_1, where the exact one is (1, 2, -20)
+    assert np.abs(wrong - np.array([1.0, 2.0, -20.0])).max() > 50
+    target = Target(jnp.array([1.0, 1.2, 1.5, 0.8]), jnp.ones((4, 2)))
+    batch = jnp.array([0.2, -0.1, 0.4])
+    for distance in ("value_gradient", "shared_l2", "cosine"):
+        d, slope, _ = frozen_matching(SADDLE.val_loss, pool, batch, target, distance=distance)
+        # The same without a hypergradient on either side, by a route that knows no flag.
+        for nothing in (0.0, jnp.nan):
+            honest = pool._replace(response=pool.response.at[1].set(0.0 if nothing == 0 else 7.0), diverged=None)
+            unasked = target._replace(gradient=target.gradient.at[1].set(jnp.nan))
+            expected = frozen_matching(SADDLE.val_loss, honest, batch, unasked, distance=distance)
+            np.testing.assert_allclose(d, expected[0], rtol=1e-6)
+            np.testing.assert_allclose(slope, expected[1], rtol=1e-5, atol=1e-7)
+        infinite = pool._replace(response=pool.response.at[1].set(jnp.inf))
+        np.testing.assert_allclose(
+            frozen_matching(SADDLE.val_loss, infinite, batch, target, distance=distance)[1], slope
+        )
+
+
+def test_responses_of_trainings_that_converged_are_not_flagged():
+    problem = spectral_gnn(5, 3, hidden=4, activation="tanh", weight_decay=0.05)
+    training = Training(optimizer="momentum", learning_rate=0.3, steps=600)
+    for sensitivity in ("implicit", "unroll", "direct"):
+        pool = condensed_pool(KEY, problem, HPARAMS[:2], TRAIN, training, solver=neumann(40), sensitivity=sensitivity)
+        np.testing.assert_array_equal(pool.diverged, [False, False])
 
 
 def test_targets_side_by_side_are_those_of_one_key_each():

@@ -267,6 +267,58 @@ def test_rivals_rank_with_the_same_full_trainings(in_process, tmp_path):
     assert report["methods"]["surrogate"]["stored_scalars"] < report["methods"]["hcdc"]["stored_scalars"]
 
 
+def test_each_rival_pays_for_what_it_uses(in_process, tmp_path):
+    config = small_config(tmp_path, methods=("hcdc", "value_only", "real_val_residual", "surrogate", "surrogate_grad"))
+    pipeline.run(config, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    ranked = {name: read_arrays(tmp_path / "run" / "results" / f"{name}_seed0.npz") for name in config.methods}
+    targets = [read_arrays(path) for path in sorted(checkpoints.glob("targets_seed0/*.npz"))]
+    gradients = sum(float(record["target_seconds"]) for record in targets)
+    trainings = sum(float(record["training_seconds"]) for record in targets)
+    draws = float(read_arrays(checkpoints / "draws_seed0.npz")["seconds"])
+    s_train = float(read_arrays(checkpoints / "random_train_seed0.npz")["cost/seconds"])
+    paid = {name: float(arrays["seconds_condense"]) for name, arrays in ranked.items()}
+    assert paid["surrogate"] == pytest.approx(s_train + draws)
+    assert paid["surrogate_grad"] == pytest.approx(s_train + draws + gradients)
+    for name in config.methods:
+        assert ranked[name]["seconds_training"] == pytest.approx(trainings)
+        assert ranked[name]["full_trainings_used"] == 3
+        assert ranked[name]["full_trainings_timed"] == 0
+    # S_val of values alone is learned at networks without responses, and nothing of a hypergradient is in its price.
+    costs = {name: read_arrays(checkpoints / f"{name}_val_seed0.npz") for name in ("hcdc", "value_only")}
+    assert paid["value_only"] == pytest.approx(s_train + float(costs["value_only"]["cost/seconds"]))
+    assert float(costs["hcdc"]["cost/seconds"]) > gradients + draws
+
+
+def test_responses_that_diverged_are_told_and_matched_by_their_losses(in_process, tmp_path, monkeypatch):
+    def flagged(*args, **kwargs):
+        pool = condensed_pool(*args, **kwargs)
+        return pool._replace(
+            diverged=pool.diverged.at[0].set(True), response=jax.tree.map(jnp.zeros_like, pool.response)
+        )
+
+    monkeypatch.setattr(matched_networks, "condensed_pool", flagged)
+    config = small_config(tmp_path, methods=("hcdc",))
+    said = []
+    with pipeline.opened(config, tmp_path / "run") as run:
+        pipeline.condense(run._replace(progress=run.progress._replace(say=said.append)))
+    assert len([line for line in said if "the responses of 1 of 3 networks on S_train diverged" in line]) == 1
+
+
+def test_where_every_response_diverged_nothing_but_losses_can_be_matched(in_process, tmp_path, monkeypatch):
+    def flagged(*args, **kwargs):
+        pool = condensed_pool(*args, **kwargs)
+        return pool._replace(diverged=jnp.ones_like(pool.diverged))
+
+    monkeypatch.setattr(matched_networks, "condensed_pool", flagged)
+    config = small_config(tmp_path, methods=("hcdc",), hcdc={"distance": "cosine"})
+    with (
+        pipeline.opened(config, tmp_path / "run") as run,
+        pytest.raises(UserError, match=r"no hypergradient can be matched; lengthen training.proxy_steps"),
+    ):
+        pipeline.condense(run)
+
+
 def test_filters_of_order_0(in_process, tmp_path):
     """They do not propagate, so there is no learned graph to draw."""
     config = small_config(

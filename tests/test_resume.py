@@ -147,7 +147,7 @@ def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypa
         pipeline.condense(run)
     half = halves.read_half(halves.Place(tmp_path / "run", "hcdc", "val", 0))
     # The draws; 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
-    assert half.cost == (1 + 3 + 1 + 6, 1 + 3 + 3 + 1 + 6, 3, 3)
+    assert half.cost == (1 + 3 + 1 + 6, 1 + 3 + 3 + 1 + 6, 3, 3, 0)
 
 
 class TestBetweenArtefactAndCard:

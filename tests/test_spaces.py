@@ -42,8 +42,16 @@ def test_spread_draws_follow_their_seed_and_begin_alike(space):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_eight_spread_draws_fall_into_eight_octants(seed):
-    draws = spaces.get("graph_filter", order=2).spread(seed, 8)
+    draws = spaces.box("cube", dict.fromkeys("abc", (-1.0, 1.0))).spread(seed, 8)
     assert len({tuple(row) for row in np.sign(draws).tolist()}) == 8
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eight_spread_filters_fall_into_the_octants_that_differ(seed):
+    signs = np.sign(spaces.get("graph_filter", order=2).spread(seed, 8))
+    assert (signs[:, 0] == 1).all()  # a filter and its negative are one
+    _, counts = np.unique(signs, axis=0, return_counts=True)
+    assert counts.tolist() == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("seed", range(3))

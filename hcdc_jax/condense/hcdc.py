@@ -102,7 +102,7 @@ def hcdc(
 
 
 def _info(value, info, data) -> HCDCInfo:
-    factor, wanted = known(data.target, data.scale[None])
+    factor, wanted = known(data.target, data.scale[None], data.pool.diverged)
     misalignment = distances.cosine(info.value, factor * info.gradient, data.target.value, wanted)
     logs = jnp.stack([jnp.log(info.value), jnp.log(data.target.value)])
     centred = logs - logs.mean(1, keepdims=True)
@@ -203,6 +203,7 @@ def condensed_pool(
       training: how candidates are trained on S_train.
       solver: of the best-response Jacobian.
       sensitivity: "implicit", "unroll" (forward mode through training), or "direct" (no response); as for the targets.
+        Responses whose solve diverged are flagged in the pool.
       first: number of the first network's initialisation, so that more networks of a candidate may come in calls.
       devices: over which the networks are spread, or how many; all devices of this process by default.
 
@@ -215,8 +216,8 @@ def condensed_pool(
     chunks, replicate = over_candidates((first + jnp.arange(len(hparams)), hparams), size, mesh)
     shared = replicate((key, train_batch, training))
     found = _pool_chunks(problem, chunks, shared, solver=solver, sensitivity=sensitivity, mesh=mesh, alone=alone)
-    params, jacobian = in_order(mesh, found, len(hparams))
-    return Pool(params, hparams, jacobian)
+    params, jacobian, diverged = in_order(mesh, found, len(hparams))
+    return Pool(params, hparams, jacobian, diverged)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "solver", "sensitivity", "mesh", "alone"))
@@ -228,11 +229,12 @@ def _pool_chunks(problem, chunks, shared, *, solver, sensitivity, mesh, alone):
             return train(jax.random.fold_in(key, index), problem, hparams, train_batch, training)[0]
 
         if sensitivity == "unroll":
-            return unrolled_response(fit, hparams)
+            params, jacobian = unrolled_response(fit, hparams)
+            return params, jacobian, ~all_finite(jacobian)
         params = fit(hparams)
         if sensitivity == "direct":
-            return params, None
-        jacobian, _ = response(problem.train_loss, params, hparams, train_batch, solver=solver)
-        return params, jacobian
+            return params, None, jnp.zeros((), bool)
+        jacobian, info = response(problem.train_loss, params, hparams, train_batch, solver=solver)
+        return params, jacobian, info.diverged.any() | ~all_finite(jacobian)
 
     return over_chunks(one, shared, chunks, mesh, alone)

@@ -81,7 +81,7 @@ def lambda_shift(problem: Problem, space: Space, *, steps: int) -> Condenser:
     def step(key, state, data):
         def jet(hparams):
             def loss(shift):
-                shifted = space.admit(hparams + data.scale * shift)
+                shifted = moved(space, hparams, data.scale * shift)
                 params, _ = train(key, problem, shifted, data.train_batch, data.training)
                 value = problem.val_loss(params, shifted, data.val_batch)
                 return value, value
@@ -99,6 +99,14 @@ def lambda_shift(problem: Problem, space: Space, *, steps: int) -> Condenser:
         return ShiftState(state.variables + updates, opt_state), ShiftInfo(distance)
 
     return Condenser(init, step)
+
+
+def moved(space: Space, hparams: HParams, amount: Array) -> HParams:
+    """A point [h], shifted, as far as models can be trained there.
+
+    Points of one orbit have one loss, so the shift starts from the one that stands for all of them.
+    """
+    return space.admit(space.representative(hparams) + amount)
 
 
 def _at_the_mean_unless(usable: Array, losses: Array) -> Array:

@@ -157,7 +157,8 @@ def read_half(place: Place) -> Half:
     if not place.finished.exists():
         raise UserError(f"{place.folder} does not hold {place}: run `hcdc condense` on it first")
     arrays = read_arrays(place.finished)
-    cost = Cost(*(float(arrays[f"cost/{field}"]) for field in Cost._fields))
+    # Folders of older versions know nothing of `timed_trainings`.
+    cost = Cost(*(float(arrays.get(f"cost/{field}", 0.0)) for field in Cost._fields))
     tree = to_tree(arrays)
     facts = {name: float(value) for name, value in tree.get("facts", {}).items()}
     pruning = {name: np.asarray(values) for name, values in tree.get("pruning", {}).items()}

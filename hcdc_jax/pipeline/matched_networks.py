@@ -13,6 +13,7 @@ from hcdc_jax import files
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.condense.inner import checksum
+from hcdc_jax.config import Sensitivity
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.frozen import Pool
 from hcdc_jax.pipeline.clock import measured
@@ -33,7 +34,9 @@ class MatchedNetworks(NamedTuple):
     cost: Cost
 
 
-def networks_at(run: Run, seed: int, hparams: Array, condensed_train: Batch) -> MatchedNetworks:
+def networks_at(
+    run: Run, seed: int, hparams: Array, condensed_train: Batch, sensitivity: Sensitivity
+) -> MatchedNetworks:
     """Trains the networks at candidates [m, h], one initialisation of all after the other, or reads them.
 
     Args:
@@ -41,9 +44,10 @@ def networks_at(run: Run, seed: int, hparams: Array, condensed_train: Batch) -> 
       seed: of the method.
       hparams: where candidates are trained on S_train.
       condensed_train: S_train.
+      sensitivity: of their responses; "direct" for none, which who matches values alone has no use for.
     """
     setup, options = run.setup, run.setup.config.hcdc
-    folder = _folder(run.folder, seed) / checksum(condensed_train, hparams)[:16]
+    folder = _folder(run.folder, seed) / f"{checksum(condensed_train, hparams)[:16]}_{sensitivity}"
     paths = [folder / f"{i:03d}.npz" for i in range(options.inits)]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     for i in run.progress.track(missing, f"networks on S_train, seed {seed}", len(paths) - len(missing)):
@@ -51,7 +55,7 @@ def networks_at(run: Run, seed: int, hparams: Array, condensed_train: Batch) -> 
             pool = jax.block_until_ready(
                 condensed_pool(
                     key_for(POOL, seed), setup.problem_on(condensed_train), hparams, condensed_train,
-                    setup.proxy_training, solver=solver_of(setup.config), sensitivity=options.sensitivity,
+                    setup.proxy_training, solver=solver_of(setup.config), sensitivity=sensitivity,
                     first=i * len(hparams),
                 )
             )  # fmt: skip
@@ -59,7 +63,7 @@ def networks_at(run: Run, seed: int, hparams: Array, condensed_train: Batch) -> 
         files.write_npz(paths[i], to_arrays(pool) | seconds)
     found = [to_tree(read_arrays(path)) for path in paths]
     cost = Cost(*(sum(float(one[name]) for one in found) for name in ("seconds", "compile_seconds")))
-    pools = [Pool(one["params"], one["hparams"], one.get("response")) for one in found]
+    pools = [Pool(one["params"], one["hparams"], one.get("response"), one["diverged"]) for one in found]
     return MatchedNetworks(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pools), cost)
 
 

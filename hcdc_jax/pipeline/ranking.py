@@ -78,6 +78,7 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
         "seconds_rank": verdict.elapsed.run,
         "seconds_compile": cost.compile_seconds + verdict.elapsed.compile,
         "full_trainings_used": cost.full_trainings,
+        "full_trainings_timed": cost.timed_trainings,
         "stored_scalars": verdict.stored_scalars,
     } | extra
 

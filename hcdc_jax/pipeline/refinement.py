@@ -81,5 +81,6 @@ def _best(request: Request, key: Array, val: Batch, placed: Callable[[Array], Ar
     if options.refined_by == "hypergradient":
         extra = descent_options(setup, train, val, setup.proxy_training)
     history = SEARCHES[options.refined_by](key, setup.space, evaluate_fn, options.searched, **extra)
-    places = history.best(options.found, APART * np.asarray(setup.space.prior_std), avoided=known)
+    radius = APART * np.asarray(setup.space.prior_std)
+    places = history.best(options.found, radius, avoided=known, equivalents=setup.space.equivalents)
     return history.hparams[places]

@@ -135,7 +135,8 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
         history = SEARCHES[plan.method](key, setup.space, evaluate_fn, plan.num, report=progress.update, **extra)
     if len(history.loss) < plan.num:  # a grid, or descents of equal length
         progress.update(plan.num)
-    places = history.best(max(plan.top, LISTED), APART * np.asarray(setup.space.prior_std))
+    radius = APART * np.asarray(setup.space.prior_std)
+    places = history.best(max(plan.top, LISTED), radius, equivalents=setup.space.equivalents)
     return Found(history, places, elapsed)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed
 from hcdc_jax.condense.base import run as run_condenser
-from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
+from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift, moved
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, half_key
@@ -82,7 +82,7 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
 
 def shifted(setup: Setup, hparams: Array, amount: np.ndarray) -> Array:
     """Hyperparameters [n, h], shifted, as far as models can be trained there."""
-    return jax.vmap(setup.space.admit)(hparams + amount[None])
+    return jax.vmap(lambda one: moved(setup.space, one, jnp.asarray(amount)))(hparams)
 
 
 def facts(setup: Setup, amount: np.ndarray) -> dict[str, float]:

@@ -38,13 +38,15 @@ class Matched(NamedTuple):
     Attributes:
       hparams: [m, h].
       target: values [m] and hypergradients [m, h].
-      cost: of the draws, of all m full trainings and of their hypergradients, the diverged ones included.
+      cost: of the draws and of all m full trainings, the diverged ones included: what their values cost.
+      gradient_cost: of their hypergradients, on top; who does not look at these does not pay for them.
       params: of the trained networks, leading axis [m], where they are kept: where they teach.
     """
 
     hparams: Array
     target: Target
     cost: Cost
+    gradient_cost: Cost = Cost()
     params: Params = None
 
     def plus(self, other: Matched) -> Matched:
@@ -55,7 +57,8 @@ class Matched(NamedTuple):
             (other.hparams, other.target, other.params),
         )
         hparams, target, params = joined
-        return Matched(hparams, target, self.cost.plus(other.cost), params)
+        cost, gradient_cost = self.cost.plus(other.cost), self.gradient_cost.plus(other.gradient_cost)
+        return Matched(hparams, target, cost, gradient_cost, params)
 
 
 def folder_of(folder: Path, seed: int) -> Path:
@@ -173,10 +176,14 @@ def _targets(
         hparams=jnp.asarray(stacked["hparams"][good]),
         target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(stacked["gradient"][good])),
         cost=Cost(
-            seconds=float(stacked["target_seconds"].sum()),
             compile_seconds=float(stacked["compile_seconds"].sum()),
             training_seconds=float(stacked["training_seconds"].sum()),
             full_trainings=count,
+        ),
+        gradient_cost=Cost(
+            seconds=float(stacked["target_seconds"].sum()),
+            compile_seconds=float(stacked["target_compile_seconds"].sum()),
+            timed_trainings=count if options.sensitivity == "unroll" else 0,
         ),
         params=to_tree({name: array[good] for name, array in networks.items()}).get("params"),
     )
@@ -196,9 +203,10 @@ def _some(setup: Setup, key: Array, hparams: list[np.ndarray]) -> list[dict[str,
                 key, setup.problem, jnp.asarray(np.stack(hparams)), setup.train, setup.val, _thrifty(setup)
             )
         )
-    run, compilation = np.array([elapsed.run, elapsed.compile]) / len(hparams)
+    share = Elapsed()
+    share.run, share.compile = elapsed.run / len(hparams), elapsed.compile / len(hparams)
     return [
-        _record(setup, one, *jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged)), 0.0, run, compilation)
+        _record(setup, one, *jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged)), Elapsed(), share)
         for i, one in enumerate(hparams)
     ]
 
@@ -209,9 +217,8 @@ def _record(
     target: Target,
     params: Params,
     diverged: Array,
-    training: float,
-    targeting: float,
-    compilation: float,
+    training: Elapsed,
+    targeting: Elapsed,
 ) -> dict[str, np.ndarray]:
     """What is kept of one candidate, seconds last; its network where it may teach."""
     return {
@@ -219,9 +226,10 @@ def _record(
         "value": np.asarray(target.value),
         "gradient": np.asarray(target.gradient),
         "diverged": np.asarray(diverged),
-        "training_seconds": np.asarray(training),
-        "target_seconds": np.asarray(targeting),
-        "compile_seconds": np.asarray(compilation),
+        "training_seconds": np.asarray(training.run),
+        "compile_seconds": np.asarray(training.compile),
+        "target_seconds": np.asarray(targeting.run),
+        "target_compile_seconds": np.asarray(targeting.compile),
     } | (to_arrays({"params": params}) if setup.config.labels.teachers else {})
 
 
@@ -231,9 +239,7 @@ def _thrifty(setup: Setup) -> Training:
 
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
     target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
-    target, params, diverged, training, targeting = target_of(setup, key, jnp.asarray(hparams))
-    compilation = training.compile + targeting.compile
-    return _record(setup, hparams, target, params, diverged, training.run, targeting.run, compilation)
+    return _record(setup, hparams, *target_of(setup, key, jnp.asarray(hparams)))
 
 
 _Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
@@ -256,7 +262,8 @@ def _after_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
 
 
 def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
-    # Training and its reverse pass are one program; all of it counts as the target's price.
+    # Training and its reverse pass are one program; all of it is timed as the price of the
+    # hypergradient (`Cost.timed_trainings`).
     with measured() as targeting:
         target, params, diverged = jax.block_until_ready(
             unrolled_target(key, setup.problem, hparams, setup.train, setup.val, _thrifty(setup))

@@ -48,8 +48,7 @@ def teachers(run: Run, seed: int, condensed_train: Batch) -> Teachers:
     best = np.argsort(np.asarray(matched.target.value), kind="stable")[: run.setup.config.labels.teachers]
     params = jax.tree.map(lambda leaf: leaf[best], matched.params)
     # Their hypergradients are the price of matching, not of teaching.
-    cost = matched.cost._replace(seconds=draws.cost.seconds)
-    return Teachers(params, matched.hparams[best], np.asarray(matched.hparams), cost)
+    return Teachers(params, matched.hparams[best], np.asarray(matched.hparams), matched.cost)
 
 
 def labels_of(setup: Setup, taught_by: Teachers, images: Array) -> Array:

@@ -45,7 +45,13 @@ class History(NamedTuple):
     accuracy: np.ndarray
     status: np.ndarray
 
-    def best(self, count: int = 1, radius: ArrayLike = 0.0, avoided: ArrayLike = ()) -> np.ndarray:
+    def best(
+        self,
+        count: int = 1,
+        radius: ArrayLike = 0.0,
+        avoided: ArrayLike = (),
+        equivalents: Callable[[Array], Array] | None = None,
+    ) -> np.ndarray:
         """Places of the best different candidates that did not fail, lowest loss first.
 
         Args:
@@ -53,15 +59,21 @@ class History(NamedTuple):
           radius: [h] or a number; a candidate that is as close as this to a better one in every hyperparameter is
             passed over. Descents end in crowds of nearly equal candidates, one of which is enough.
           avoided: [k, h]; what is as close to one of these is passed over, too.
+          equivalents: `Space.equivalents`: being close to any point of an orbit is being close to all of it.
         """
         places: list[int] = []
-        avoided = np.asarray(avoided, self.hparams.dtype).reshape(-1, self.hparams.shape[1])
+        taken = list(np.asarray(avoided, self.hparams.dtype).reshape(-1, self.hparams.shape[1]))
+        orbits = self.hparams[:, None]  # [n, k, h]
+        if equivalents is not None:
+            orbits = np.asarray(jax.vmap(equivalents)(jnp.asarray(self.hparams)))
         for place in np.argsort(self.loss, kind="stable"):
-            near = np.abs(np.concatenate([avoided, self.hparams[places]]) - self.hparams[place]) <= radius
-            if self.status[place] and not near.all(axis=1).any():
-                places.append(int(place))
             if len(places) == count:
                 break
+            here = self.hparams[place]
+            near = np.abs(np.reshape(taken, (-1, 1, len(here))) - orbits[place]) <= radius
+            if self.status[place] and not near.all(axis=-1).any():
+                places.append(int(place))
+                taken.append(here)
         return np.array(places, int)
 
 

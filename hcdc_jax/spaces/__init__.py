@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from hcdc_jax.spaces.continuous import Space, box, unit_l1
+from hcdc_jax.spaces.continuous import Space, box, either_sign, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
 from hcdc_jax.spaces.nas_bench_201 import discrete_cell, nas_bench_201, one_hot, softmax_mix
 from hcdc_jax.spaces.regularisation import image_training, regularisation
@@ -46,6 +46,7 @@ __all__ = [
     "box",
     "chebnet",
     "discrete_cell",
+    "either_sign",
     "filter_training",
     "get",
     "gprgnn",

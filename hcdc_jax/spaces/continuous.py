@@ -60,6 +60,9 @@ class Space(NamedTuple):
       mixed: `mixed(key, hparams [h], temperature) -> [h]`, a random point between the candidates of a discrete space
         that has this one as its nearest, and comes to it as the temperature falls to 0. None where there is nothing
         between them.
+      orbit: `orbit(hparams [h]) -> [k, h]`, all points whose losses have the same distribution as this one's, itself
+        first: the images under a finite group of k invertible, differentiable maps. None where there are no others.
+      choices: the coordinates of each categorical choice; what fits a length scale fits one for all of a choice.
     """
 
     name: str
@@ -71,10 +74,32 @@ class Space(NamedTuple):
     basis: str | None = None
     domain: Callable[[Array], Array] | None = None
     mixed: Callable[[Array, Array, float | Array], Array] | None = None
+    orbit: Callable[[Array], Array] | None = None
+    choices: tuple[tuple[int, ...], ...] = ()
 
     def admit(self, hparams: Array) -> Array:
         """The nearest hyperparameters [h] at which a model can be trained, inside the prior or not."""
         return (self.domain or self.project)(hparams)
+
+    def equivalents(self, hparams: Array) -> Array:
+        """The orbit [k, h] of a point [h], itself first; [1, h] in a space without symmetries."""
+        return hparams[None] if self.orbit is None else self.orbit(hparams)
+
+    def representative(self, hparams: Array) -> Array:
+        """The same point [h] for all of an orbit: the one that comes last when they are sorted by their coordinates.
+
+        Of filters that may change their sign, the one whose first coefficient is not negative.
+        """
+        points = self.equivalents(hparams)
+        return points[jnp.lexsort(points.T[::-1])[-1]]
+
+    def represents(self, hparams: Array) -> Array:
+        """Whether a point [h] comes last of those of its orbit that lie in the space: true once in every orbit."""
+        points = self.equivalents(hparams)
+        # Members are compared with what the space makes of them; rounding must not tell a point from itself.
+        inside = jnp.isclose(jax.vmap(self.project)(points), points, rtol=1e-5, atol=1e-6).all(1).at[0].set(True)
+        last = jnp.lexsort((*jnp.where(inside[:, None], points, -jnp.inf).T[::-1],))[-1]
+        return (points[last] == hparams).all()
 
     def sample(self, key: Array, num_candidates: int) -> Array:
         """Independent draws from the prior: [num_candidates, h]."""
@@ -84,12 +109,21 @@ class Space(NamedTuple):
         """Draws that fill the prior evenly, by a scrambled Sobol sequence: [num_candidates, h].
 
         Eight points in three dimensions fall into eight different octants. Few independent draws leave whole regions
-        empty in which whatever is fitted to them is a guess.
+        empty in which whatever is fitted to them is a guess. Where the space has symmetries only one point of each
+        orbit is drawn: what all of them would say is asked once.
         """
         sequence = qmc.Sobol(len(self.hparam_names), scramble=True, rng=np.random.default_rng(seed))
         # Whole powers of two keep the sequence balanced; any beginning of it is spread well too.
-        points = sequence.random_base2(math.ceil(math.log2(max(num_candidates, 2))))[:num_candidates]
-        return self.from_unit(jnp.asarray(points, jnp.float32))
+        points = self.from_unit(jnp.asarray(sequence.random_base2(_power_of_two(num_candidates)), jnp.float32))
+        if self.orbit is None:
+            return points[:num_candidates]
+        kept, count = [], 0
+        while True:
+            kept.append(points[_representing(self)(points)])
+            count += len(kept[-1])
+            if count >= num_candidates:
+                return jnp.concatenate(kept)[:num_candidates]
+            points = self.from_unit(jnp.asarray(sequence.random(len(points)), jnp.float32))
 
     def factorial(self, seed: int | tuple[int, ...], num_candidates: int) -> Array:
         """A fractional factorial design, each hyperparameter high in half of it, else low: [num_candidates, h].
@@ -99,9 +133,15 @@ class Space(NamedTuple):
         Burman 1946, Box and Hunter 1961). Columns of Sylvester's Hadamard matrix and their signs are drawn by the seed.
 
         Raises:
-          UserError: num_candidates is no power of two above h, or the space is one of choices, which have no levels.
+          UserError: num_candidates is no power of two above h, the space is one of choices, which have no levels, or it
+            has symmetries, under which high and low levels may be the same.
         """
         h = len(self.hparam_names)
+        if self.orbit is not None:
+            raise UserError(
+                f"candidates of the space {self.name!r} come in groups of equals, which a factorial design would train "
+                "again and again: set hcdc.design = 'strata'"
+            )
         if self.mixed is not None:
             raise UserError(f"the choices of the space {self.name!r} have no levels: set hcdc.design = 'strata'")
         if num_candidates <= h or num_candidates & (num_candidates - 1):
@@ -113,6 +153,22 @@ class Space(NamedTuple):
         columns = hadamard(num_candidates)[:, 1 + rng.permutation(num_candidates - 1)[:h]]
         levels = 0.5 + rng.choice([-1, 1], h) * columns / np.sqrt(12.0)
         return self.from_unit(jnp.asarray(levels, jnp.float32))
+
+
+@functools.cache
+def _representing(space: Space) -> Callable[[Array], Array]:
+    """`Space.represents` of points [n, h], compiled once for a space."""
+    return jax.jit(jax.vmap(space.represents))
+
+
+def _power_of_two(count: int) -> int:
+    """The exponent of the smallest power of two, from 2 on, that is not below `count`."""
+    return math.ceil(math.log2(max(count, 2)))
+
+
+def either_sign(hparams: Array) -> Array:
+    """The orbit [2, h] of a point [h] that may change its sign as a whole."""
+    return jnp.stack([hparams, -hparams])
 
 
 Bounds = tuple[float, float] | tuple[float, float, str]

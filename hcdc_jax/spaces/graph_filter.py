@@ -3,6 +3,9 @@
 With S the normalised adjacency and L = I - S, P_k is a power of L or S or a Chebyshev polynomial of L - I
 (`graphs.filter_terms`). Powers of S or L up to 10 are nearly parallel, so small changes of many coefficients cancel;
 that is a property of those parameterisations, and it is left as published.
+
+Where the coefficients are free, C(-lambda) = -C(lambda): weights that change their sign with it make the same network,
+and are as likely, so that both filters have the same losses in distribution (`Space.orbit`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from numpy.polynomial.chebyshev import chebfit, chebpts1
 from scipy.special import comb
 
 from hcdc_jax.models import Setting
-from hcdc_jax.spaces.continuous import Bounds, Space, as_is, box, one_object, unit_l1
+from hcdc_jax.spaces.continuous import Bounds, Space, as_is, box, either_sign, one_object, unit_l1
 from hcdc_jax.types import Array
 
 
@@ -103,9 +106,9 @@ def bernstein_to_chebyshev(order: int) -> np.ndarray:
 
 
 def _of_filters(space: Space, basis: str, coefficients: Callable[[Array], Array] | None = None) -> Space:
-    """`space`, read as the coefficients of a filter; as they are where no function is given."""
+    """`space`, read as the coefficients of a filter; as they are, of either sign, where no function is given."""
     if space.domain is not None:
         space = space._replace(domain=as_is)  # of a box: any coefficients make a filter
     if coefficients is None:
-        return space._replace(read=Setting, basis=basis)
+        return space._replace(read=Setting, basis=basis, orbit=either_sign)
     return space._replace(read=lambda hparams: Setting(coefficients(hparams)), basis=basis)

@@ -32,7 +32,10 @@ def nas_bench_201() -> Space:
     30 dimensions that choices are made from, and few of its points say little about so many.
     """
     names = tuple(f"{source}-{target} {operation}" for source, target in EDGES for operation in OPERATIONS)
-    return Space("nas_bench_201", names, _from_unit, _prior_std(), _project, _read, mixed=mixed)
+    edges = np.arange(len(names)).reshape(NUM_EDGES, NUM_OPERATIONS).tolist()
+    return Space(
+        "nas_bench_201", names, _from_unit, _prior_std(), _project, _read, mixed=mixed, choices=tuple(map(tuple, edges))
+    )
 
 
 def one_hot(cells: Sequence[str | int | Sequence[int]]) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from hcdc_jax.errors import UserError
@@ -55,6 +56,9 @@ def with_training(
     def both(first, second, vector):
         return jnp.concatenate([first(vector[..., :h]), second(vector[..., h:])], -1)
 
+    def orbit(hparams):
+        return jax.vmap(lambda first: jnp.concatenate([first, hparams[h:]]))(filters.equivalents(hparams[:h]))
+
     def read(hparams):
         return filters.read(hparams[:h])._replace(**training.read(hparams[h:]))
 
@@ -67,6 +71,7 @@ def with_training(
         read,
         filters.basis,
         functools.partial(both, filters.admit, training.admit),
+        orbit=orbit if filters.orbit is not None else None,
     )
 
 

@@ -26,12 +26,14 @@ class Cost(NamedTuple):
       compile_seconds: of compilation, which is paid once and not per candidate.
       training_seconds: of the full trainings.
       full_trainings: trainings on the real data.
+      timed_trainings: those of them whose time is part of `seconds`, since their reverse pass runs through them.
     """
 
     seconds: float = 0.0
     compile_seconds: float = 0.0
     training_seconds: float = 0.0
     full_trainings: float = 0.0
+    timed_trainings: float = 0.0
 
     def plus(self, other: Cost) -> Cost:
         """The sum of both."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from hcdc_jax.condense.base import Condenser, has_diverged
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container, ImageStart
+from hcdc_jax.distances import READ_VALUES
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Pool, Target
+from hcdc_jax.frozen import Pool, Target, without_diverged
 from hcdc_jax.krylov import norm
 from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.matched_networks import networks_at
@@ -37,12 +39,37 @@ def _values_alone(setup: Setup, container: Container) -> Condenser:
     return hcdc(setup.matched_problem, container, distance="value", direct=setup.config.hcdc.direct)
 
 
+class _Match(NamedTuple):
+    """What one of the methods here matches.
+
+    Attributes:
+      name: of its recipe.
+      condenser: of S_val.
+      distances: what it may choose from, where it chooses.
+    """
+
+    name: str
+    condenser: Callable[[Setup, Container], Condenser]
+    distances: tuple[str, ...]
+
+    def reads_hypergradients(self, setup: Setup) -> bool:
+        """Whether they enter the match; else nobody pays for them."""
+        options = setup.config.hcdc
+        fixed = self.condenser is _condenser and options.selection == "fixed"
+        return ((options.distance,) if fixed else self.distances) != ("value",)
+
+
+_HCDC = _Match("hcdc", _condenser, DISTANCES)
+_VALUE_ONLY = _Match("value_only", _values_alone, ("value",))
+_SHIFTED = _Match("hcdc_shifted", _condenser, DISTANCES)
+
+
 def _work(request: Request) -> Work:
-    return _work_of(request, _matched(request), "hcdc", _condenser, DISTANCES)
+    return _work_of(request, _matched(request), _HCDC)
 
 
 def _work_of_values(request: Request) -> Work:
-    return _work_of(request, _matched(request), "value_only", _values_alone, ("value",))
+    return _work_of(request, _matched(request), _VALUE_ONLY)
 
 
 def _shifted_work(request: Request) -> Work:
@@ -55,7 +82,7 @@ def _shifted_work(request: Request) -> Work:
     def placed(hparams: Array) -> Array:
         return shifted(setup, hparams, shift.amount)
 
-    work = _work_of(request, matched, "hcdc_shifted", _condenser, DISTANCES, placed)
+    work = _work_of(request, matched, _SHIFTED, placed)
     return work._replace(facts={**work.facts, **facts(setup, shift.amount)})
 
 
@@ -65,34 +92,34 @@ def _matched(request: Request) -> Matched:
     return matched_targets(request.run, request.seed, draws)
 
 
-def _work_of(
-    request: Request,
-    matched: Matched,
-    name: str,
-    condenser: Callable[[Setup, Container], Condenser],
-    distances: tuple[str, ...],
-    placed: Callable[[Array], Array] = as_is,
-) -> Work:
+def _work_of(request: Request, matched: Matched, match: _Match, placed: Callable[[Array], Array] = as_is) -> Work:
     """Work of S_val, `placed` being where candidates are trained on S_train."""
     setup = request.run.setup
     container = learned(setup, "val")
 
     def learn(matched: Matched) -> Batch | None:
-        work, key, count = _frozen(request, matched, placed), half_key("val", request.seed), steps(setup)
-        method, start = condenser(setup, container), container.init(key, request.start)
+        work, key, count = _frozen(request, matched, match, placed), half_key("val", request.seed), steps(setup)
+        method, start = match.condenser(setup, container), container.init(key, request.start)
         state = run_condenser(key, method, method.init(key, start, work.data), work.data, steps=count, every=count)
         return None if has_diverged(state.variables, start) else jax.jit(container.decode)(state.variables)
 
-    matched = refined(request, matched, name, learn, placed)
-    return settled(request, _frozen(request, matched, placed), container, name, distances)
+    matched = refined(request, matched, match.name, learn, placed)
+    return settled(request, _frozen(request, matched, match, placed), container, match.name, match.distances)
 
 
-def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]) -> Work:
+def _frozen(request: Request, matched: Matched, match: _Match, placed: Callable[[Array], Array]) -> Work:
     setup, options = request.run.setup, request.run.setup.config.hcdc
     assert request.condensed_train is not None
-    networks = networks_at(request.run, request.seed, placed(matched.hparams), request.condensed_train)
-    pool, target = networks.pool, believed(setup, matched)
-    tell_of_exploded(request.run, request.seed, target)
+    slopes = match.reads_hypergradients(setup)
+    networks = networks_at(
+        request.run, request.seed, placed(matched.hparams), request.condensed_train,
+        options.sensitivity if slopes else "direct",
+    )  # fmt: skip
+    pool, target, cost = networks.pool, believed(setup, matched), matched.cost.plus(networks.cost)
+    if slopes:
+        cost = cost.plus(matched.gradient_cost)
+        tell_of_exploded(request.run, request.seed, target)
+        _tell_of_diverged(request, pool, match)
     if setup.asks_jointly:
         pool = _together(pool, options.inits)
     else:  # all networks of a candidate have the same target
@@ -100,7 +127,7 @@ def _frozen(request: Request, matched: Matched, placed: Callable[[Array], Array]
     pool, target = _trained(request, pool, target)
     rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
-    return Work(data, matched.cost.plus(networks.cost), np.asarray(matched.hparams))
+    return Work(data, cost, np.asarray(matched.hparams))
 
 
 def _together(pool: Pool, inits: int) -> Pool:
@@ -112,11 +139,32 @@ def _together(pool: Pool, inits: int) -> Pool:
     # Responses have the axis of hyperparameters before that of networks: [m, h, inits, ...].
     response = jax.tree.map(lambda leaf: jnp.moveaxis(by_candidate(leaf), 1, 2), pool.response)
     hparams = jax.tree.map(lambda leaf: by_candidate(leaf)[:, 0], pool.hparams)
-    return Pool(jax.tree.map(by_candidate, pool.params), hparams, response)
+    diverged = None if pool.diverged is None else by_candidate(pool.diverged).any(1)
+    return Pool(jax.tree.map(by_candidate, pool.params), hparams, response, diverged)
+
+
+def _tell_of_diverged(request: Request, pool: Pool, match: _Match) -> None:
+    """Says of how many networks on S_train the response is not used, if any.
+
+    Raises:
+      UserError: of all of them, where nothing else is matched.
+    """
+    count = int(np.sum(np.asarray(pool.diverged)))
+    if not count:
+        return
+    cure = "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'"
+    told = f"the responses of {count} of {len(pool.hparams)} networks on S_train diverged, which are not at a minimum"
+    if count == len(pool.hparams) and request.run.setup.config.hcdc.distance not in READ_VALUES:
+        raise UserError(f"seed {request.seed}: {told}, so that no hypergradient can be matched; {cure}")
+    request.run.progress.say(
+        f"seed {request.seed}: {told}; {match.name} matches their losses alone, as far as hcdc.distance reads losses; "
+        f"{cure}"
+    )
 
 
 def _trained(request: Request, pool: Pool, target: Target) -> tuple[Pool, Target]:
-    """Without the networks whose weights or response have no finite norm: one of them would undo all of S_val."""
+    """Without the networks whose weights have no finite norm: one of them would undo all of S_val."""
+    pool = without_diverged(pool)
     good = np.asarray(jax.vmap(lambda *network: jnp.isfinite(norm(network)))(pool.params, pool.response))
     if good.all():
         return pool, target

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax import surrogate
 from hcdc_jax.candidates import Scores
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.draws import drawn
@@ -19,7 +20,6 @@ from hcdc_jax.pipeline.shifts import Shift, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, believed, matched_targets
 from hcdc_jax.pipeline.teachers import relabelled, teachers
 from hcdc_jax.search import successive_halving
-from hcdc_jax.surrogate import predict
 from hcdc_jax.types import Batch
 
 
@@ -99,33 +99,30 @@ def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
         logs = predicted_logs(setup, matched, with_gradients=with_gradients)
     hparams, (value, gradient) = matched.hparams, matched.target
     stored = hparams.size + value.size + gradient.size * with_gradients
-    return Verdict(scores_of(np.exp(logs)), elapsed, stored, matched.cost, np.asarray(hparams))
+    cost = matched.cost.plus(matched.gradient_cost) if with_gradients else matched.cost
+    return Verdict(scores_of(np.exp(logs)), elapsed, stored, cost, np.asarray(hparams))
 
 
 def predicted_logs(setup: Setup, matched: Matched, *, with_gradients: bool) -> np.ndarray:
     """[n] log losses of the candidates, by a Gaussian process on those of the full trainings."""
-    scale = np.asarray(setup.space.prior_std)
     value, gradient = map(np.asarray, believed(setup, matched))
-    return predict(
-        np.asarray(matched.hparams) / scale,
-        np.log(value),
-        np.asarray(setup.candidates) / scale,
-        gradients=scale * gradient / value[:, None] if with_gradients else None,
-    )
+    slopes = gradient / value[:, None] if with_gradients else None
+    return surrogate.predict(surrogate.fit(setup.space, matched.hparams, np.log(value), slopes), setup.candidates)[0]
 
 
 def _real_val_residual(trial: Trial) -> Verdict:
     """real_val, with its log losses corrected by a Gaussian process on what they miss of the full trainings."""
     setup, matched = trial.run.setup, paid(trial)
-    scale = np.asarray(setup.space.prior_std)
     keys = rank_keys(setup, trial.seed)
     with measured() as fitting:
         at_matched, _ = mean_scores(setup, keys, matched.hparams, trial.condensed_train, setup.val)
     scores, elapsed = trial.networks().on(setup.val)
     usable = np.asarray(at_matched.status)  # a failed network on S_train says nothing about its residual
     residual = np.log(np.asarray(matched.target.value)[usable]) - np.log(at_matched.loss[usable])
-    points = np.asarray(matched.hparams)[usable] / scale
-    correction = predict(points, residual, np.asarray(setup.candidates) / scale) if usable.any() else 0.0
+    correction = 0.0
+    if usable.any():
+        process = surrogate.fit(setup.space, np.asarray(matched.hparams)[usable], residual)
+        correction = surrogate.predict(process, setup.candidates)[0]
     return Verdict(
         scores._replace(loss=scores.loss * np.exp(correction)),
         elapsed,
