@@ -13,7 +13,6 @@ from hcdc_jax.report import tables
 from hcdc_jax.report.style import Drawing, to_png
 from hcdc_jax.terminal import progress
 
-
 BEST = ("overlap, top 10 %", "Spearman inside", "regret, best 1 / 3 / 5")
 """Columns of `best`, in points of test accuracy the last one."""
 PRICE = ("full trainings", "seconds", *(f"pays from ({name})" for name in tables.RIVAL_SEARCHES.values()))
