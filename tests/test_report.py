@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hcdc_jax import files
 from hcdc_jax.errors import UserError
-from hcdc_jax.report import assemble, claims, figures, tables
+from hcdc_jax.report import assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.results import read
 
@@ -245,6 +245,17 @@ def test_what_never_pays_and_what_is_not_known_to_pay(tmp_path):
     old = numbers(tmp_path)
     assert old["break_even_candidates"] == report["break_even_candidates"]
     assert [row[-1].text for row in tables.verdict(old).rows] == [tables.MISSING] * 2, "steps are not known"
+
+
+def test_a_search_says_how_far_it_looked():
+    result = {
+        "candidates": 9, "failed": 0, "selected": None, "successive_halving": None,
+        "seconds": {"search": 1.0}, "compile_seconds": {"search": 1.0},
+        "break_even_candidates": {"all_in_full": 7, "successive_halving": None},
+    }  # fmt: skip
+    told = searches.reading(result)[-1]
+    assert "in full from 7 candidates on" in told
+    assert told.endswith("successive halving on the full data for no number of them up to 10,000.")
 
 
 def test_ranking_csv_holds_every_candidate_and_method(finished):

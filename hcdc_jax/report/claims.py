@@ -42,8 +42,8 @@ def legend(report: Report) -> str:
     )
     cost = (
         "Seconds: full trainings, condensing and ranking, without compilation. Pays from: from how many candidates on "
-        "the method, with one final full training, is cheaper than training all of them on the full data, and than "
-        "successive halving of as many on the full data. "
+        "the method, with one final full training where it has none yet, is cheaper than training all of them on the "
+        "full data, and than successive halving of as many on the full data. "
     )
     return (quality if has_truth(report) else "") + cost + marks(report)
 
