@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.command import CONFIGS, chosen, parser_of
-from benchmarks.tables import spread
+from benchmarks.tables import BEST, spread
 from hcdc_jax import config as configs
 from hcdc_jax import files, metrics, pipeline
 from hcdc_jax.config import Config
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
+from hcdc_jax.report.tables import FINALISTS
 from hcdc_jax.terminal import progress
 
 STUDIES: dict[str, list[list[str]]] = {
@@ -56,15 +57,21 @@ def finished(config: Config, folder: Path) -> Path:
 
 def row(label: str, folder: Path, truth: dict[str, np.ndarray]) -> str:
     """One line of a table: mean and spread over the seeds of a run."""
-    ranks, regrets, seconds = [], [], []
-    for path in sorted((folder / "results").glob("hcdc_seed?.npz")):
-        found = read_arrays(path)
-        ranks.append(metrics.rank_report(truth["loss"].mean(0), found["loss"], bootstrap=0)["spearman"])
-        regrets.append(100 * metrics.regret(truth["test_accuracy"].mean(0), -found["loss"], higher_is_better=True))
-        seconds.append(float(found["seconds_condense"]))
+    found = [read_arrays(path) for path in sorted((folder / "results").glob("hcdc_seed?.npz"))]
+    loss, accuracy = truth["loss"].mean(0), truth["test_accuracy"].mean(0)
+    reports = [metrics.rank_report(loss, one["loss"], bootstrap=0) for one in found]
+    ranks, overlaps, inside = (
+        [one[key] for one in reports] for key in ("spearman", "overlap_top_10", "spearman_top_10")
+    )
+    regrets = [
+        [metrics.regret(accuracy, -one["loss"], k=k, decided_by=-loss, higher_is_better=True) for one in found]
+        for k in FINALISTS
+    ]
     return (
         f"| {label} | {spread(metrics.summarise(ranks), 3)} | {min(ranks):.3f} | "
-        f"{spread(metrics.summarise(regrets), 2)} | {statistics.mean(seconds):.1f} |"
+        f"{spread(metrics.summarise(overlaps), 2)} | {spread(metrics.summarise(inside), 2)} | "
+        f"{' / '.join(f'{100 * statistics.mean(of_seeds):.1f}' for of_seeds in regrets)} | "
+        f"{statistics.mean(float(one['seconds_condense']) for one in found):.1f} |"
     )
 
 
@@ -77,7 +84,8 @@ def main() -> None:
     folder = finished(base, args.out / "base")
     truth = read_arrays(folder / "results" / "truth.npz")
     lines = [f"{args.config.stem}, seeds {', '.join(map(str, base.seeds))}", ""]
-    lines += ["| | Spearman, losses | lowest seed | regret, points | seconds to condense |", "|---|---|---|---|---|"]
+    columns = ("", "Spearman, losses", "lowest seed", *BEST, "seconds to condense")
+    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines.append(row("**default**", folder, truth))
     for study in args.names:
         for change in STUDIES[study]:
@@ -86,7 +94,7 @@ def main() -> None:
             try:
                 lines.append(row(f"`{label}`", finished(config, args.out / label.replace(" ", "_")), truth))
             except UserError as error:  # a variant that this graph cannot have
-                lines.append(f"| `{label}` | {error} | | | |")
+                lines.append(f"| `{label}` | {error} | | | | | |")
     print("\n".join(lines))
     files.write_text(args.out / "ablations.md", "\n".join(lines) + "\n")
 

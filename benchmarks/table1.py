@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.tables import seconds, spread, table, write
+from benchmarks.tables import BEST, PRICE, best, price, spread, table, write
 from hcdc_jax.report import figures, results
 from hcdc_jax.report.style import Drawing
 
@@ -47,7 +47,7 @@ PAPER: dict[str, dict[str, tuple[float, float]]] = {
 }
 COLUMNS = (
     "method", "paper", "Spearman, losses", "Spearman, accuracies", "given log #parameters",
-    "rank mean with log #parameters", "selected, test %", "paper", "full trainings", "seconds",
+    "rank mean with log #parameters", *BEST, "selected, test %", "paper", *PRICE,
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def lines(name: str, report: dict) -> list[str]:
         return [
             f"`{method}`", rho, spread(entry["spearman_loss"], 3), spread(entry["spearman_accuracy"], 3),
             *(spread(entry["beyond_size"][key], 3) for key in ("partial_spearman", "spearman_of_rank_mean")),
-            spread(percent, 1), chosen, str(entry["full_trainings_used"]), seconds(entry),
+            *best(entry), spread(percent, 1), chosen, *price(report, method),
         ]  # fmt: skip
 
     return table(name, report, COLUMNS, cells)

@@ -9,7 +9,7 @@ ratios, filter order and protocol are not all known (docs/protocol.md): its colu
 
 from __future__ import annotations
 
-from benchmarks.tables import seconds, spread, table, write
+from benchmarks.tables import BEST, PRICE, best, price, spread, table, write
 
 # Spearman correlations of Random, GCond-X, GCond and HCDC as printed in the paper's Table 2.
 PAPER = {
@@ -20,9 +20,7 @@ PAPER = {
     "citeseer_2.6": {"random": 0.56, "gcond_x": 0.29, "gcond": 0.79, "hcdc": 0.83},
     "citeseer_5.2": {"random": 0.71, "gcond_x": 0.35, "gcond": 0.83, "hcdc": 0.89},
 }
-COLUMNS = (
-    "method", "paper", "Spearman, losses", "Spearman, accuracies", "regret, points", "full trainings", "seconds",
-)  # fmt: skip
+COLUMNS = ("method", "paper", "Spearman, losses", "Spearman, accuracies", *BEST, *PRICE)
 
 
 def lines(name: str, report: dict) -> list[str]:
@@ -32,8 +30,7 @@ def lines(name: str, report: dict) -> list[str]:
         paper = PAPER[name].get(method)
         return [
             f"`{method}`", "" if paper is None else f"{paper:.2f}", spread(entry["spearman_loss"], 3),
-            spread(entry["spearman_accuracy"], 3), spread(entry["regret_test_accuracy"], 2),
-            str(entry["full_trainings_used"]), seconds(entry),
+            spread(entry["spearman_accuracy"], 3), *best(entry), *price(report, method),
         ]  # fmt: skip
 
     return table(name, report, COLUMNS, cells)

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from hcdc_jax import config as configs
 from hcdc_jax import files, pipeline
+from hcdc_jax.report import tables
 from hcdc_jax.report.style import Drawing, to_png
 from hcdc_jax.terminal import progress
 
+BEST = ("overlap, top 10 %", "Spearman inside", "regret, best 1 / 3 / 5")
+"""Columns of `best`, in points of test accuracy the last one."""
+PRICE = ("full trainings", "seconds", *(f"pays from ({name})" for name in tables.RIVAL_SEARCHES.values()))
+"""Columns of `price`."""
+
 
 def spread(summary: dict, digits: int) -> str:
-    return "" if summary["mean"] is None else f"{summary['mean']:.{digits}f} ± {summary['std']:.{digits}f}"
+    unknown = summary["mean"] is None or math.isnan(summary["mean"])
+    return "" if unknown else f"{summary['mean']:.{digits}f} ± {summary['std']:.{digits}f}"
 
 
 def table(name: str, report: dict, columns: Collection[str], cells: Callable[[str, dict], list[str]]) -> list[str]:
     """The table of one row of the paper: a line per method, of the `cells` of its name and its entry in the report."""
-    ceiling = report["truth"]["seed_ceiling_spearman"]
-    agreement = f", two full trainings agree at {ceiling:.3f}" if ceiling is not None else ""
-    ranked = sorted(report["methods"].items(), key=lambda item: -(item[1]["spearman_loss"]["mean"] or 0))
+    agreement, bound = (report["truth"][key] for key in ("seed_agreement_spearman", "bound_spearman"))
+    noise = (
+        "" if bound is None else f", two full trainings agree at {agreement:.3f}, which bounds rankings at {bound:.3f}"
+    )
+    ranked = [(method, report["methods"][method]) for method in tables.best_first(report)]
     return [
-        f"**{name}**{agreement}",
+        f"**{name}**{noise}",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
@@ -31,9 +41,17 @@ def table(name: str, report: dict, columns: Collection[str], cells: Callable[[st
     ]
 
 
-def seconds(entry: dict) -> str:
-    """What a method took to condense and to rank."""
-    return f"{sum(entry['seconds'][part] for part in ('condense', 'rank')):.1f}"
+def best(entry: dict) -> list[str]:
+    """What a method makes of the best candidates."""
+    return [spread(entry["overlap_top_10"], 2), spread(entry["spearman_top_10"], 2), tables.regrets(entry)]
+
+
+def price(report: dict, method: str) -> list[str]:
+    """What a method took to condense and to rank, and from how many candidates on that is cheap."""
+    entry = report["methods"][method]
+    seconds = sum(entry["seconds"][part] for part in ("condense", "rank"))
+    pays = [tables.pays_from(report, method, rival) for rival in tables.RIVAL_SEARCHES]
+    return [tables.count(entry["full_trainings_used"]), f"{seconds:.1f}", *pays]
 
 
 def write(

@@ -32,7 +32,7 @@ from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.report import evaluations, ladders, searches, tables
+from hcdc_jax.report import claims, evaluations, ladders, searches, tables
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 _UNSET = -1  # what JAX has where nobody chose a number of CPU devices
@@ -44,12 +44,13 @@ CONFIG is a .toml file (see configs/), DIR a run folder. Settings are overridden
 
 # What a narrow terminal can do without, first of all; everything is in report.html.
 _EXPENDABLE = (
-    "Precision@10",
+    "Losses with accuracies",
     "95 % interval",
     "Spearman, accuracies",
-    "Losses with accuracies",
-    "Full trainings",
     "Seconds",
+    "Spearman inside",
+    "Full trainings",
+    "Overlap, top 10 %",
 )
 
 
@@ -285,7 +286,7 @@ def _say_report(folder: Path, report: tables.Report) -> None:
     terminal.say_table(tables.verdict(report), expendable=_EXPENDABLE)
     if tables.knows_sizes(report):
         terminal.say_table(tables.beyond_size(report))
-    for sentence in tables.reading(report):
+    for sentence in (claims.marks(report), *claims.reading(report)):
         terminal.say(sentence)
     terminal.say_path(f"Report: {folder / 'report.html'}")
 

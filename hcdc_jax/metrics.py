@@ -10,124 +10,46 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from hcdc_jax.rank_correlations import (
+    Floats,
+    kendall,
+    pair,
+    partial_spearman,
+    rank_mean,
+    ranks,
+    spearman,
+    spearman_interval,
+    spearman_within,
+    weighted_tau,
+)
 
+__all__ = [
+    "LEAST_INSIDE",
+    "bound_of_agreement",
+    "break_even",
+    "cheaper_from",
+    "kendall",
+    "overlap_at",
+    "partial_spearman",
+    "rank_mean",
+    "rank_report",
+    "ranks",
+    "regret",
+    "spearman",
+    "spearman_at",
+    "spearman_interval",
+    "spearman_within",
+    "summarise",
+    "weighted_tau",
+]
 
-def ranks(x: ArrayLike) -> Floats:
-    """Ranks from 1 (lowest) to n of the finite scores x [n]; tied values share their average rank."""
-    return np.asarray(scipy.stats.rankdata(x), np.float64)
-
-
-def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Spearman's rank correlation; tied values share their average rank.
-
-    Args:
-      a: [n] scores.
-      b: [n] scores.
-
-    Returns:
-      A number in [-1, 1]; NaN if an entry is NaN, if n < 2 or if either side is constant.
-    """
-    a, b = _pair(a, b)
-    if not _rankable(a, b):
-        return math.nan
-    return float(_spearman_of_resamples(np.ones((1, a.size)), a, b)[0])
-
-
-def partial_spearman(a: ArrayLike, b: ArrayLike, given: ArrayLike) -> float:
-    """Spearman's correlation of what `given` leaves unexplained of the ranks of a and b.
-
-    A proxy that sees no more of a candidate than its size scores near 0 given the size.
-
-    Args:
-      a: [n] scores.
-      b: [n] scores.
-      given: [n] what is held fixed, such as the number of parameters; only its order matters.
-
-    Returns:
-      A number in [-1, 1]; NaN where `spearman` is, or where `given` orders a or b completely.
-    """
-    (a, b), (_, given) = _pair(a, b), _pair(a, given)
-    ab, ag, bg = spearman(a, b), spearman(a, given), spearman(b, given)
-    if math.isnan(ab) or np.isnan(given).any():
-        return math.nan
-    if (given == given[0]).all():
-        return ab  # nothing is explained
-    left = (1 - ag**2) * (1 - bg**2)
-    # Of a and b that are ordered alike, rounding leaves about 1e-16 where there is nothing.
-    return float(np.clip((ab - ag * bg) / math.sqrt(left), -1, 1)) if left > 1e-12 else math.nan
+LEAST_INSIDE = 8
+"""Candidates that a rank correlation inside the top takes: of 8, one order in twenty is beyond 0.74 by chance."""
 
 
-def spearman_within(a: ArrayLike, b: ArrayLike, groups: ArrayLike) -> tuple[float, int]:
-    """Spearman's correlation inside groups, on average over the candidates in them.
-
-    Args:
-      a: [n] scores.
-      b: [n] scores.
-      groups: [n], equal for candidates of one group, such as those of equal size.
-
-    Returns:
-      The mean over groups, weighted by their sizes, and how many candidates they hold; groups of one candidate, or in
-      which either side is constant, are left out. NaN and 0 if no group is left, NaN if an entry of a or b is NaN.
-    """
-    a, b = _pair(a, b)
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
-    if place.shape != a.shape:
-        raise ValueError(f"groups must be as many as the scores, {a.size}, got shape {place.shape}")
-    if np.isnan(a).any() or np.isnan(b).any():
-        return math.nan, 0
-    members = [place == group for group in range(len(names))]
-    found = [(spearman(a[here], b[here]), int(here.sum())) for here in members if _rankable(a[here], b[here])]
-    if not found:
-        return math.nan, 0
-    values, sizes = zip(*found, strict=True)
-    return float(np.average(values, weights=sizes)), sum(sizes)
-
-
-def rank_mean(*scores: ArrayLike) -> Floats:
-    """The mean [n] of the ranks by each of several scores [n], all better in the same direction.
-
-    The simplest way of combining rankings that live on different scales.
-    """
-    return np.mean([ranks(one) for one in scores], axis=0)
-
-
-def kendall(a: ArrayLike, b: ArrayLike) -> float:
-    """Kendall's tau-b, which corrects for ties. Arguments and NaN rule as in `spearman`."""
-    a, b = _pair(a, b)
-    if not _rankable(a, b):
-        return math.nan
-    return _statistic(scipy.stats.kendalltau(a, b, method="asymptotic"))
-
-
-def weighted_tau(truth: ArrayLike, proxy: ArrayLike, *, higher_is_better: bool = False) -> float:
-    """Kendall's tau in which an exchange among the best candidates weighs most.
-
-    A pair of ranks (r, s), counted from 0 at the best, has weight 1/(r+1) + 1/(s+1), and the result is the average over
-    ranks by truth and ranks by proxy.
-
-    Args:
-      truth: [n] scores.
-      proxy: [n] scores, better in the same direction as truth.
-      higher_is_better: whether large scores are good.
-
-    Returns:
-      A number in [-1, 1]; NaN as in `spearman`.
-
-    References:
-      Vigna, A weighted correlation index for rankings with ties, WWW 2015.
-    """
-    truth, proxy = _pair(truth, proxy)
-    if not _rankable(truth, proxy):
-        return math.nan
-    sign = 1.0 if higher_is_better else -1.0  # scipy gives most weight to the largest values
-    return _statistic(scipy.stats.weightedtau(sign * truth, sign * proxy))
-
-
-def precision_at(truth: ArrayLike, proxy: ArrayLike, k: int, *, higher_is_better: bool = False) -> float:
+def overlap_at(truth: ArrayLike, proxy: ArrayLike, k: int, *, higher_is_better: bool = False) -> float:
     """Share of the k best candidates by truth that are among the k best by proxy.
 
     Candidates tied at place k share the places that are left, so the value is the expectation over random tie-breaking
@@ -145,36 +67,71 @@ def precision_at(truth: ArrayLike, proxy: ArrayLike, k: int, *, higher_is_better
     Raises:
       ValueError: if k is not in 1..n.
     """
-    truth, proxy = _pair(truth, proxy)
+    truth, proxy = pair(truth, proxy)
     if not 1 <= k <= truth.size:
-        raise ValueError(f"precision_at: k = {k} is not between 1 and the number of candidates, {truth.size}")
+        raise ValueError(f"overlap_at: k = {k} is not between 1 and the number of candidates, {truth.size}")
     sign = -1.0 if higher_is_better else 1.0
     return float(_share_of_places(sign * truth, k) @ _share_of_places(sign * proxy, k) / k)
 
 
-def regret(truth: ArrayLike, proxy: ArrayLike, *, higher_is_better: bool = False) -> float:
-    """What is lost by taking the proxy's best candidate instead of the truth's.
+def spearman_at(truth: ArrayLike, proxy: ArrayLike, k: int, *, higher_is_better: bool = False) -> float:
+    """Spearman's correlation among the k best candidates by truth and those tied with the last of them.
 
-    Candidates tied for the proxy's best count by their mean truth. A candidate whose proxy failed cannot be chosen but
-    can still be the one that should have been: failing on the best candidate is not free.
+    Arguments as in `overlap_at`.
+
+    Returns:
+      A number in [-1, 1]; NaN where `spearman` is, and for k below `LEAST_INSIDE`, where it would be noise.
+    """
+    truth, proxy = pair(truth, proxy)
+    if not LEAST_INSIDE <= k <= truth.size:
+        return math.nan
+    loss = -truth if higher_is_better else truth
+    inside = _share_of_places(loss, k) > 0
+    return spearman(truth[inside], proxy[inside])
+
+
+def regret(
+    truth: ArrayLike,
+    proxy: ArrayLike,
+    *,
+    k: int = 1,
+    decided_by: ArrayLike | None = None,
+    higher_is_better: bool = False,
+) -> float:
+    """What is lost when the proxy's k best candidates are trained in full and the best of these is taken.
+
+    Of candidates that the proxy ties at place k each is as likely to be among the k, and the value is the expectation.
+    A candidate whose proxy failed cannot be chosen but can still be the one that should have been: failing on the best
+    candidate is not free.
 
     Args:
       truth: [n] scores; candidates with a non-finite truth are left out.
       proxy: [n] scores, better in the same direction as truth; non-finite where the proxy failed.
+      k: how many candidates are trained in full, or as many as there are.
+      decided_by: [n] scores of the full trainings by which one of the k is taken, such as on the validation part where
+        truth is on the test part; better in the same direction, non-finite ones are left out. Of equals the worst by
+        truth is taken. By default truth itself.
       higher_is_better: whether large scores are good.
 
     Returns:
-      A number >= 0 in units of truth; NaN if no candidate has both scores.
+      A number >= 0 in units of truth; NaN if no candidate has all scores.
+
+    Raises:
+      ValueError: if k < 1.
     """
-    truth, proxy = _pair(truth, proxy)
-    known = np.isfinite(truth)
-    truth, proxy = truth[known], proxy[known]
-    usable = np.isfinite(proxy)
+    truth, proxy = pair(truth, proxy)
+    seen = truth if decided_by is None else pair(decided_by, truth)[0]
+    if k < 1:
+        raise ValueError(f"regret: k = {k} candidates cannot be trained in full")
+    sign = -1.0 if higher_is_better else 1.0
+    known = np.isfinite(truth) & np.isfinite(seen)
+    usable = known & np.isfinite(proxy)
     if not usable.any():
         return math.nan
-    sign = -1.0 if higher_is_better else 1.0
-    loss, cost = sign * truth, np.where(usable, sign * proxy, np.inf)
-    return max(float(loss[cost == cost.min()].mean() - loss.min()), 0.0)  # a mean of ties may round below its terms
+    loss = sign * truth[usable]
+    order = np.lexsort((-loss, sign * seen[usable]))
+    expected = _first_taken((sign * proxy[usable])[order], min(k, loss.size)) @ loss[order]
+    return max(float(expected - (sign * truth[known]).min()), 0.0)  # a mean of ties may round below its terms
 
 
 def rank_report(
@@ -197,8 +154,9 @@ def rank_report(
       status: [n] bool, False where the proxy's score must not be used; all True if absent.
 
     Returns:
-      A dict with `spearman`, `kendall` (tau-b), `weighted_tau`, `precision_at_10` (overlap of the best tenth of the
-      candidates, n/10 rounded to the nearest whole number, halves up, at least 1), `regret` (in units of truth),
+      A dict with `spearman`, `kendall` (tau-b), `weighted_tau`, `overlap_top_10` (`overlap_at` the best tenth of the
+      candidates, n/10 rounded to the nearest whole number, halves up, at least 1), `spearman_top_10` (`spearman_at` the
+      same), `regret`, `regret_best_3` and `regret_best_5` (in units of truth, after 1, 3 and 5 full trainings),
       `interval` (low, high: 95 % bootstrap interval of spearman over candidates), `n` (candidates with both scores) and
       `failed` (the others, which every measure leaves out; `regret` still counts their finite truths as attainable).
       What is undefined (fewer than two candidates, constant scores) is NaN.
@@ -206,7 +164,7 @@ def rank_report(
     Raises:
       ValueError: if the arguments are not one-dimensional and equally long.
     """
-    truth, proxy = _pair(truth, proxy)
+    truth, proxy = pair(truth, proxy)
     if status is not None:
         ok = np.asarray(status, dtype=bool)
         if ok.shape != proxy.shape:
@@ -216,63 +174,50 @@ def rank_report(
     n = int(valid.sum())
     t, p = truth[valid], proxy[valid]
     best = max(1, (n + 5) // 10)
+    direction: Any = {"higher_is_better": higher_is_better}
     return {
         "spearman": spearman(t, p),
         "kendall": kendall(t, p),
-        "weighted_tau": weighted_tau(t, p, higher_is_better=higher_is_better),
-        "precision_at_10": precision_at(t, p, best, higher_is_better=higher_is_better) if n >= 2 else math.nan,
-        "regret": regret(truth, proxy, higher_is_better=higher_is_better),
+        "weighted_tau": weighted_tau(t, p, **direction),
+        "overlap_top_10": overlap_at(t, p, best, **direction) if n >= 2 else math.nan,
+        "spearman_top_10": spearman_at(t, p, best, **direction),
+        "regret": regret(truth, proxy, **direction),
+        "regret_best_3": regret(truth, proxy, k=3, **direction),
+        "regret_best_5": regret(truth, proxy, k=5, **direction),
         "interval": spearman_interval(t, p[None], bootstrap=bootstrap, seed=seed),
         "n": n,
         "failed": truth.size - n,
     }
 
 
-def spearman_interval(
-    truth: ArrayLike, proxies: ArrayLike, *, bootstrap: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap percentile interval of a proxy's mean Spearman correlation over its seeds.
+def bound_of_agreement(agreement: float, seeds: int) -> float:
+    """What the scores without noise would have as their correlation with the mean of a few noisy measurements.
 
-    Each resample draws candidates with replacement, the same for all seeds, and seeds with replacement: with one seed
-    the interval knows nothing of the variation between seeds.
+    No ranking can be expected to agree better with that mean, unless it shares its noise. Measurements are taken to be
+    the scores plus independent noise of equal variance. Then r is the share of the scores in the variance of one
+    measurement, s r / (1 + (s - 1) r) that in the variance of the mean of s (Spearman-Brown), and its root the
+    correlation. For ranks this is an approximation.
 
     Args:
-      truth: [n] scores.
-      proxies: [s, n] scores of the same candidates, one row for each seed.
-      bootstrap: number of resamples.
-      level: share of the resamples inside the interval.
-      seed: seed of the resampling.
+      agreement: r, mean correlation of two measurements.
+      seeds: s, measurements behind the mean.
 
     Returns:
-      (low, high), over the candidates that are finite everywhere; NaN if the correlation is undefined.
+      A number in [0, 1], 0 where measurements do not agree at all; NaN if r is.
+
+    References:
+      Spearman, The proof and measurement of association between two things, 1904; Correlation calculated from faulty
+      data, 1910.
     """
-    truth, proxies = np.asarray(truth, np.float64), np.asarray(proxies, np.float64)
-    valid = np.isfinite(truth) & np.isfinite(proxies).all(axis=0)
-    truth, proxies = truth[valid], proxies[:, valid]
-    if bootstrap < 1 or not all(_rankable(truth, row) for row in proxies):
-        return math.nan, math.nan
-    n, rng = truth.size, np.random.default_rng(seed)
-    block = max(1, 2_000_000 // n)  # resamples at a time, so that memory stays near 100 MB for any n
-    means = []
-    for start in range(0, bootstrap, block):
-        size = min(block, bootstrap - start)
-        counts = rng.multinomial(n, np.full(n, 1.0 / n), size=size).astype(np.float64)
-        rho = np.stack([_spearman_of_resamples(counts, truth, row) for row in proxies], axis=1)
-        chosen = rng.integers(len(proxies), size=rho.shape)
-        means.append(np.take_along_axis(rho, chosen, axis=1).mean(axis=1))
-    rho = np.concatenate(means)
-    rho = rho[np.isfinite(rho)]  # a resample of few candidates may be constant
-    if not rho.size:
-        return math.nan, math.nan
-    low, high = np.quantile(rho, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    r = max(agreement, 0.0) if math.isfinite(agreement) else math.nan
+    return math.sqrt(seeds * r / (1 + (seeds - 1) * r))
 
 
 def break_even(condense_seconds: float, small_seconds: float, full_seconds: float, retrained: int = 1) -> int | None:
-    """Smallest number of candidates at which condensing costs no more than training each on the full data.
+    """Smallest number of candidates at which condensing costs less than training each on the full data.
 
-    With p candidates the condensed search takes C + p c_small + k c_full seconds and the plain one p c_full, so
-    p* = (C + k c_full) / (c_full - c_small).
+    With p candidates the condensed search takes C + p c_small + k c_full seconds and the plain one p c_full, so it is
+    cheaper beyond (C + k c_full) / (c_full - c_small).
 
     Args:
       condense_seconds: C, everything spent before the first candidate is ranked, full trainings included.
@@ -281,12 +226,28 @@ def break_even(condense_seconds: float, small_seconds: float, full_seconds: floa
       retrained: k, finalists trained on the full data afterwards.
 
     Returns:
-      p* rounded up, or None if it never pays (c_small >= c_full, or a time is not finite).
+      The first whole number beyond, or None if it never pays (c_small >= c_full, or a time is not finite).
     """
     times = (condense_seconds, small_seconds, full_seconds)
     if not all(map(math.isfinite, times)) or small_seconds >= full_seconds:
         return None
-    return math.ceil((condense_seconds + retrained * full_seconds) / (full_seconds - small_seconds))
+    return math.floor((condense_seconds + retrained * full_seconds) / (full_seconds - small_seconds)) + 1
+
+
+def cheaper_from(ours: ArrayLike, theirs: ArrayLike) -> int | None:
+    """From how many candidates on one search costs less than another.
+
+    Args:
+      ours: [p] costs of searches among 1, 2, ..., p candidates.
+      theirs: [p] costs of the other search.
+
+    Returns:
+      The smallest number from which on ours is below theirs, up to p; None if it is not at p.
+    """
+    ours, theirs = pair(ours, theirs)
+    dearer = np.flatnonzero(~(ours < theirs))
+    first = int(dearer[-1]) + 2 if dearer.size else 1
+    return first if first <= ours.size else None
 
 
 def summarise(values: Iterable[float]) -> dict[str, Any]:
@@ -302,50 +263,23 @@ def summarise(values: Iterable[float]) -> dict[str, Any]:
     return {"mean": float(x.mean()), "std": float(x.std(ddof=1)) if x.size > 1 else 0.0, "values": x.tolist()}
 
 
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"scores must be two equally long vectors, got shapes {x.shape} and {y.shape}")
-    return x, y
-
-
-def _statistic(result: Any) -> float:
-    return float(result.statistic)
-
-
-def _rankable(a: Floats, b: Floats) -> bool:
-    """Whether a rank correlation of a and b is defined."""
-    return all(x.size > 1 and not np.isnan(x).any() and bool((x != x[0]).any()) for x in (a, b))
-
-
-def _resampled_ranks(counts: Floats, values: Floats) -> Floats:
-    """Average rank of each candidate in samples that hold candidate i `counts[:, i]` times; [samples, n].
-
-    Counting replaces a sort for every sample: g copies of a value fill the places up to the running total c, so their
-    average rank is c - (g - 1) / 2.
-    """
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    is_new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    copies = np.add.reduceat(counts[:, order], np.flatnonzero(is_new), axis=1)
-    group = np.empty(values.size, np.intp)
-    group[order] = np.cumsum(is_new) - 1
-    return (np.cumsum(copies, axis=1) - (copies - 1) / 2)[:, group]
-
-
-def _spearman_of_resamples(counts: Floats, a: Floats, b: Floats) -> Floats:
-    """Spearman correlation of each sample that holds candidate i `counts[:, i]` times; [samples], NaN if constant."""
-    ra, rb = _resampled_ranks(counts, a), _resampled_ranks(counts, b)
-    total = counts.sum(axis=1, keepdims=True)
-    centre = (total + 1) / 2  # the mean of average ranks, ties or none
-    ra, rb = ra - centre, rb - centre
-    covariance = (counts * ra * rb).sum(axis=1)
-    scale = np.sqrt((counts * ra**2).sum(axis=1) * (counts * rb**2).sum(axis=1))
-    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
-
-
 def _share_of_places(cost: Floats, k: int) -> Floats:
     """[n] probability of each candidate to be among the k lowest costs when ties are broken at random."""
     cut = np.partition(cost, k - 1)[k - 1]
     below, tied = cost < cut, cost == cut
     return below + tied * (k - below.sum()) / tied.sum()
+
+
+def _first_taken(cost: Floats, k: int) -> Floats:
+    """[n] probability of each candidate to be the first in its row that is among the k lowest costs.
+
+    Those tied at place k are drawn: t of them for the m places that are left.
+    """
+    cut = np.partition(cost, k - 1)[k - 1]
+    sure, tied = cost < cut, cost == cut
+    t, m, drawn = tied.sum(), k - sure.sum(), np.arange(tied.sum())
+    # Of the first j that are tied none is drawn with probability C(t - j, m) / C(t, m).
+    none = np.concatenate([[1.0], np.cumprod(np.maximum(t - m - drawn, 0) / (t - drawn))])
+    before = np.cumsum(tied) - tied
+    chance = np.where(sure, none[before], none[before] - none[before + tied])
+    return chance * (np.cumsum(sure) == sure)  # after the first sure one nobody is reached

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from hcdc_jax.pipeline import Progress
-from hcdc_jax.report.tables import Table, to_rich
+from hcdc_jax.report.tables import Table, header_lines, to_rich
 
-LOG_WIDTH = 190
+LOG_WIDTH = 200
 """Columns of a table that is not printed to a terminal."""
 
 
@@ -113,8 +113,8 @@ def fitted(table: Table, width: int, expendable: Sequence[str]) -> Table:
 
 
 def _width(table: Table) -> int:
-    """Characters of a printed line when headers are wrapped between words and cells are not."""
-    headers = [max(map(len, header.split())) for header in table.headers]
+    """Characters of a printed line when headers are broken between words and cells are not."""
+    headers = [max(map(len, lines), default=0) for lines in header_lines(table)]
     cells = [[len(cell.marked()) for cell in row] for row in table.rows]
     return sum(map(max, zip(headers, *cells, strict=True))) + 3 * len(headers) + 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import sys
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from runs import SMALL, finished_run, graph_arrays, write_config
 from runs import hcdc as command
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 import hcdc_jax as hc
 from hcdc_jax import cli, pipeline, terminal
 from hcdc_jax.pipeline.setup import TRUTH, key_for
+from hcdc_jax.report import tables
 from hcdc_jax.report.tables import Cell, Table
 from hcdc_jax.search import full_trainings
 
@@ -86,7 +89,13 @@ class TestFinishedRun:
 
     def test_what_was_printed(self, finished):
         out, err = ((finished.parent / name).read_text() for name in ("stdout", "stderr"))
-        for text in ("Spearman, losses", "real_val", "Pays from", f"Report: {finished / 'report.html'}"):
+        for text in (
+            "Spearman,",
+            "real_val",
+            "Pays from",
+            "Bold: best of its column.",
+            f"Report: {finished / 'report.html'}",
+        ):
             assert text in out
         assert err.splitlines()[0] == ("graph: 200 nodes, 808 edges, 8 features, 3 classes; condensed to 20 + 40 nodes")
         assert "full trainings, seed 0: 0/3\n" in err
@@ -392,6 +401,21 @@ class TestTerminal:
         assert list(narrow.headers) == ["Method", "Rank"]
         assert [cell.text for cell in narrow.rows[0]] == ["hcdc", "0.9"]
         assert list(terminal.fitted(table, 3, ("Long interval", "Rank")).headers) == ["Method"]
+
+    @pytest.mark.parametrize("width", [80, 100, 120, 160, 200])
+    def test_the_verdict_breaks_no_cell(self, width, finished):
+        """At 80 columns ranks, regrets and from when on a method pays are still there."""
+        report = json.loads((finished / "report.json").read_text())
+        report["methods"] |= {"successive_halving": report["methods"]["real_val"]}
+        table = terminal.fitted(tables.verdict(report), width, cli._EXPENDABLE)
+        console = Console(width=width, file=io.StringIO())
+        console.print(tables.to_rich(table))
+        lines = console.file.getvalue().splitlines()
+        assert len(lines[-1]) <= width
+        for row in table.rows:
+            assert any(all(cell.marked() in line for cell in row) for line in lines), row[0].text
+        kept = ("Spearman, losses", "Regret, best 1 / 3 / 5", "Pays from (all in full)", "Pays from (halving)")
+        assert set(kept) <= set(table.headers)
 
 
 def test_what_does_not_fit_into_memory_is_told_in_one_line(tmp_path, monkeypatch, capsys):

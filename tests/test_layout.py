@@ -28,6 +28,7 @@ LAYERS = [
     ["krylov"],
     ["train"],
     ["metrics", "surrogate"],
+    ["rank_correlations"],
     ["distances"],
     ["containers", "spaces"],
     ["models"],

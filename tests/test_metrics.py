@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hcdc_jax import metrics
+from hcdc_jax import metrics, rank_correlations
 
 
 def scores(seed, n=40, ties=False):
@@ -72,7 +72,7 @@ def test_shapes_that_do_not_match_are_refused():
         metrics.rank_report(np.arange(3), np.arange(3), status=np.ones(4))
 
 
-def brute_force_precision(truth, proxy, k):
+def brute_force_overlap(truth, proxy, k):
     """Mean overlap over every way to break the ties of both sides, by jitter far below their spacing."""
     rng = np.random.default_rng(0)
     jitter = rng.uniform(0, 1e-6, size=(2, 4000, len(truth)))
@@ -82,28 +82,28 @@ def brute_force_precision(truth, proxy, k):
 
 
 @pytest.mark.parametrize("k", [1, 3, 7])
-def test_precision_is_the_overlap_expected_over_ties(k):
+def test_overlap_is_the_overlap_expected_over_ties(k):
     truth, proxy = scores(1, n=12)
     overlap = len(set(np.argsort(truth)[:k]) & set(np.argsort(proxy)[:k])) / k
-    assert metrics.precision_at(truth, proxy, k) == pytest.approx(overlap)
-    assert metrics.precision_at(-truth, -proxy, k, higher_is_better=True) == pytest.approx(overlap)
+    assert metrics.overlap_at(truth, proxy, k) == pytest.approx(overlap)
+    assert metrics.overlap_at(-truth, -proxy, k, higher_is_better=True) == pytest.approx(overlap)
     truth, proxy = scores(1, n=12, ties=True)
     # 4,000 draws: the standard error is below 0.5 / sqrt(4000) = 0.008
-    assert metrics.precision_at(truth, proxy, k) == pytest.approx(brute_force_precision(truth, proxy, k), abs=0.03)
-    assert metrics.precision_at(truth, np.zeros(12), k) == pytest.approx(k / 12)
+    assert metrics.overlap_at(truth, proxy, k) == pytest.approx(brute_force_overlap(truth, proxy, k), abs=0.03)
+    assert metrics.overlap_at(truth, np.zeros(12), k) == pytest.approx(k / 12)
 
 
-def test_precision_refuses_k_outside_the_candidates():
+def test_overlap_refuses_k_outside_the_candidates():
     for k in (0, 5):
         with pytest.raises(ValueError, match=f"k = {k}"):
-            metrics.precision_at(np.arange(4), np.arange(4), k)
+            metrics.overlap_at(np.arange(4), np.arange(4), k)
 
 
 @pytest.mark.parametrize(("n", "best"), [(4, 1), (14, 1), (15, 2), (80, 8), (96, 10)])
 def test_best_tenth_is_rounded_half_up_and_at_least_one(n, best):
     truth, proxy = scores(2, n=n)
-    expected = metrics.precision_at(truth, proxy, best)
-    assert metrics.rank_report(truth, proxy, bootstrap=0)["precision_at_10"] == expected
+    expected = metrics.overlap_at(truth, proxy, best)
+    assert metrics.rank_report(truth, proxy, bootstrap=0)["overlap_top_10"] == expected
 
 
 def test_regret_is_what_the_choice_costs():
@@ -117,27 +117,82 @@ def test_regret_is_what_the_choice_costs():
     assert math.isnan(metrics.regret(truth, np.full(4, np.nan)))
 
 
+def brute_force_regret(truth, proxy, decided_by, k):
+    """Mean over every choice of k among those whose proxy ties; losses without ties in `decided_by`."""
+    lost = []
+    for few in itertools.combinations(range(len(truth)), k):
+        left = np.delete(proxy, few)
+        if proxy[list(few)].max() <= left.min(initial=np.inf):
+            taken = min(few, key=lambda i: decided_by[i])
+            lost.append(truth[taken] - truth.min())
+    return np.mean(lost)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+@pytest.mark.parametrize("ties", [False, True])
+def test_regret_of_the_best_few_is_that_of_training_them_in_full(k, ties):
+    rng = np.random.default_rng(k)
+    truth, decided_by = rng.normal(size=(2, 9))
+    proxy = rng.integers(0, 3, 9).astype(float) if ties else rng.normal(size=9)
+    expected = brute_force_regret(truth, proxy, decided_by, k)
+    assert metrics.regret(truth, proxy, k=k, decided_by=decided_by) == pytest.approx(expected)
+    flipped = metrics.regret(-truth, -proxy, k=k, decided_by=-decided_by, higher_is_better=True)
+    assert flipped == pytest.approx(expected)
+    assert metrics.regret(truth, proxy, k=k) == pytest.approx(brute_force_regret(truth, proxy, truth, k))
+
+
+def test_regret_of_the_best_few_where_some_failed_or_tie():
+    truth, proxy = np.array([0.5, 0.2, 0.9, 0.3]), np.array([1.0, np.nan, 2.0, 3.0])
+    assert metrics.regret(truth, proxy, k=2) == pytest.approx(0.3), "a failed one is not among the two"
+    assert metrics.regret(truth, proxy, k=99) == pytest.approx(0.1), "all three that can be trained"
+    with pytest.raises(ValueError, match="k = 0"):
+        metrics.regret(truth, proxy, k=0)
+    # Equal losses on the validation part: the worst on the test part counts, whatever their order.
+    assert metrics.regret(truth, np.arange(4), k=3, decided_by=np.ones(4)) == pytest.approx(0.7)
+    assert metrics.regret(truth[::-1], np.arange(4)[::-1], k=3, decided_by=np.ones(4)) == pytest.approx(0.7)
+    # Ties of thousands do not overflow.
+    many = np.linspace(0, 1, 5000)
+    assert metrics.regret(many, np.zeros(5000), k=2500) == pytest.approx(0, abs=1e-3)
+
+
+def test_spearman_inside_the_top_knows_nothing_of_the_rest():
+    truth, proxy = scores(9, n=80)
+    report = metrics.rank_report(truth, proxy, bootstrap=0)
+    top = np.argsort(truth)[:8]
+    assert report["spearman_top_10"] == pytest.approx(scipy.stats.spearmanr(truth[top], proxy[top]).statistic)
+    shuffled = proxy.copy()
+    shuffled[top] = proxy[top][::-1] - 100  # finds the top, in some order
+    report = metrics.rank_report(truth, shuffled, bootstrap=0)
+    assert report["overlap_top_10"] == 1
+    assert report["spearman_top_10"] == pytest.approx(scipy.stats.spearmanr(truth[top], proxy[top][::-1]).statistic)
+    assert math.isnan(metrics.rank_report(truth[:74], proxy[:74], bootstrap=0)["spearman_top_10"]), "of 7 it is noise"
+    tied = np.repeat(np.arange(40.0), 2)
+    tied[7:9] = 3.0  # the eighth and ninth place
+    assert metrics.spearman_at(tied, proxy, 8) == pytest.approx(scipy.stats.spearmanr(tied[:9], proxy[:9]).statistic)
+
+
 def test_rank_report_masks_and_counts_failures():
-    truth, proxy = scores(3, n=30)
+    truth, proxy = scores(3, n=80)
     clean = metrics.rank_report(truth, proxy)
     dirty_truth = np.concatenate([truth, [np.nan, 0.0, 0.0, 0.0]])
     dirty_proxy = np.concatenate([proxy, [0.0, np.inf, np.nan, -100.0]])
-    status = np.arange(34) != 33
+    status = np.arange(84) != 83
     dirty = metrics.rank_report(dirty_truth, dirty_proxy, status=status)
-    assert (dirty.pop("n"), dirty.pop("failed")) == (30, 4)
-    assert (clean.pop("n"), clean.pop("failed")) == (30, 0)
+    assert (dirty.pop("n"), dirty.pop("failed")) == (80, 4)
+    assert (clean.pop("n"), clean.pop("failed")) == (80, 0)
     assert dirty == clean
 
 
 def test_rank_report_does_not_depend_on_direction_order_or_scale():
-    truth, proxy = scores(4)
+    truth, proxy = scores(4, n=80)
     report = metrics.rank_report(truth, proxy)
     flipped = metrics.rank_report(-truth, -proxy, higher_is_better=True)
     assert flipped.pop("interval") == pytest.approx(report.pop("interval"))
     assert flipped == pytest.approx(report)
     order = np.random.default_rng(0).permutation(truth.size)
     shuffled = metrics.rank_report(truth[order], np.exp(proxy[order]))
-    for name in ("spearman", "kendall", "weighted_tau", "precision_at_10", "regret"):
+    assert not math.isnan(report["spearman_top_10"])
+    for name in report.keys() - {"n", "failed"}:
         assert shuffled[name] == pytest.approx(report[name]), name
 
 
@@ -158,7 +213,7 @@ def test_resampled_spearman_is_scipys_on_each_resample(ties):
     rng = np.random.default_rng(0)
     draws = rng.integers(25, size=(20, 25))
     counts = np.stack([np.bincount(draw, minlength=25) for draw in draws]).astype(float)
-    ours = metrics._spearman_of_resamples(counts, truth, proxy)
+    ours = rank_correlations._spearman_of_resamples(counts, truth, proxy)
     theirs = [scipy.stats.spearmanr(truth[draw], proxy[draw]).statistic for draw in draws]
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
@@ -197,7 +252,33 @@ def test_break_even_is_where_the_two_searches_cost_the_same():
     assert metrics.break_even(100.0, 2.0, 2.0) is None
     assert metrics.break_even(100.0, 3.0, 2.0) is None
     assert metrics.break_even(math.nan, 0.3, 2.0) is None
-    assert metrics.break_even(0.0, 0.0, 2.0) == 1
+    assert metrics.break_even(0.0, 0.0, 2.0) == 2, "the finalist alone costs one full training"
+
+
+def test_cheaper_is_from_where_it_stays_so():
+    assert metrics.cheaper_from([3, 3, 3, 3], [1, 4, 2, 9]) == 4
+    assert metrics.cheaper_from([1, 2, 2], [1, 2, 3]) == 3, "as dear is not cheaper"
+    assert metrics.cheaper_from([0, 0], [1, 1]) == 1
+    assert metrics.cheaper_from([0, 1], [1, 1]) is None
+
+
+@pytest.mark.parametrize(("share", "seeds"), [(0.726, 2), (0.5, 2), (0.8, 5), (0.9, 1)])
+def test_no_ranking_beats_the_bound_that_noise_sets(share, seeds):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=200_000) * math.sqrt(share)
+    trainings = scores + rng.normal(size=(max(seeds, 2), scores.size)) * math.sqrt(1 - share)
+    agreement = np.corrcoef(trainings)[0, 1]
+    reached = np.corrcoef(scores, trainings[:seeds].mean(0))[0, 1]
+    # The standard error of a correlation of 200,000 pairs is 0.002.
+    assert metrics.bound_of_agreement(agreement, seeds) == pytest.approx(reached, abs=0.005)
+    assert reached > agreement, "agreement is no ceiling"
+
+
+def test_the_bound_at_its_ends():
+    assert metrics.bound_of_agreement(0.726, 2) == pytest.approx(math.sqrt(2 * 0.726 / 1.726))
+    assert metrics.bound_of_agreement(1.0, 3) == 1
+    assert metrics.bound_of_agreement(-0.2, 2) == 0
+    assert math.isnan(metrics.bound_of_agreement(math.nan, 2))
 
 
 def test_summary_does_not_hide_a_failed_seed():

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hcdc_jax import files
 from hcdc_jax.errors import UserError
-from hcdc_jax.report import assemble, figures, tables
+from hcdc_jax.report import assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.results import read
 
@@ -23,7 +23,7 @@ NOISE = {"random": 0.25, "hcdc": 0.03, "real_val": 0.08, "surrogate": 0.4}
 FIGURES = {"rank_scatter", "rank_strips", "matching", "time", "adjacency"}
 
 
-def make_run(folder, *, noise=NOISE, n=60, seeds=(0, 1), truth_seeds=2, full_seconds=1.3, logs=True, name="demo"):
+def make_run(folder, *, noise=NOISE, n=80, seeds=(0, 1), truth_seeds=2, full_seconds=1.3, logs=True, name="demo"):
     """A run folder as the pipeline leaves it, with made-up numbers; returns the true losses [truth_seeds, n]."""
     rng = np.random.default_rng(0)
     results = folder / "results"
@@ -77,7 +77,7 @@ def make_run(folder, *, noise=NOISE, n=60, seeds=(0, 1), truth_seeds=2, full_sec
     }
     files.write_json(results / "info.json", info)
     order = ", ".join(f'"{method}"' for method in noise)
-    files.write_text(folder / "config.toml", f"methods = [{order}]\nseeds = {list(seeds)}\n\n[data]\nname = 'demo'\n")
+    files.write_text(folder / "config.toml", f"methods = [{order}]\nseeds = {list(seeds)}\n\n[training]\nsteps = 200\n")
     return truth
 
 
@@ -116,6 +116,12 @@ def read_report(folder):
     return json.loads((folder / "report.json").read_text(), parse_constant=refuse)
 
 
+def numbers(folder):
+    """The content of `report.json`, without figures and pages."""
+    files.write_json(folder / "report.json", summarise(read(folder)))
+    return read_report(folder)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -126,16 +132,28 @@ def finished(tmp_path_factory):
 def test_report_json_has_the_documented_shape(finished):
     folder, _, report = finished
     assert read_report(folder) == report
-    assert {"config_hash", "versions", "device", "space", "truth", "methods", "break_even_candidates"} <= set(report)
+    assert {
+        "config_hash",
+        "versions",
+        "device",
+        "space",
+        "truth",
+        "methods",
+        "break_even_candidates",
+        "break_even_halving",
+    } <= set(report)
     assert list(report["methods"]) == list(NOISE), "methods stand in the order of the config"
-    assert report["space"] | {"candidates": 60} == report["space"]
+    assert report["space"] | {"candidates": 80} == report["space"]
     assert report["truth"]["seeds"] == 2
     summaries = (
         "spearman_loss",
         "spearman_accuracy",
         "kendall_loss",
-        "precision_at_10",
+        "overlap_top_10",
+        "spearman_top_10",
         "regret_test_accuracy",
+        "regret_test_accuracy_best_3",
+        "regret_test_accuracy_best_5",
         "selected_test_accuracy",
     )
     for entry in report["methods"].values():
@@ -152,7 +170,9 @@ def test_numbers_agree_with_scipy_and_hand_computation(finished):
     folder, truth, report = finished
     loss, accuracy = truth.mean(axis=0), np.load(folder / "results/truth.npz")["accuracy"].mean(axis=0)
     test_accuracy = accuracy - 0.01
-    assert report["truth"]["seed_ceiling_spearman"] == pytest.approx(scipy.stats.spearmanr(*truth).statistic)
+    agreement = scipy.stats.spearmanr(*truth).statistic
+    assert report["truth"]["seed_agreement_spearman"] == pytest.approx(agreement)
+    assert report["truth"]["bound_spearman"] == pytest.approx(np.sqrt(2 * agreement / (1 + agreement)))
     reach = scipy.stats.spearmanr(-loss, accuracy).statistic
     assert report["truth"]["spearman_of_loss_with_accuracy"] == pytest.approx(reach)
     lost = 100 * (test_accuracy.max() - test_accuracy[loss.argmin()])
@@ -167,11 +187,75 @@ def test_numbers_agree_with_scipy_and_hand_computation(finished):
             chosen = test_accuracy[np.argmin(proxy["loss"])]
             assert entry["selected_test_accuracy"]["values"][i] == pytest.approx(chosen)
             assert entry["regret_test_accuracy"]["values"][i] == pytest.approx(100 * (test_accuracy.max() - chosen))
+            for k in (3, 5):
+                few = np.argsort(proxy["loss"])[:k]
+                kept = test_accuracy[few[np.argmin(loss[few])]]
+                lost = entry[f"regret_test_accuracy_best_{k}"]["values"][i]
+                assert lost == pytest.approx(100 * (test_accuracy.max() - kept))
+            top = np.argsort(loss)[:8]
+            found = np.intersect1d(top, np.argsort(proxy["loss"])[:8])
+            assert entry["overlap_top_10"]["values"][i] == pytest.approx(len(found) / 8)
+            rho = scipy.stats.spearmanr(loss[top], proxy["loss"][top]).statistic
+            assert entry["spearman_top_10"]["values"][i] == pytest.approx(rho)
         low, high = entry["interval"]
         assert low < entry["spearman_loss"]["mean"] < high
-    small = 0.9 / 60
+    small = 0.9 / 80
     expected = np.ceil((8 * 1.3 + 12.0 + 1.3) / (1.3 - small))
     assert report["break_even_candidates"]["hcdc"] == expected
+
+
+def halving_cost(number, full_seconds):
+    """Successive halving by thirds, trainings resumed: 1/81, 1/27, 1/9, 1/3, 1 of a training of 162 steps."""
+    levels = max(level for level in range(5) if 3**level <= number)
+    shares = [3.0 ** (level - levels) for level in range(levels + 1)]
+    kept = [number // 3**level for level in range(levels + 1)]
+    return full_seconds * sum(k * (s - b) for k, s, b in zip(kept, shares, [0, *shares], strict=False))
+
+
+def test_from_how_many_candidates_on_a_method_is_cheaper_than_either_search(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.1, "random": 0.2, "successive_halving": 0.1}, seeds=(0,), n=30)
+    for method in ("hcdc", "successive_halving"):
+        changed = {"seconds_condense": np.float64(0), "full_trainings_used": np.float64(2 if method == "hcdc" else 3.7)}
+        edit_npz(tmp_path / f"results/{method}_seed0.npz", **changed, seconds_rank=np.float64(30 * 0.02))
+    files.write_text(tmp_path / "config.toml", "methods = []\n[training]\nsteps = 162\n")
+    report = numbers(tmp_path)
+    assert report["break_even_candidates"]["successive_halving"] == 3, "of one and two it trains all in full"
+    assert report["break_even_halving"]["successive_halving"] is None, "it is no rival of its own"
+    ours = [2 * 1.3 + 0.02 * p + 1.3 for p in range(1, 2001)]
+    dearer_than_all = [p for p in range(1, 2001) if ours[p - 1] >= 1.3 * p]
+    assert report["break_even_candidates"]["hcdc"] == dearer_than_all[-1] + 1
+    dearer_than_halving = [p for p in range(1, 2001) if ours[p - 1] >= halving_cost(p, 1.3)]
+    assert report["break_even_halving"]["hcdc"] == dearer_than_halving[-1] + 1
+    assert report["break_even_halving"]["hcdc"] > report["break_even_candidates"]["hcdc"]
+    shown = {row[0].text: [cell.text for cell in row[-2:]] for row in tables.verdict(report).rows}
+    assert shown["successive_halving"] == ["3", tables.MISSING]
+    assert shown["hcdc"] == [str(report[key]["hcdc"]) for key in tables.RIVAL_SEARCHES]
+
+
+def test_what_never_pays_and_what_is_not_known_to_pay(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.1, "random": 0.2}, seeds=(0,), n=30)
+    edit_npz(tmp_path / "results/hcdc_seed0.npz", seconds_rank=np.float64(30 * 0.5))
+    edit_npz(tmp_path / "results/random_seed0.npz", seconds_rank=np.float64(30 * 1.3))
+    report = numbers(tmp_path)
+    shown = {row[0].text: [cell.text for cell in row[-2:]] for row in tables.verdict(report).rows}
+    # Halving of many takes 1.3 * 0.043 s for each, but who counts no further than 10,000 cannot say never.
+    assert shown["hcdc"][1] == "> 10,000"
+    assert shown["random"] == ["never", "> 10,000"]
+    files.write_text(tmp_path / "config.toml", "methods = []\n")
+    old = numbers(tmp_path)
+    assert old["break_even_candidates"] == report["break_even_candidates"]
+    assert [row[-1].text for row in tables.verdict(old).rows] == [tables.MISSING] * 2, "steps are not known"
+
+
+def test_a_search_says_how_far_it_looked():
+    result = {
+        "candidates": 9, "failed": 0, "selected": None, "successive_halving": None,
+        "seconds": {"search": 1.0}, "compile_seconds": {"search": 1.0},
+        "break_even_candidates": {"all_in_full": 7, "successive_halving": None},
+    }  # fmt: skip
+    told = searches.reading(result)[-1]
+    assert "in full from 7 candidates on" in told
+    assert told.endswith("successive halving on the full data for no number of them up to 10,000.")
 
 
 def test_ranking_csv_holds_every_candidate_and_method(finished):
@@ -179,7 +263,7 @@ def test_ranking_csv_holds_every_candidate_and_method(finished):
     rows = list(csv.DictReader(io.StringIO((folder / "ranking.csv").read_text())))
     truth_columns = ["truth_loss", "truth_accuracy", "truth_test_accuracy"]
     assert list(rows[0]) == ["candidate", "order_0", "order_1", "order_2", *truth_columns, *NOISE]
-    assert len(rows) == 60
+    assert len(rows) == 80
     np.testing.assert_allclose([float(row["truth_loss"]) for row in rows], truth.mean(axis=0), rtol=1e-6)
     seeds = [np.load(folder / f"results/hcdc_seed{seed}.npz")["loss"] for seed in (0, 1)]
     np.testing.assert_allclose([float(row["hcdc"]) for row in rows], np.mean(seeds, axis=0), rtol=1e-6)
@@ -274,7 +358,7 @@ def test_a_rival_that_ranks_better_is_plain_to_see(tmp_path):
     assert first[1].best
     assert first[1].beats
     expected = f"Rivals that rank better than hcdc ({rho['hcdc']}): real_val {rho['real_val']}."
-    assert tables.reading(report)[2].startswith(expected)
+    assert claims.reading(report)[2].startswith(expected)
     page = (tmp_path / "report.html").read_text()
     assert expected in page
     assert f'<td class="beats"><strong>{rho["real_val"]} ▲</strong></td>' in page
@@ -282,20 +366,111 @@ def test_a_rival_that_ranks_better_is_plain_to_see(tmp_path):
 
 def test_overlapping_intervals_are_not_called_a_win(tmp_path):
     make_run(tmp_path, noise={"hcdc": 0.1, "real_val": 0.11}, seeds=(0,), n=30)
-    assert "does not settle" in tables.reading(assemble(tmp_path))[2]
+    assert "does not settle" in claims.reading(assemble(tmp_path))[2]
+
+
+def test_a_ranking_of_equals_is_no_merit(tmp_path):
+    """Every score ties: regret is then a mean over all candidates, and a report over nothing claims nothing."""
+    make_run(tmp_path, noise={"hcdc": 0.1, "random": 0.2, "real_val": 0.1}, seeds=(0,), n=30)
+    for method in ("hcdc", "real_val"):
+        edit_npz(tmp_path / f"results/{method}_seed0.npz", loss=np.ones(30))
+    report = numbers(tmp_path)
+    assert report["methods"]["hcdc"]["regret_test_accuracy"]["mean"] is not None
+    assert not [claim for claim in claims.reading(report) if "rival" in claim.lower()]
+    edit_npz(tmp_path / "results/hcdc_seed0.npz", loss=np.arange(30.0))
+    assert "real_val" not in " ".join(claims.reading(numbers(tmp_path))), "a rival without ranks is no rival"
+
+
+def test_rivals_of_equal_regret_are_named(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.0, "real_val": 0.0}, seeds=(0,))
+    assert claims.reading(numbers(tmp_path))[3].endswith("; as low: real_val.")
+
+
+def told_of_noise(tmp_path, spread, truth_seeds):
+    rng = np.random.default_rng(1)
+    make_run(tmp_path, noise={"hcdc": 0.1, "random": 0.2}, seeds=(0,), truth_seeds=truth_seeds, n=1000, logs=False)
+    scores = np.load(tmp_path / "results/truth.npz")["loss"].mean(axis=0)
+    losses = scores + spread * scores.std() * rng.normal(size=(truth_seeds, 1000))
+    edit_npz(tmp_path / "results/truth.npz", loss=losses)
+    return losses, scores, numbers(tmp_path)
+
+
+@pytest.mark.parametrize("truth_seeds", [2, 4])
+def test_the_agreement_of_seeds_is_no_ceiling(tmp_path, truth_seeds):
+    losses, scores, report = told_of_noise(tmp_path, 0.6, truth_seeds)
+    agreement = scipy.stats.spearmanr(losses.T).statistic
+    agreement = agreement if truth_seeds == 2 else agreement[np.triu_indices(truth_seeds, 1)].mean()
+    perfect = scipy.stats.spearmanr(scores, losses.mean(axis=0)).statistic
+    truth = report["truth"]
+    assert truth["seed_agreement_spearman"] == pytest.approx(agreement)
+    assert truth["seed_agreement_spearman"] + 0.1 < perfect == pytest.approx(truth["bound_spearman"], abs=0.02)
+    told = claims.reading(report)[0]
+    assert told.startswith(
+        f"Two full trainings of every candidate, with different seeds, agree at Spearman {agreement:.3f}; no ranking "
+        f"can be expected to agree with the mean of {truth_seeds} at more than {truth['bound_spearman']:.3f}."
+    )
+    assert f"About {100 - 100 * agreement:.0f} % of the variance of one training's ranks is noise" in told
+    assert "ceiling" not in " ".join([*claims.reading(report), claims.legend(report)]).lower()
+
+
+def test_of_a_steady_truth_no_noise_is_told(tmp_path):
+    _, _, report = told_of_noise(tmp_path, 0.1, 2)
+    assert "noise" not in claims.reading(report)[0]
+
+
+def test_agreement_may_be_unknown(tmp_path):
+    make_run(tmp_path / "one", seeds=(0,), truth_seeds=1, noise={"hcdc": 0.1}, logs=False)
+    assert "one seed" in claims.reading(numbers(tmp_path / "one"))[0]
+    make_run(tmp_path / "flat", seeds=(0,), noise={"hcdc": 0.1}, logs=False)
+    edit_npz(tmp_path / "flat/results/truth.npz", loss=np.ones((2, 80)))
+    assert "one seed" not in claims.reading(numbers(tmp_path / "flat"))[0]
+
+
+def test_each_of_the_three_regrets_is_marked_for_itself(finished):
+    _, _, report = finished
+    changed = json.loads(json.dumps(report))
+    lost = {
+        "hcdc": (4.3, 0.7, 0.0),
+        "real_val": (2.0, 0.9, 0.0),
+        "random": (9.0, 9.0, 9.0),
+        "surrogate": (9.0, 9.0, 9.0),
+    }
+    for method, points in lost.items():
+        for k, mean in zip(tables.FINALISTS, points, strict=True):
+            changed["methods"][method][tables.regret_key(k)]["mean"] = mean
+    table = tables.verdict(changed)
+    place = list(table.headers).index("Regret, best 1 / 3 / 5")
+    cells = {row[0].text: row[place] for row in table.rows}
+    assert cells["hcdc"].marked() == "4.3 / 0.7 / 0.0"
+    assert [part.best for part in cells["hcdc"].parts()] == [False, True, True]
+    assert cells["real_val"].marked() == "2.0 ▲ / 0.9 / 0.0"
+    shown = {line.split(" | ")[0]: line.split(" | ")[place] for line in tables.to_markdown(table).splitlines()}
+    assert shown["| hcdc"] == "4.3 / **0.7** / **0.0**"
+    rich = tables.to_rich(table).columns[place]._cells[list(cells).index("hcdc")]
+    assert [(rich.plain[span.start : span.end], span.style) for span in rich.spans if span.style] == [
+        ("0.7", "bold"), ("0.0", "bold"),
+    ]  # fmt: skip
+
+
+def test_too_few_candidates_for_a_correlation_inside_the_top(tmp_path):
+    make_run(tmp_path, seeds=(0,), n=60, noise={"hcdc": 0.1, "random": 0.2}, logs=False)
+    report = numbers(tmp_path)
+    assert report["methods"]["hcdc"]["spearman_top_10"]["mean"] is None
+    assert "Spearman inside" not in tables.verdict(report).headers
+    assert "too few for a correlation" in claims.legend(report)
 
 
 def test_without_truth_the_report_shows_the_ranking_alone(tmp_path):
     make_run(tmp_path, truth_seeds=0, seeds=(0,))
     report = assemble(tmp_path)
     assert report["truth"]["seeds"] == 0
-    assert report["truth"]["seed_ceiling_spearman"] is None
+    assert report["truth"]["seed_agreement_spearman"] is report["truth"]["bound_spearman"] is None
     assert report["truth"]["spearman_of_loss_with_accuracy"] is report["truth"]["regret_of_loss"] is None
     assert report["methods"]["hcdc"]["spearman_loss"]["mean"] is None
     page = Page((tmp_path / "report.html").read_text())
     assert "not how good they are" in page.text
     assert "Spearman, losses" not in page.text
-    assert tables.reading(report) == []
+    assert claims.reading(report) == []
     best = int(np.argmin(np.load(tmp_path / "results/hcdc_seed0.npz")["loss"]))
     ranked = next(rows for header, rows in zip(page.rows, page.rows[1:], strict=False) if header[0] == "Rank by hcdc")
     assert ranked[:2] == ["1", str(best)]
@@ -315,24 +490,24 @@ def test_figures_of_an_earlier_report_do_not_linger(tmp_path):
 def test_failed_candidates_are_left_out_counted_and_told(tmp_path):
     truth = make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1, "random": 0.2})
     path = tmp_path / "results/hcdc_seed0.npz"
-    loss, status = np.load(path)["loss"], np.ones(60, bool)
+    loss, status = np.load(path)["loss"], np.ones(80, bool)
     loss[:3], status[5] = [np.nan, np.inf, -np.inf], False
     edit_npz(path, loss=loss, status=status)
     report = assemble(tmp_path)
     entry = report["methods"]["hcdc"]
     assert entry["failed"] == 4
-    kept = ~np.isin(np.arange(60), [0, 1, 2, 5])
+    kept = ~np.isin(np.arange(80), [0, 1, 2, 5])
     rho = scipy.stats.spearmanr(truth.mean(axis=0)[kept], loss[kept]).statistic
     assert entry["spearman_loss"]["mean"] == pytest.approx(rho)
-    assert "Failed scores left out of the row of hcdc: 4." in tables.reading(report)
+    assert "Failed scores left out of the row of hcdc: 4." in claims.reading(report)
 
 
 def test_a_method_that_failed_everywhere_is_undefined_not_absent(tmp_path):
     make_run(tmp_path, seeds=(0, 1), noise={"hcdc": 0.1, "random": 0.2})
-    edit_npz(tmp_path / "results/hcdc_seed1.npz", status=np.zeros(60, bool))
+    edit_npz(tmp_path / "results/hcdc_seed1.npz", status=np.zeros(80, bool))
     (tmp_path / "results/random_seed1.npz").unlink()
     report = assemble(tmp_path)
-    assert "Only 1 of 2 seeds: random." in tables.reading(report)
+    assert "Only 1 of 2 seeds: random." in claims.reading(report)
     assert report["methods"]["hcdc"]["spearman_loss"]["mean"] is None, "a failed seed does not hide in an average"
     rows = {row[0].text: row[1].text for row in tables.verdict(report).rows}
     assert rows["hcdc"] == tables.MISSING
@@ -345,17 +520,17 @@ def test_matched_candidates_among_the_ranked_are_told(tmp_path):
     edit_npz(path, matched_hparams=np.load(path)["hparams"][:5].astype(np.float64))
     report = assemble(tmp_path)
     assert report["methods"]["hcdc"]["matched_among_ranked"] == 5
-    assert "Ranked candidates that hcdc was also matched on, so not unseen: 5." in tables.reading(report)
+    assert "Ranked candidates that hcdc was also matched on, so not unseen: 5." in claims.reading(report)
 
 
 def test_truth_with_a_failed_seed_is_no_truth(tmp_path):
     make_run(tmp_path, seeds=(0,), noise={"hcdc": 0.1})
-    status = np.ones((2, 60), bool)
+    status = np.ones((2, 80), bool)
     status[1, 7] = False
     edit_npz(tmp_path / "results/truth.npz", status=status)
     report = assemble(tmp_path)
     assert report["truth"]["failed"] == 1
-    assert "Candidates left out because a full training failed: 1." in tables.reading(report)
+    assert "Candidates left out because a full training failed: 1." in claims.reading(report)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "ranking.csv").read_text())))
     assert [i for i, row in enumerate(rows) if row["truth_loss"] == ""] == [7]
 
@@ -389,7 +564,7 @@ def test_held_out_ranks_are_those_of_snapshots_on_unseen_candidates(tmp_path):
     [curve] = read(tmp_path).curves["hcdc"]
     assert curve.held_out_steps.tolist() == list(range(0, 301, 50))
     for place, loss in enumerate(losses):
-        kept = np.isfinite(loss) & (np.arange(60) >= 2)
+        kept = np.isfinite(loss) & (np.arange(80) >= 2)
         assert curve.held_out[place] == pytest.approx(scipy.stats.spearmanr(truth[kept], loss[kept]).statistic)
     (tmp_path / "results/truth.npz").unlink()
     assert read(tmp_path).curves["hcdc"][0].held_out.size == 0
@@ -433,9 +608,9 @@ def test_scores_and_costs_may_be_unknown(tmp_path):
         bare = {"hparams": archive["hparams"], "loss": archive["loss"]}
     files.write_npz(tmp_path / "results/random_seed0.npz", bare)
     report = assemble(tmp_path)
-    assert report["break_even_candidates"] == {"hcdc": None, "random": None}
+    assert report["break_even_candidates"] == report["break_even_halving"] == {"hcdc": None, "random": None}
     assert report["methods"]["random"]["spearman_accuracy"]["mean"] is None
-    for table, columns in ((tables.costs(report), (1, 2, 3, 4, 5)), (tables.verdict(report), (3, 7, 8, 9))):
+    for table, columns in ((tables.costs(report), (1, 2, 3, 4, 5)), (tables.verdict(report), (3, 8, 9, 10, 11))):
         row = next(row for row in table.rows if row[0].text == "random")
         assert all(row[column].text == tables.MISSING for column in columns)
     assert "hparam_0" in (tmp_path / "ranking.csv").read_text()
@@ -454,10 +629,10 @@ def test_figures_say_why_they_are_missing_and_leave_the_style_alone():
     ):
         assert isinstance(drawing, str)
         assert drawing.endswith(".")
-    bars = figures.time_bars({"hcdc": {"ranking": 1.0}, "random": {"ranking": np.nan}}, 100.0, {"hcdc": None})
+    bars = figures.time_bars({"hcdc": {"ranking": 1.0}, "random": {"ranking": np.nan}}, 100.0, {"hcdc": "9 / 12"})
     assert not isinstance(bars, str)
     texts = [text.get_text() for text in bars.axes[0].texts]
-    assert texts == ["1.0 s, never pays", "not recorded", "100 s, 100 times the longest method: bar cut"]
+    assert texts == ["1.0 s, pays from: 9 / 12", "not recorded", "100 s, 100 times the longest method: bar cut"]
     assert not isinstance(figures.rank_strips(np.array([1.0, np.nan, 3.0, 4.0]), proxies), str)
     assert dict(matplotlib.rcParams) == before
 
@@ -487,7 +662,7 @@ def test_what_reads_as_a_tie_is_a_tie(finished):
     assert cells["hcdc"].best
     assert cells["real_val"].best
     assert not cells["real_val"].beats
-    assert "share the highest" in tables.reading(tied)[2]
+    assert "share the highest" in claims.reading(tied)[2]
 
 
 def test_fig_2_has_the_methods_of_the_paper_first_with_its_numbers(tmp_path, monkeypatch):
@@ -502,10 +677,27 @@ def test_fig_2_has_the_methods_of_the_paper_first_with_its_numbers(tmp_path, mon
     assert f"{expected:.3f}" in strips[1].texts[0].get_text()
 
 
+def test_the_table_of_the_paper_has_the_best_candidates_and_both_prices(finished):
+    table2 = pytest.importorskip("benchmarks.table2")  # not in every distribution
+    _, _, report = finished
+    title, _, header, _, *rows, _ = table2.lines("cora_0.9", report)
+    agreement, bound = (report["truth"][key] for key in ("seed_agreement_spearman", "bound_spearman"))
+    assert title == f"**cora_0.9**, two full trainings agree at {agreement:.3f}, which bounds rankings at {bound:.3f}"
+    names = header.strip("| ").split(" | ")
+    cells = {row.split("`")[1]: dict(zip(names, row.removeprefix("| ").split(" | "), strict=True)) for row in rows}
+    assert list(cells) == tables.best_first(report)
+    hcdc = report["methods"]["hcdc"]
+    assert cells["hcdc"]["overlap, top 10 %"].startswith(f"{hcdc['overlap_top_10']['mean']:.2f} ± ")
+    regrets = [f"{hcdc[tables.regret_key(k)]['mean']:.1f}" for k in (1, 3, 5)]
+    assert cells["hcdc"]["regret, best 1 / 3 / 5"] == " / ".join(regrets)
+    assert cells["hcdc"]["pays from (all in full)"] == str(report["break_even_candidates"]["hcdc"])
+    assert cells["hcdc"]["pays from (halving)"].rstrip(" |") == str(report["break_even_halving"]["hcdc"])
+
+
 def test_trainings_with_flaws_are_told(tmp_path):
     make_run(tmp_path, noise={"random": 0.1})
     run = read(tmp_path)
     run.info["space"]["dcbench_compat"] = ["softmax", "unshuffled"]
     files.write_json(tmp_path / "report.json", summarise(run))
-    told = tables.reading(json.loads((tmp_path / "report.json").read_text()))
+    told = claims.reading(json.loads((tmp_path / "report.json").read_text()))
     assert "Networks on condensed data are trained with flaws of DC-BENCH's harness: softmax, unshuffled." in told

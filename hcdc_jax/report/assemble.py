@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,8 @@ from matplotlib.figure import Figure
 
 from hcdc_jax import files, metrics
 from hcdc_jax.report import evaluations, figures, html, style, tables
-from hcdc_jax.report.results import Result, Run, Truth, read
+from hcdc_jax.report.results import Result, Run, Truth, full_steps, read
+from hcdc_jax.search.halving import BREAK_EVEN_LIMIT, full_trainings
 
 
 def assemble(folder: str | Path) -> dict[str, Any]:
@@ -55,36 +58,48 @@ def assemble(folder: str | Path) -> dict[str, Any]:
 def summarise(run: Run) -> dict[str, Any]:
     """The content of `report.json`, with NaN where a number is undefined."""
     n, truth = len(run.hparams), run.truth
-    full_seconds = run.info.get("full_training_seconds")
+    full_seconds, steps = run.info.get("full_training_seconds"), full_steps(run)
     sizes = run.info.get("space", {}).get("num_parameters")
     methods = {method: _summarise_method(results, truth, sizes) for method, results in run.results.items()}
-    reach, lost = _with_accuracies(truth, truth.loss)
-    ceiling = metrics.rank_report(*truth.losses[:2], bootstrap=0)["spearman"] if len(truth.losses) > 1 else math.nan
+    agreement = _seed_agreement(truth)
+    pays = {method: _break_even(method, entry, full_seconds, steps, n) for method, entry in methods.items()}
     return {
         **{key: run.info.get(key) for key in ("config_hash", "versions", "device")},
         "space": {**run.info.get("space", {}), "candidates": n},
         "data": run.info.get("data", {}),
         "full_training_seconds": full_seconds,
+        "full_training_steps": steps,
         "truth": {
             "seconds": truth.seconds,
             "compile_seconds": truth.compile_seconds,
             "seeds": len(truth.losses),
             "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
-            "seed_ceiling_spearman": ceiling,
-            "spearman_of_loss_with_accuracy": reach,
-            "regret_of_loss": 100 * lost,
+            "seed_agreement_spearman": agreement,
+            "bound_spearman": metrics.bound_of_agreement(agreement, len(truth.losses)),
+            "spearman_of_loss_with_accuracy": _with_accuracies(truth, truth.loss),
+            "regret_of_loss": 100 * _lost(truth, truth.loss),
         },
         "methods": methods,
-        "break_even_candidates": {
-            method: None if full_seconds is None else _break_even(method, entry, full_seconds, n)
-            for method, entry in methods.items()
-        },
+        "break_even_candidates": {method: against_all for method, (against_all, _) in pays.items()},
+        "break_even_halving": {method: against_halving for method, (_, against_halving) in pays.items()},
     }
 
 
-def _with_accuracies(truth: Truth, loss: np.ndarray) -> tuple[float, float]:
-    """How well losses [n] rank the truth's accuracies, and the test accuracy that is lost by choosing by them."""
-    return -_spearman(truth.accuracy, loss), metrics.regret(truth.test_accuracy, -loss, higher_is_better=True)
+def _seed_agreement(truth: Truth) -> float:
+    """Mean Spearman correlation of the losses of two trainings that differ by their seeds; NaN of one seed."""
+    known = truth.losses[:, np.isfinite(truth.loss)]
+    pairs = [metrics.spearman(a, b) for a, b in itertools.combinations(known, 2)]
+    return float(np.mean(pairs)) if pairs else math.nan
+
+
+def _with_accuracies(truth: Truth, loss: np.ndarray) -> float:
+    """How well losses [n] rank the truth's accuracies."""
+    return -_spearman(truth.accuracy, loss)
+
+
+def _lost(truth: Truth, loss: np.ndarray, k: int = 1) -> float:
+    """Test accuracy below the best, of the k lowest losses [n] the candidate of lowest real validation loss."""
+    return metrics.regret(truth.test_accuracy, -loss, k=k, decided_by=-truth.loss, higher_is_better=True)
 
 
 def _shifts(run: Run) -> dict[str, np.ndarray]:
@@ -122,20 +137,21 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
     loss = [metrics.rank_report(truth.loss, r.loss, bootstrap=0) for r in results]
     accuracy = [metrics.rank_report(truth.accuracy, r.accuracy, bootstrap=0, higher_is_better=True) for r in results]
     # Chosen by loss, paid in test accuracy: on small condensed sets accuracies tie.
-    by_loss, regret = zip(*(_with_accuracies(truth, r.loss) for r in results), strict=True)
-    tested = truth.test_accuracy[np.isfinite(truth.test_accuracy)]
+    lost = {k: [_lost(truth, r.loss, k) for r in results] for k in tables.FINALISTS}
+    tested = truth.test_accuracy[np.isfinite(truth.test_accuracy) & np.isfinite(truth.loss)]
     highest = float(tested.max()) if tested.size else math.nan
     return {
         "seeds": [r.seed for r in results],
         "spearman_loss": metrics.summarise(r["spearman"] for r in loss),
         "interval": metrics.spearman_interval(truth.loss, losses),
         "spearman_accuracy": metrics.summarise(r["spearman"] for r in accuracy),
-        "spearman_loss_with_accuracy": metrics.summarise(by_loss),
+        "spearman_loss_with_accuracy": metrics.summarise(_with_accuracies(truth, r.loss) for r in results),
         "kendall_loss": metrics.summarise(r["kendall"] for r in loss),
         "weighted_tau_loss": metrics.summarise(r["weighted_tau"] for r in loss),
-        "precision_at_10": metrics.summarise(r["precision_at_10"] for r in loss),
-        "regret_test_accuracy": metrics.summarise(100 * lost for lost in regret),
-        "selected_test_accuracy": metrics.summarise(highest - lost for lost in regret),
+        "overlap_top_10": metrics.summarise(r["overlap_top_10"] for r in loss),
+        "spearman_top_10": metrics.summarise(r["spearman_top_10"] for r in loss),
+        **{tables.regret_key(k): metrics.summarise(100 * one for one in of_seeds) for k, of_seeds in lost.items()},
+        "selected_test_accuracy": metrics.summarise(highest - one for one in lost[1]),
         "full_trainings_used": _whole(max(r.full_trainings_used for r in results)),
         "seconds": {part: float(np.mean([r.seconds[part] for r in results])) for part in results[0].seconds},
         "stored_scalars": _whole(max(r.stored_scalars for r in results)),
@@ -169,11 +185,28 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return metrics.spearman(a[valid], b[valid])
 
 
-def _break_even(method: str, entry: Mapping[str, Any], full_seconds: float, n: int) -> int | None:
-    if method == "successive_halving":  # what it costs grows with the candidates: there is nothing to pay back
-        return None
-    condense = entry["full_trainings_used"] * full_seconds + entry["seconds"]["condense"]
-    return metrics.break_even(condense, entry["seconds"]["rank"] / n, full_seconds)
+def _break_even(
+    method: str, entry: Mapping[str, Any], full_seconds: float | None, steps: int | None, n: int
+) -> tuple[int | None, int | None]:
+    """From how many candidates on a method is cheaper than training all in full, and than successive halving."""
+    if method == tables.HALVING:  # its cost is full trainings alone, and its winner needs no other
+        costs = np.zeros(0) if steps is None else _halving_costs(steps)
+        return metrics.cheaper_from(costs, 1 + np.arange(costs.size)), None
+    if full_seconds is None:
+        return None, None
+    before = entry["full_trainings_used"] * full_seconds + entry["seconds"]["condense"]
+    each = entry["seconds"]["rank"] / n
+    against_all = metrics.break_even(before, each, full_seconds)
+    if steps is None:
+        return against_all, None
+    rival = full_seconds * _halving_costs(steps)
+    return against_all, metrics.cheaper_from(before + each * (1 + np.arange(rival.size)) + full_seconds, rival)
+
+
+@functools.cache
+def _halving_costs(steps: int) -> np.ndarray:
+    """Full trainings that successive halving of 1, 2, ... candidates takes."""
+    return np.array([full_trainings(number, steps) for number in range(1, BREAK_EVEN_LIMIT + 1)])
 
 
 def _losses(results: Sequence[Result]) -> np.ndarray:

@@ -145,15 +145,13 @@ def matching(curves: Mapping[str, Sequence[Curve]]) -> Drawing:
 
 
 @house_style
-def time_bars(
-    parts: Mapping[str, Mapping[str, float]], full_search: float | None, break_even: Mapping[str, int | None]
-) -> Drawing:
+def time_bars(parts: Mapping[str, Mapping[str, float]], full_search: float | None, pays: Mapping[str, str]) -> Drawing:
     """Seconds of each part of each method, above what training every candidate on the full data takes.
 
     Args:
       parts: seconds by method and by part, in the order in which they are spent.
       full_search: seconds to train every candidate on the full data, or None if unknown.
-      break_even: number of candidates from which a method pays, None = never.
+      pays: from how many candidates on a method pays, in words.
     """
     names = list(dict.fromkeys(name for part in parts.values() for name in part))
     spent = np.array([[part.get(name, np.nan) for name in names] for part in parts.values()])
@@ -172,9 +170,7 @@ def time_bars(
         axes.barh(places, width, left=left, color=colour, label=name)
     axes.barh(len(parts), right if cut else full_search, color=GREY)
     for place, (method, total) in enumerate(zip(parts, totals, strict=True)):
-        pays = break_even.get(method)
-        when = "never pays" if pays is None else f"pays from {pays:,} candidates"
-        text = f"{seconds(total)} s, {when}" if known[place] else "not recorded"
+        text = f"{seconds(total)} s, pays from: {pays[method]}" if known[place] else "not recorded"
         axes.text(total + 0.01 * right, place, text, va="center")
     if cut:
         text = f"{seconds(full_search)} s, {full_search / longest:,.0f} times the longest method: bar cut"
@@ -296,9 +292,9 @@ def draw_all(
             "time",
             "What it cost",
             f"Seconds each method spent until it had ranked {n:,} candidates, above the seconds of training all of "
-            "them on the full data; a method pays from the number of candidates beside its bar, one final full "
-            "training included.",
-            time_bars(parts, None if each is None else n * each, report["break_even_candidates"]),
+            "them on the full data. Beside the bars: from how many candidates on a method, one final full training "
+            "included, is cheaper than all on the full data, and than successive halving of as many.",
+            time_bars(parts, None if each is None else n * each, {m: tables.pays(report, m) for m in ordered}),
         ),
         _images(condensed) if isinstance(condensed, Images) else _graphs(condensed),
     ]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from hcdc_jax.report import tables
-from hcdc_jax.report.tables import BEATS, Cell, Report, Table
+from hcdc_jax.report import claims, tables
+from hcdc_jax.report.tables import BETWEEN, Cell, Report, Table
 
 _CSS = """
 :root { color-scheme: light dark; --text: #1a1f29; --soft: #5b6472; --line: #dde1e7; --page: #ffffff; --tint: #f3f6fa;
@@ -34,7 +34,7 @@ th:first-child { text-align: left; position: sticky; left: 0; background: var(--
 thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 400; }
 tr.main, tr.main th { background: var(--tint); }
-tr.main th { font-weight: 600; box-shadow: inset 3px 0 0 var(--accent); }
+tr.main th { box-shadow: inset 3px 0 0 var(--accent); }
 table.facts th, table.facts td { text-align: left; white-space: normal; }
 td.beats { background: var(--beats); }
 figure { margin: 1.5rem 0; break-inside: avoid; }
@@ -85,8 +85,8 @@ def render(
         _element("p", " ".join(what_was_run(report))),
         _element("h2", "Verdict" if tables.has_truth(report) else "Cost"),
         _table(tables.verdict(report), main),
-        _element("p", _legend(report), "note"),
-        _list(tables.reading(report)),
+        _element("p", claims.legend(report), "note"),
+        _list(claims.reading(report)),
         *(_beyond_size(report, main) if tables.knows_sizes(report) else ()),
         _element("h2", "Best candidates"),
         _table(best, None),
@@ -155,22 +155,6 @@ def what_was_run(report: Report) -> list[str]:
     return [compared, held_against if tables.has_truth(report) else untested]
 
 
-def _legend(report: Report) -> str:
-    main = tables.lead(report)
-    quality = (
-        "Mean over seeds ± standard deviation; the interval is a 95 % bootstrap interval of the mean Spearman "
-        "correlation of losses, over candidates and seeds. Regret: test accuracy lost by training the candidate of "
-        "lowest loss by the method instead of the best one. Precision@10: share of the truth's best tenth that the "
-        "method has in its best tenth. Bold: best of its column. "
-    )
-    rivalry = f"{BEATS} and tint: better than {main}. " if main else ""
-    cost = (
-        "Seconds: full trainings, condensing and ranking, without compilation. Pays from: number of candidates at "
-        "which the method, with one final full training, costs no more than training every candidate on the full data."
-    )
-    return quality + rivalry + cost if tables.has_truth(report) else cost
-
-
 def _cost_note(report: Report) -> str:
     each = report["full_training_seconds"]
     one = "" if each is None else f"One training on the full data took {tables.seconds(each)} seconds. "
@@ -219,9 +203,11 @@ def _table(table: Table, main: str | None) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = escape(cell.marked())
-    mark = ' class="beats"' if cell.beats else ""
-    return f"<td{mark}>{f'<strong>{text}</strong>' if cell.best else text}</td>"
+    texts = [
+        f"<strong>{escape(part.marked())}</strong>" if part.best else escape(part.marked()) for part in cell.parts()
+    ]
+    mark = ' class="beats"' if any(part.beats for part in cell.parts()) else ""
+    return f"<td{mark}>{BETWEEN.join(texts)}</td>"
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:

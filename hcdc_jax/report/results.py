@@ -194,6 +194,11 @@ def read(folder: Path) -> Run:
     )
 
 
+def full_steps(run: Run) -> int | None:
+    """Steps of a training on the full data, or None if the configuration does not say."""
+    return tomllib.loads(run.config).get("training", {}).get("steps")
+
+
 def _info(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

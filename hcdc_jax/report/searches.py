@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hcdc_jax.report.tables import MISSING, Cell, Table, count, seconds
+from hcdc_jax.search.halving import BREAK_EVEN_LIMIT
 
 
 def best(result: dict[str, Any]) -> Table:
@@ -51,10 +52,12 @@ def reading(result: dict[str, Any]) -> list[str]:
         )
     pays = result["break_even_candidates"]
     if pays is not None:
+        never = "for no number of them"
+        against_halving = _from(pays["successive_halving"], f"{never} up to {count(BREAK_EVEN_LIMIT)}")
         sentences.append(
             "Condensing included, such a search is faster than training all candidates in full "
-            f"{_from(pays['all_in_full'])}, and faster than successive halving on the full data "
-            f"{_from(pays['successive_halving'])}."
+            f"{_from(pays['all_in_full'], never)}, and faster than successive halving on the full data "
+            f"{against_halving}."
         )
     return sentences
 
@@ -71,5 +74,5 @@ def _trainings(number: float) -> str:
     return f"{count(number)} full training{'' if number == 1 else 's'}"
 
 
-def _from(candidates: int | None) -> str:
-    return "for no number of them" if candidates is None else f"from {count(candidates)} candidates on"
+def _from(candidates: int | None, never: str) -> str:
+    return never if candidates is None else f"from {count(candidates)} candidates on"

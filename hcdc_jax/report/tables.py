@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from hcdc_jax.search.halving import BREAK_EVEN_LIMIT
+
 MISSING = "–"
 BEATS = "▲"
-LOW_CEILING = 0.8
-"""Two trainings that agree less than this leave a quarter of the truth's ranks to chance."""
+BETWEEN = " / "
+HALVING = "successive_halving"
+"""The method whose cost is full trainings alone, more of them the more candidates there are."""
+RIVAL_SEARCHES = {"break_even_candidates": "all in full", "break_even_halving": "halving"}
+"""Searches on the full data that a method may be cheaper than: where `report.json` says from when on, and a name."""
+FINALISTS = (1, 3, 5)
+"""Of how many best candidates, trained in full, regret is told."""
+
+_HEADER = 9
+"""Characters of a header in a terminal that are not broken."""
 
 Report: TypeAlias = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """One entry: its text, whether it is the best of its column, and whether it is another method's that beats hcdc."""
+    """One entry of a table.
+
+    Attributes:
+      text: what it reads.
+      best: whether it is the best of its column.
+      beats: whether it is another method's and beats hcdc's.
+      beside: more entries of other columns that share its place; each is marked for itself.
+    """
 
     text: str
     best: bool = False
     beats: bool = False
+    beside: tuple[Cell, ...] = ()
+
+    def parts(self) -> tuple[Cell, ...]:
+        """The entry and those beside it, each alone."""
+        return (self._replace(beside=()), *self.beside)
 
     def marked(self) -> str:
-        """The text, with a mark if it beats hcdc."""
-        return f"{self.text} {BEATS}" if self.beats else self.text
+        """The text of all parts, each with a mark if it beats hcdc."""
+        return BETWEEN.join(f"{part.text} {BEATS}" if part.beats else part.text for part in self.parts())
 
 
 class Table(NamedTuple):
@@ -60,28 +83,72 @@ def verdict(report: Report) -> Table:
     main = lead(report)
     reference = methods.index(main) if main else None
 
-    def score(key: str, digits: int, better: Callable) -> list[Cell]:
+    def score(key: str, digits: int, better: Callable, text: Callable[[dict[str, Any], int], str]) -> list[Cell]:
         means = [entry[key]["mean"] for entry in entries]
-        texts = [spread(entry[key], digits) for entry in entries]
+        texts = [text(entry[key], digits) for entry in entries]
         return _cells(texts, means, digits=digits, better=better, reference=reference)
 
     columns = {}
     if has_truth(report):
-        columns["Spearman, losses"] = score("spearman_loss", 3, max)
+        columns["Spearman, losses"] = score("spearman_loss", 3, max, spread)
         columns["95 % interval"] = _cells([_interval(entry["interval"]) for entry in entries])
-        columns["Spearman, accuracies"] = score("spearman_accuracy", 3, max)
-        columns["Losses with accuracies"] = score("spearman_loss_with_accuracy", 3, max)
-        columns["Regret, points"] = score("regret_test_accuracy", 2, min)
-        columns["Precision@10"] = score("precision_at_10", 2, max)
+        columns["Spearman, accuracies"] = score("spearman_accuracy", 3, max, spread)
+        columns["Losses with accuracies"] = score("spearman_loss_with_accuracy", 3, max, spread)
+        columns["Overlap, top 10 %"] = score("overlap_top_10", 2, max, spread)
+        if knows_inside(report):
+            columns["Spearman inside"] = score("spearman_top_10", 2, max, spread)
+        lost = zip(*(score(regret_key(k), 1, min, _mean) for k in FINALISTS), strict=True)
+        columns["Regret, best 1 / 3 / 5"] = [first._replace(beside=tuple(others)) for first, *others in lost]
     spent = [total_seconds(report, method) for method in methods]
-    pays = [report["break_even_candidates"].get(method) for method in methods]
-    columns["Full trainings"] = _cells([count(entry["full_trainings_used"]) for entry in entries])
+    used = [entry["full_trainings_used"] for entry in entries]
+    columns["Full trainings"] = _cells([count(number) for number in used], used, digits=1, better=min)
     took = [seconds(s) for s in spent]
     columns["Seconds"] = _cells(took, [_number(text) for text in took], digits=2, better=min)
-    comparable = [report["full_training_seconds"] is not None and s is not None for s in spent]
-    when = [_pays_from(p) if c else MISSING for p, c in zip(pays, comparable, strict=True)]
-    columns["Pays from, candidates"] = _cells(when, pays, better=min)
+    for rival, name in RIVAL_SEARCHES.items():
+        texts = [pays_from(report, method, rival) for method in methods]
+        columns[f"Pays from ({name})"] = _cells(texts, [report[rival].get(method) for method in methods], better=min)
     return _assemble(methods, columns)
+
+
+def knows_inside(report: Report) -> bool:
+    """Whether the best tenth of the truth holds candidates enough for a correlation inside it."""
+    return any(entry["spearman_top_10"]["mean"] is not None for entry in report["methods"].values())
+
+
+def regret_key(k: int) -> str:
+    """Where the entry of a method in `report.json` has the regret of its best k candidates."""
+    return "regret_test_accuracy" if k == 1 else f"regret_test_accuracy_best_{k}"
+
+
+def regrets(entry: dict[str, Any]) -> str:
+    """Mean regrets of the best 1, 3 and 5 candidates of a method, in points of test accuracy."""
+    return BETWEEN.join(_mean(entry[regret_key(k)], 1) for k in FINALISTS)
+
+
+def pays(report: Report, method: str) -> str:
+    """From how many candidates on a method is cheaper than training all in full, and than successive halving."""
+    return BETWEEN.join(pays_from(report, method, rival) for rival in RIVAL_SEARCHES)
+
+
+def pays_from(report: Report, method: str, rival: str) -> str:
+    """From how many candidates on a method is cheaper than a rival, in words.
+
+    Args:
+      report: the content of `report.json`.
+      method: the method.
+      rival: one of `RIVAL_SEARCHES`.
+    """
+    found, steps = report[rival].get(method), report["full_training_steps"]
+    if found is not None:
+        return count(found)
+    against_halving = rival == "break_even_halving"
+    if method == HALVING:
+        return MISSING if against_halving or steps is None else "never"
+    if report["full_training_seconds"] is None or total_seconds(report, method) is None:
+        return MISSING
+    if not against_halving:
+        return "never"
+    return MISSING if steps is None else f"> {BREAK_EVEN_LIMIT:,}"
 
 
 def knows_sizes(report: Report) -> bool:
@@ -125,22 +192,23 @@ def costs(report: Report) -> Table:
     return _assemble(methods, {header: _cells(texts) for header, texts in columns.items()})
 
 
-def reading(report: Report) -> list[str]:
-    """What the verdict says and where it is weak, in sentences that claim nothing beyond its numbers."""
-    if not has_truth(report):
-        return []
-    claims = [_ceiling(report), _reach_of_losses(report), _ranking(report), _regret(report)]
-    return [claim for claim in claims if claim] + _caveats(report)
-
-
 def to_rich(table: Table, title: str | None = None) -> RichTable:
     """The table for a terminal; print it with `rich.console.Console`."""
     out = RichTable(title=title)
-    for place, header in enumerate(table.headers):
-        out.add_column(header, justify="left" if place == 0 else "right", overflow="fold")
+    for place, lines in enumerate(header_lines(table)):
+        out.add_column("\n".join(lines), justify="left" if place == 0 else "right", overflow="fold")
     for row in table.rows:
-        out.add_row(*(Text(cell.marked(), style="bold" if cell.best else "") for cell in row))
+        out.add_row(*(Text(BETWEEN).join(map(_rich, cell.parts())) for cell in row))
     return out
+
+
+def header_lines(table: Table) -> list[list[str]]:
+    """Headers broken between words, so that no column is wider than its cells, its longest word or `_HEADER`."""
+    widest = [max((len(row[place].marked()) for row in table.rows), default=0) for place in range(len(table.headers))]
+    return [
+        textwrap.wrap(header, max(_HEADER, width, *map(len, header.split())), break_on_hyphens=False)
+        for header, width in zip(table.headers, widest, strict=True)
+    ]
 
 
 def to_markdown(table: Table) -> str:
@@ -149,10 +217,13 @@ def to_markdown(table: Table) -> str:
     def escape(text: str) -> str:
         return text.replace("\\", "\\\\").replace("|", "\\|")
 
+    def entry(cell: Cell) -> str:
+        return f"**{escape(cell.marked())}**" if cell.best else escape(cell.marked())
+
     lines = [
         [escape(header) for header in table.headers],
         ["---", *["---:"] * (len(table.headers) - 1)],
-        *([f"**{escape(c.marked())}**" if c.best else escape(c.marked()) for c in row] for row in table.rows),
+        *([BETWEEN.join(map(entry, cell.parts())) for cell in row] for row in table.rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -195,6 +266,14 @@ def spread(summary: dict[str, Any], digits: int) -> str:
     return f"{summary['mean']:.{digits}f}{deviation}"
 
 
+def _mean(summary: dict[str, Any], digits: int) -> str:
+    return MISSING if summary["mean"] is None else f"{summary['mean']:.{digits}f}"
+
+
+def _rich(cell: Cell) -> Text:
+    return Text(cell.marked(), style="bold" if cell.best else "")
+
+
 def _cells(
     texts: Sequence[str],
     values: Iterable[float | None] = (),
@@ -226,99 +305,6 @@ def _interval(interval: Sequence[float | None]) -> str:
     return MISSING if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
-def _pays_from(candidates: int | None) -> str:
-    return "never" if candidates is None else count(candidates)
-
-
 def _number(text: str) -> float | None:
     """The number that a formatted one shows."""
     return None if text == MISSING else float(text.replace(",", ""))
-
-
-def _ranking(report: Report) -> str:
-    main, mine, rivals = _against_rivals(report, "spearman_loss", 3)
-    if mine is None or not rivals:
-        return ""
-    first = max(rivals, key=lambda method: rivals[method])
-    better = [f"{method} {rho:.3f}" for method, rho in rivals.items() if rho > mine]
-    if better:
-        text = f"Rivals that rank better than {main} ({mine:.3f}): {', '.join(better)}."
-    elif rivals[first] == mine:
-        text = f"{main} and {first} share the highest Spearman correlation of losses, {mine:.3f}."
-    else:
-        text = (
-            f"{main} has the highest Spearman correlation of losses, {mine:.3f}; "
-            f"next is {first} with {rivals[first]:.3f}."
-        )
-    if _overlap(report["methods"][main]["interval"], report["methods"][first]["interval"]):
-        text += f" The intervals of {main} and {first} overlap: this run does not settle which of the two ranks better."
-    return text
-
-
-def _regret(report: Report) -> str:
-    main, mine, rivals = _against_rivals(report, "regret_test_accuracy", 2)
-    if mine is None or not rivals:
-        return ""
-    better = [f"{method} {points:.2f}" for method, points in rivals.items() if points < mine]
-    if better:
-        return f"Rivals with lower regret than {main} ({mine:.2f} points): {', '.join(better)}."
-    return f"No rival has lower regret than {main} ({mine:.2f} points of test accuracy)."
-
-
-def _ceiling(report: Report) -> str:
-    ceiling = report["truth"]["seed_ceiling_spearman"]
-    if ceiling is None:
-        return "The truth has one seed, so how far it agrees with itself is not known."
-    text = f"Ceiling: two full trainings of every candidate, with different seeds, agree at Spearman {ceiling:.3f}."
-    if ceiling < LOW_CEILING:
-        text += (
-            f" Below {LOW_CEILING} the truth is mostly noise and methods cannot be told apart: train longer, or "
-            "choose candidates that differ more."
-        )
-    return text
-
-
-def _reach_of_losses(report: Report) -> str:
-    truth = report["truth"]
-    rho, lost = truth["spearman_of_loss_with_accuracy"], truth["regret_of_loss"]
-    if rho is None or lost is None:
-        return ""
-    return (
-        f"Losses are not accuracies: the truth's own losses rank its accuracies at {rho:.3f}, and its candidate of the "
-        f"lowest loss is {lost:.2f} points of test accuracy below the best."
-    )
-
-
-def _caveats(report: Report) -> list[str]:
-    entries = report["methods"].items()
-    seeds = {seed for _, entry in entries for seed in entry["seeds"]}
-    ran = {method: len(entry["seeds"]) for method, entry in entries}
-    out = [f"Only {n} of {len(seeds)} seeds: {method}." for method, n in ran.items() if n < len(seeds)]
-    flaws = report["space"].get("dcbench_compat")
-    if flaws:
-        out.append(f"Networks on condensed data are trained with flaws of DC-BENCH's harness: {', '.join(flaws)}.")
-    if len(seeds) == 1:
-        out.append("One seed: the intervals know nothing of the spread between seeds.")
-    if report["truth"]["failed"]:
-        out.append(f"Candidates left out because a full training failed: {count(report['truth']['failed'])}.")
-    for method, entry in entries:
-        if entry["failed"]:
-            out.append(f"Failed scores left out of the row of {method}: {count(entry['failed'])}.")
-        if entry["matched_among_ranked"]:
-            shared = count(entry["matched_among_ranked"])
-            out.append(f"Ranked candidates that {method} was also matched on, so not unseen: {shared}.")
-    return out
-
-
-def _against_rivals(report: Report, key: str, digits: int) -> tuple[str, float | None, dict[str, float]]:
-    """hcdc, its rounded mean and those of the rivals, where defined; variants of hcdc are not rivals."""
-    main = lead(report) or ""
-    means = {method: report["methods"][method][key]["mean"] for method in best_first(report)}
-    rounded = {method: round(mean, digits) for method, mean in means.items() if mean is not None}
-    return main, rounded.get(main), {m: mean for m, mean in rounded.items() if not m.startswith("hcdc")}
-
-
-def _overlap(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
-    if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
-        return False
-    return a[0] <= b[1] and b[0] <= a[1]
