@@ -247,6 +247,21 @@ def test_what_never_pays_and_what_is_not_known_to_pay(tmp_path):
     assert [row[-1].text for row in tables.verdict(old).rows] == [tables.MISSING] * 2, "steps are not known"
 
 
+def test_a_training_inside_a_reverse_pass_is_counted_once(tmp_path):
+    """With full trainings of 1.3 s, 12 s of hypergradients that hold 8 of them are 12 s, not 12 s and 8 trainings."""
+    make_run(tmp_path, noise={"hcdc": 0.1}, seeds=(0,), n=30)
+    twice = numbers(tmp_path)
+    edit_npz(tmp_path / "results/hcdc_seed0.npz", full_trainings_timed=np.float64(8))
+    once = numbers(tmp_path)
+    assert twice["full_training_seconds"] == pytest.approx(1.3)
+    for report, spent in ((twice, 12 + 8 * 1.3), (once, 12.0)):
+        assert report["methods"]["hcdc"]["full_trainings_used"] == 8
+        p = np.arange(1, 200)
+        expected = p[spent + 0.03 * p + 1.3 < 1.3 * p][0]
+        assert report["break_even_candidates"]["hcdc"] == expected
+        assert tables.total_seconds(report, "hcdc") == pytest.approx(spent + 0.9)
+
+
 def test_a_search_says_how_far_it_looked():
     result = {
         "candidates": 9, "failed": 0, "selected": None, "successive_halving": None,

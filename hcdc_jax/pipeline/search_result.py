@@ -119,7 +119,8 @@ def price(
     pays = None
     if full is not None and cost is not None:
         # Finalists count as one even where none was trained: a search that ends without a network has not ended.
-        spent, each = cost.seconds + cost.full_trainings * full, found.elapsed.run / len(found.history.loss)
+        untimed = cost.full_trainings - cost.timed_trainings
+        spent, each = cost.seconds + untimed * full, found.elapsed.run / len(found.history.loss)
         pays = {
             "all_in_full": metrics.break_even(spent, each, full, max(count, 1)),
             "successive_halving": break_even(spent, each, full, setup.training.steps, retrained=max(count, 1)),

@@ -153,6 +153,7 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
         **{tables.regret_key(k): metrics.summarise(100 * one for one in of_seeds) for k, of_seeds in lost.items()},
         "selected_test_accuracy": metrics.summarise(highest - one for one in lost[1]),
         "full_trainings_used": _whole(max(r.full_trainings_used for r in results)),
+        "full_trainings_timed": _whole(max(r.full_trainings_timed for r in results)),
         "seconds": {part: float(np.mean([r.seconds[part] for r in results])) for part in results[0].seconds},
         "stored_scalars": _whole(max(r.stored_scalars for r in results)),
         "failed": int((~np.isfinite(losses)).sum()),
@@ -194,7 +195,8 @@ def _break_even(
         return metrics.cheaper_from(costs, 1 + np.arange(costs.size)), None
     if full_seconds is None:
         return None, None
-    before = entry["full_trainings_used"] * full_seconds + entry["seconds"]["condense"]
+    trainings = entry["full_trainings_used"] - entry["full_trainings_timed"]
+    before = trainings * full_seconds + entry["seconds"]["condense"]
     each = entry["seconds"]["rank"] / n
     against_all = metrics.break_even(before, each, full_seconds)
     if steps is None:

@@ -48,6 +48,7 @@ class Result(NamedTuple):
       accuracy: [n].
       seconds: of `condense` (full trainings excluded), `rank` and `compile`.
       full_trainings_used: trainings on the full data before the ranking.
+      full_trainings_timed: those of them whose time is part of `seconds`.
       stored_scalars: numbers that the condensed data holds.
       matched: [n] whether condensation was matched on the candidate.
       trace_steps: [u] condensation steps of the snapshots of S_val.
@@ -61,6 +62,7 @@ class Result(NamedTuple):
     accuracy: np.ndarray
     seconds: dict[str, float]
     full_trainings_used: float
+    full_trainings_timed: float
     stored_scalars: float
     matched: np.ndarray
     trace_steps: np.ndarray
@@ -273,6 +275,7 @@ def _read_result(path: Path, seed: int, hparams: np.ndarray) -> Result:
         accuracy=_scores(arrays, "accuracy"),
         seconds={part: _number(arrays, f"seconds_{part}") for part in ("condense", "rank", "compile")},
         full_trainings_used=_number(arrays, "full_trainings_used"),
+        full_trainings_timed=float(arrays.get("full_trainings_timed", 0.0)),
         stored_scalars=_number(arrays, "stored_scalars"),
         matched=_shared(arrays.get("matched_hparams"), hparams),
         trace_steps=arrays.get("trace_steps", np.zeros(0, int)),

@@ -229,11 +229,14 @@ def to_markdown(table: Table) -> str:
 
 
 def full_training_seconds(report: Report, method: str) -> float | None:
-    """Seconds of the full trainings that a method used, or None if unknown."""
-    each, used = report["full_training_seconds"], report["methods"][method]["full_trainings_used"]
-    if used == 0:
+    """Seconds of the full trainings that a method used and that its own seconds do not hold, or None if unknown."""
+    each, entry = report["full_training_seconds"], report["methods"][method]
+    if entry["full_trainings_used"] is None:
+        return None
+    untimed = entry["full_trainings_used"] - entry.get("full_trainings_timed", 0)
+    if untimed == 0:
         return 0.0
-    return None if each is None or used is None else each * used
+    return None if each is None else each * untimed
 
 
 def total_seconds(report: Report, method: str) -> float | None:
