@@ -1,0 +1,220 @@
+"""The confirmatory table: ten rows on candidates and seeds that nothing was tuned on, looked at once.
+
+    python -m benchmarks.confirm [row ...] [--minutes M] [--with METHOD] [--out DIR] [--section.field value ...]
+    python -m benchmarks.confirm [row ...] --table
+
+The first makes the runs and prints no number of them; all ten rows by default. What is finished is not made again, and
+what was interrupted goes on, so that the table can be made in pieces: with `--minutes` a run stops at the first piece of
+work that is kept after so long, and the same command goes on. It ends with 0 when all rows are finished, 3 when time was
+up, 2 when a row cannot be made. `--with gcond` ranks by another method, in a folder of its own beside the row's.
+
+The second prints the table in Markdown, writes it to `confirm.md` in the folder of the runs, and says whether the claim
+holds. docs/protocol.md says what is claimed, and what the intervals assume.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.command import CONFIGS, chosen, parser_of
+from benchmarks.confirm_table import Claim, Plan, page
+from hcdc_jax import config as configs
+from hcdc_jax import files, pipeline
+from hcdc_jax.cli import use_all_cores
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.folder import check_owner
+from hcdc_jax.terminal import duration, progress
+
+DONE, USER_ERROR, TIME_IS_UP = 0, 2, 3
+
+SPACE_SEED = "10"
+SEEDS = ("10", "11", "12", "13", "14")
+GRAPHS = (
+    "random", "herding", "kcenter", "hcdc", "hcdc_surrogate", "value_only", "real_val", "random_val", "train_loss",
+    "real_val_residual", "lambda_shift", "surrogate", "surrogate_grad", "successive_halving", "random_choice",
+)  # fmt: skip
+IMAGES = (*GRAPHS, "real_val_hard", "train_loss_hard")
+"""Images have labels of a teacher; two rivals do without."""
+
+CLAIM = Claim(
+    rows=6,
+    below=0.01,
+    learns_val=frozenset(
+        ("hcdc", "hcdc_shared", "hcdc_shifted", "hcdc_surrogate", "value_only", "gcond", "gcond_x", "gradient_matching")
+    ),
+)
+"""Fixed before any of these runs was made."""
+
+
+class Row(NamedTuple):
+    """What a row runs.
+
+    Attributes:
+      config: name of the configuration.
+      lead: the method that was named beforehand to lead the row.
+      methods: all that stand in it.
+      minutes: on two idle cores, roughly.
+      seeds: of the methods.
+      overrides: of the configuration.
+    """
+
+    config: str
+    lead: str
+    methods: tuple[str, ...]
+    minutes: float
+    seeds: tuple[str, ...] = SEEDS
+    overrides: tuple[str, ...] = ()
+
+
+ROWS = {
+    "cora_0.9": Row("cora_0.9", "hcdc", GRAPHS, 0),
+    "cora_1.8": Row("cora_1.8", "hcdc", GRAPHS, 0),
+    "cora_3.6": Row("cora_3.6", "hcdc", GRAPHS, 0),
+    "citeseer_1.3": Row("citeseer_1.3", "hcdc", GRAPHS, 0),
+    "citeseer_2.6": Row("citeseer_2.6", "hcdc", GRAPHS, 0),
+    "citeseer_5.2": Row("citeseer_5.2", "hcdc", GRAPHS, 0),
+    "digits_graph": Row("digits_graph", "hcdc", GRAPHS, 0),
+    "fashion_mlp": Row("fashion_regularisation", "hcdc_surrogate", IMAGES, 0),
+    "cifar10_mlp": Row(
+        "fashion_regularisation", "hcdc_surrogate", IMAGES, 0, overrides=("--data.name", "cifar10")
+    ),
+    "cifar10_convnet": Row("cifar10_regularisation_narrow", "hcdc_surrogate", IMAGES, 0, seeds=SEEDS[:3]),
+}  # fmt: skip
+
+
+class Piece(NamedTuple):
+    """One run folder of the table.
+
+    Attributes:
+      row: whose it is.
+      config: what is run there.
+      folder: where.
+    """
+
+    row: str
+    config: Config
+    folder: Path
+
+
+class TimeIsUp(Exception):
+    """The minutes that were given are over, between two pieces of work."""
+
+
+def config_of(row: Row, overrides: Sequence[str]) -> Config:
+    """The configuration of a row; `overrides` come last, and win."""
+    base = configs.load(CONFIGS / f"{row.config}.toml")
+    planned = ["--methods", *row.methods, "--seeds", *row.seeds, "--space.seed", SPACE_SEED, *row.overrides]
+    config = pipeline.resolved(configs.apply_overrides(base, [*planned, *overrides]))
+    if row.lead not in config.methods:
+        raise UserError(f"{row.lead} leads this row and is not among the methods: name it, too")
+    return config
+
+
+def pieces_of(names: Iterable[str], extra: Sequence[str], overrides: Sequence[str], out: Path) -> list[Piece]:
+    """The run folders of some rows: one of the row, one of each extra method.
+
+    Raises:
+      UserError: what is wrong with the overrides.
+    """
+    found = []
+    for name in names:
+        config = config_of(ROWS[name], overrides)
+        found.append(Piece(name, config, out / name))
+        alone = [method for method in extra if method not in config.methods]
+        found += [
+            Piece(name, dataclasses.replace(config, methods=(method,)), out / f"{name}+{method}") for method in alone
+        ]
+    return found
+
+
+def report_of(piece: Piece) -> dict | None:
+    """The report of a finished run; None where it is not finished.
+
+    Raises:
+      UserError: the folder holds a run of another configuration.
+    """
+    path, config = piece.folder / "report.json", piece.config
+    if not path.is_file():
+        return None
+    check_owner(piece.folder, config, resume=True)
+    report = json.loads(path.read_text(encoding="utf-8"))
+    ranked = {method: tuple(entry["seeds"]) for method, entry in report["methods"].items()}
+    whole = all(ranked.get(method) == tuple(config.seeds) for method in config.methods)
+    return report if whole and report["truth"]["seeds"] == config.truth.seeds else None
+
+
+def make(pieces: Sequence[Piece], deadline: float) -> int:
+    """Makes or continues the runs of some rows, until `deadline` in the seconds of `time.monotonic`.
+
+    Returns:
+      The exit code: a row that cannot be made is told, and the others are made.
+    """
+
+    def stop_in_time() -> None:
+        if time.monotonic() >= deadline:
+            raise TimeIsUp
+
+    code = DONE
+    for piece in pieces:
+        try:
+            if report_of(piece) is None:
+                print(f"{piece.folder}: about {told(ROWS[piece.row].minutes)} from its beginning", flush=True)
+                with progress() as shown:
+                    pipeline.run(piece.config, piece.folder, resume=True, progress=shown._replace(between=stop_in_time))
+            print(f"{piece.folder}: finished", flush=True)
+        except UserError as error:
+            print(f"confirm: {piece.row}: {error}", file=sys.stderr)
+            code = USER_ERROR
+        except TimeIsUp:
+            print(f"{piece.folder}: time is up; the same command goes on from here")
+            return TIME_IS_UP
+    return code
+
+
+def told(minutes: float) -> str:
+    return duration(60 * minutes)
+
+
+def plans_of(pieces: Sequence[Piece]) -> list[Plan]:
+    """What the table is made of, row by row; extra methods stand with the others of their row."""
+    plans: dict[str, Plan] = {}
+    for piece in pieces:
+        report, row = report_of(piece), ROWS[piece.row]
+        if piece.row not in plans:
+            plans[piece.row] = Plan(piece.row, row.lead, tuple(piece.config.seeds), report)
+        elif report is not None and (before := plans[piece.row].report) is not None:
+            joined = {key: before[key] | report[key] for key in ("methods", "break_even_candidates")}
+            plans[piece.row] = plans[piece.row]._replace(report=before | joined)
+    return list(plans.values())
+
+
+def main() -> int:
+    parser = parser_of(__doc__, "confirm")
+    parser.add_argument("--with", dest="extra", action="append", default=[], metavar="METHOD", help="rank by it, too")
+    parser.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="stop after about so long")
+    parser.add_argument("--table", action="store_true", help="print the table of what is finished, and run nothing")
+    args, overrides = chosen(parser, "row", ROWS, usual=ROWS, by_default="all")
+    use_all_cores()
+    try:
+        pieces = pieces_of(args.names, args.extra, overrides, args.out)
+        if not args.table:
+            return make(pieces, time.monotonic() + 60 * args.minutes)
+        text = page(plans_of(pieces), CLAIM, rows=len(ROWS), changed=overrides)
+        print(text)
+        files.write_text(args.out / "confirm.md", text + "\n")
+    except UserError as error:
+        print(f"confirm: {error}", file=sys.stderr)
+        return USER_ERROR
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
