@@ -3,10 +3,10 @@
     python -m benchmarks.confirm [row ...] [--minutes M] [--with METHOD] [--out DIR] [--section.field value ...]
     python -m benchmarks.confirm [row ...] --table
 
-The first makes the runs and prints no number of them; all ten rows by default. What is finished is not made again, and
-what was interrupted goes on, so that the table can be made in pieces: with `--minutes` a run stops at the first piece of
-work that is kept after so long, and the same command goes on. It ends with 0 when all rows are finished, 3 when time was
-up, 2 when a row cannot be made. `--with gcond` ranks by another method, in a folder of its own beside the row's.
+The first makes the runs and prints no number of them; all ten rows by default. What is finished is not made again and
+what was interrupted goes on, so that the table can be made in pieces: with `--minutes` a run stops at the first piece
+of work that is kept after so long, and the same command goes on. It ends with 0 when all rows are finished, with 3 when
+time was up, with 2 when a row cannot be made. `--with gcond` ranks by one more method, in a folder beside the row's.
 
 The second prints the table in Markdown, writes it to `confirm.md` in the folder of the runs, and says whether the claim
 holds. docs/protocol.md says what is claimed, and what the intervals assume.
@@ -21,16 +21,18 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.command import CONFIGS, chosen, parser_of
-from benchmarks.confirm_table import Claim, Plan, page
+from benchmarks.confirm_table import Claim, Finished, page
 from hcdc_jax import config as configs
 from hcdc_jax import files, pipeline
 from hcdc_jax.cli import use_all_cores
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.folder import check_owner
+from hcdc_jax.pipeline.recipes import METHODS
+from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.terminal import duration, progress
 
 DONE, USER_ERROR, TIME_IS_UP = 0, 2, 3
@@ -44,14 +46,11 @@ GRAPHS = (
 IMAGES = (*GRAPHS, "real_val_hard", "train_loss_hard")
 """Images have labels of a teacher; two rivals do without."""
 
-CLAIM = Claim(
-    rows=6,
-    below=0.01,
-    learns_val=frozenset(
-        ("hcdc", "hcdc_shared", "hcdc_shifted", "hcdc_surrogate", "value_only", "gcond", "gcond_x", "gradient_matching")
-    ),
-)
-"""Fixed before any of these runs was made."""
+
+def learns_val(name: str) -> bool:
+    """Whether a method learns an S_val, or reads the one that hcdc learned."""
+    val = METHODS[name].val
+    return name == "hcdc_surrogate" or (isinstance(val, Recipe) and val.learner is not None)
 
 
 class Row(NamedTuple):
@@ -90,16 +89,22 @@ ROWS = {
 }  # fmt: skip
 
 
+CLAIM = Claim(rows=6, of=len(ROWS), below=0.01, beside=frozenset(filter(learns_val, METHODS)))
+"""Fixed before any of these runs was made: rivals are those that learn no S_val."""
+
+
 class Piece(NamedTuple):
     """One run folder of the table.
 
     Attributes:
       row: whose it is.
+      method: that is ranked by there; None where it is those of the row.
       config: what is run there.
       folder: where.
     """
 
     row: str
+    method: str | None
     config: Config
     folder: Path
 
@@ -113,8 +118,8 @@ def config_of(row: Row, overrides: Sequence[str]) -> Config:
     base = configs.load(CONFIGS / f"{row.config}.toml")
     planned = ["--methods", *row.methods, "--seeds", *row.seeds, "--space.seed", SPACE_SEED, *row.overrides]
     config = pipeline.resolved(configs.apply_overrides(base, [*planned, *overrides]))
-    if row.lead not in config.methods:
-        raise UserError(f"{row.lead} leads this row and is not among the methods: name it, too")
+    if row.lead not in config.methods or CLAIM.beside.issuperset(config.methods):
+        raise UserError(f"--methods of {row.config} must name {row.lead}, which leads the row, and a rival")
     return config
 
 
@@ -127,11 +132,10 @@ def pieces_of(names: Iterable[str], extra: Sequence[str], overrides: Sequence[st
     found = []
     for name in names:
         config = config_of(ROWS[name], overrides)
-        found.append(Piece(name, config, out / name))
-        alone = [method for method in extra if method not in config.methods]
-        found += [
-            Piece(name, dataclasses.replace(config, methods=(method,)), out / f"{name}+{method}") for method in alone
-        ]
+        found.append(Piece(name, None, config, out / name))
+        for method in extra:
+            alone = dataclasses.replace(config, methods=(method,))
+            found.append(Piece(name, method, alone, out / f"{name}+{method}"))
     return found
 
 
@@ -183,17 +187,25 @@ def told(minutes: float) -> str:
     return duration(60 * minutes)
 
 
-def plans_of(pieces: Sequence[Piece]) -> list[Plan]:
-    """What the table is made of, row by row; extra methods stand with the others of their row."""
-    plans: dict[str, Plan] = {}
+def finished_of(pieces: Sequence[Piece]) -> tuple[list[Finished], list[str]]:
+    """The finished rows, in each the extra methods that are, and the names of the folders that are not."""
+    rows: dict[str, Finished] = {}
+    missing = []
     for piece in pieces:
-        report, row = report_of(piece), ROWS[piece.row]
-        if piece.row not in plans:
-            plans[piece.row] = Plan(piece.row, row.lead, tuple(piece.config.seeds), report)
-        elif report is not None and (before := plans[piece.row].report) is not None:
-            joined = {key: before[key] | report[key] for key in ("methods", "break_even_candidates")}
-            plans[piece.row] = plans[piece.row]._replace(report=before | joined)
-    return list(plans.values())
+        report = report_of(piece)
+        if report is None:
+            missing.append(piece.folder.name)
+        elif piece.method is None:
+            rows[piece.row] = Finished(piece.row, ROWS[piece.row].lead, report)
+        elif piece.row in rows:
+            rows[piece.row] = _with(rows[piece.row], report)
+    return list(rows.values()), missing
+
+
+def _with(row: Finished, other: dict[str, Any]) -> Finished:
+    """The row with the methods of another run on the same candidates and seeds."""
+    by_method = [key for key in row.report if key == "methods" or key.startswith("break_even")]
+    return row._replace(report=row.report | {key: row.report[key] | other[key] for key in by_method})
 
 
 def main() -> int:
@@ -207,7 +219,8 @@ def main() -> int:
         pieces = pieces_of(args.names, args.extra, overrides, args.out)
         if not args.table:
             return make(pieces, time.monotonic() + 60 * args.minutes)
-        text = page(plans_of(pieces), CLAIM, rows=len(ROWS), changed=overrides)
+        rows, missing = finished_of(pieces)
+        text = page(rows, CLAIM, missing=missing, changed=overrides)
         print(text)
         files.write_text(args.out / "confirm.md", text + "\n")
     except UserError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,44 +12,49 @@ from benchmarks.tables import spread, table
 from hcdc_jax import metrics
 from hcdc_jax.report.tables import count
 
-COLUMNS = (
-    "method", "Spearman, losses", "lead minus method", "95 % interval", "lead is", "regret of best 1 / 3 / 5, points",
-    "full trainings", "pays from, candidates",
+SUMMARY = (
+    "row", "lead", "Spearman, losses", "nearest rival", "its Spearman", "lead minus rival", "95 % interval",
+    "rivals that the lead is above / level with / below", "`value_only`", "lead minus it", "95 % interval",
 )  # fmt: skip
+COLUMNS = (
+    "method", "Spearman, losses", "lead minus method", "95 % interval", "the lead is", "inside the best tenth",
+    "regret of the best 1 / 3 / 5, points", "full trainings", "pays from, candidates", "than successive halving",
+)  # fmt: skip
+REGRETS = ("regret_test_accuracy", "regret_test_accuracy_best_3", "regret_test_accuracy_best_5")
 
 
 class Claim(NamedTuple):
     """What is claimed of the leads.
 
     Attributes:
-      rows: on at least so many the lead is above every counted rival, by an interval that excludes zero.
-      below: and nowhere further than this below a counted rival, on average over the seeds.
-      learns_val: methods that learn an S_val, which stand beside and do not count as rivals.
+      rows: on at least so many of `of`, the lead is above every counted rival by an interval that excludes zero.
+      of: rows of the table.
+      below: on none it is further than this below a counted rival, on average over the seeds.
+      beside: methods that do not count as rivals.
     """
 
     rows: int
+    of: int
     below: float
-    learns_val: frozenset[str]
+    beside: frozenset[str]
 
 
-class Plan(NamedTuple):
-    """A row of the table.
+class Finished(NamedTuple):
+    """A row whose run is finished.
 
     Attributes:
       name: of the row.
       lead: its method that was named beforehand.
-      seeds: of the methods.
-      report: the content of `report.json`; None while the run is not finished.
+      report: the content of `report.json`.
     """
 
     name: str
     lead: str
-    seeds: tuple[int, ...]
-    report: dict | None
+    report: dict[str, Any]
 
 
 class Difference(NamedTuple):
-    """The lead's Spearman correlation minus a method's, paired by seed: mean, and 95 % interval."""
+    """The lead's Spearman correlation minus a method's, paired by seed: mean and 95 % interval; NaN where undefined."""
 
     mean: float
     low: float
@@ -57,136 +62,118 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Where the lead is: above or below by an interval that excludes zero, level, or undefined."""
+        """Where the lead is: "above" or "below" by an interval that excludes zero, "level", or "undefined"."""
         if math.isnan(self.low):
             return "undefined"
         return "above" if self.low > 0 else "below" if self.high < 0 else "level"
 
+    @property
+    def at_least(self) -> float:
+        """The mean; below all others where it is undefined, lest that be overlooked."""
+        return -math.inf if math.isnan(self.mean) else self.mean
 
-def differences(plan: Plan) -> dict[str, Difference]:
-    """By method, without the lead; of a finished row."""
-    assert plan.report is not None
+
+def differences(row: Finished) -> dict[str, Difference]:
+    """By method, without the lead."""
     values = {
-        method: np.array([math.nan if v is None else v for v in entry["spearman_loss"]["values"]], float)
-        for method, entry in plan.report["methods"].items()
+        method: np.array([math.nan if value is None else value for value in entry["spearman_loss"]["values"]])
+        for method, entry in row.report["methods"].items()
     }
-    lead = values.pop(plan.lead)
+    lead = values.pop(row.lead)
     return {method: Difference(*metrics.paired_interval(lead, theirs)) for method, theirs in values.items()}
 
 
-def nearest(found: dict[str, Difference]) -> str:
-    """The rival that the lead is least above; one that is undefined comes first, lest it be overlooked."""
-    return min(found, key=lambda method: -math.inf if math.isnan(found[method].mean) else found[method].mean)
+def counted(row: Finished, claim: Claim) -> dict[str, Difference]:
+    """By rival that counts, the one that the lead is least above first."""
+    found = {method: one for method, one in differences(row).items() if method not in claim.beside}
+    return dict(sorted(found.items(), key=lambda item: item[1].at_least))
 
 
-def counted(plan: Plan, claim: Claim) -> dict[str, Difference]:
-    return {method: found for method, found in differences(plan).items() if method not in claim.learns_val}
-
-
-def page(plans: Sequence[Plan], claim: Claim, *, rows: int, changed: Sequence[str]) -> str:
+def page(rows: Sequence[Finished], claim: Claim, *, missing: Sequence[str], changed: Sequence[str]) -> str:
     """The table in Markdown: all rows in short, whether the claim holds, and each row with all its methods.
 
     Args:
-      plans: the rows that are asked for.
+      rows: those that are finished.
       claim: what is claimed.
-      rows: how many rows the whole table has.
+      missing: names of what was asked for and is not finished.
       changed: overrides on the command line; with any it is another table.
     """
-    finished = [plan for plan in plans if plan.report is not None]
-    header = ("row", "lead", "Spearman, losses", "nearest rival", "its Spearman", "lead minus rival", "95 % interval",
-              "above / level / below", "`value_only`", "lead minus `value_only`", "95 % interval")  # fmt: skip
+    said = []
+    if changed:
+        said.append(f"This is not the confirmatory table: it was made with `{' '.join(changed)}`.")
+    if missing:
+        said.append(f"Not finished: {', '.join(missing)}.")
+    whole = len(rows) == claim.of and not missing and not changed
     return "\n".join(
         [
-            f"| {' | '.join(header)} |",
-            "|---" * len(header) + "|",
-            *(f"| {' | '.join(_short(plan, claim))} |" for plan in finished),
+            f"| {' | '.join(SUMMARY)} |",
+            "|---" * len(SUMMARY) + "|",
+            *(f"| {' | '.join(_in_short(row, claim))} |" for row in rows),
             "",
-            *_reading(plans, finished, claim, rows, changed),
+            *said,
+            *(_reading({row.name: counted(row, claim) for row in rows}, claim, whole=whole) if rows else ()),
             "",
-            *(line for plan in finished for line in _row(plan, claim)),
+            *(line for row in rows for line in _in_full(row, claim)),
         ]
     )
 
 
-def _short(plan: Plan, claim: Claim) -> list[str]:
-    assert plan.report is not None
-    methods, rivals = plan.report["methods"], counted(plan, claim)
-    closest = nearest(rivals)
+def _in_short(row: Finished, claim: Claim) -> list[str]:
+    methods, found, rivals = row.report["methods"], differences(row), counted(row, claim)
+    nearest = next(iter(rivals))
     verdicts = [rival.verdict for rival in rivals.values()]
     tally = " / ".join(str(verdicts.count(verdict)) for verdict in ("above", "level", "below"))
     undefined = verdicts.count("undefined")
-    beside = differences(plan).get("value_only")
+    beside = ["", "", ""]
+    if "value_only" in found:
+        beside = [spread(methods["value_only"]["spearman_loss"], 3), *_numbers(found["value_only"])]
     return [
-        f"{plan.name}, {len(plan.seeds)} seeds", f"`{plan.lead}`", spread(methods[plan.lead]["spearman_loss"], 3),
-        f"`{closest}`", spread(methods[closest]["spearman_loss"], 3), *_numbers(rivals[closest]),
-        tally + (f", {undefined} undefined" if undefined else ""),
-        *(["", "", ""] if beside is None else [spread(methods["value_only"]["spearman_loss"], 3), *_numbers(beside)]),
+        f"{row.name}, {len(methods[row.lead]['seeds'])} seeds", f"`{row.lead}`",
+        spread(methods[row.lead]["spearman_loss"], 3), f"`{nearest}`", spread(methods[nearest]["spearman_loss"], 3),
+        *_numbers(rivals[nearest]), tally + (f", {undefined} undefined" if undefined else ""), *beside,
     ]  # fmt: skip
 
 
-def _numbers(found: Difference) -> list[str]:
-    if math.isnan(found.mean):
-        return ["undefined", ""]
-    interval = "" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}"
-    return [f"{found.mean:+.3f}", interval]
+def _reading(rows: dict[str, dict[str, Difference]], claim: Claim, *, whole: bool) -> list[str]:
+    """What the rivals of all rows say of the claim, in sentences."""
+    won = [name for name, rivals in rows.items() if all(rival.verdict == "above" for rival in rivals.values())]
+    all_rivals = [(name, *item) for name, rivals in rows.items() for item in rivals.items()]
+    name, rival, lowest = min(all_rivals, key=lambda one: one[2].at_least)
+    verdict = "Nothing is confirmed by a part of the table, or by another one."
+    if whole:
+        holds = len(won) >= claim.rows and lowest.at_least >= -claim.below
+        verdict = "**The claim holds.**" if holds else "**The claim does not hold.**"
+    return [
+        f"The lead is above every counted rival, by an interval that excludes zero, on {len(won)} of {len(rows)} rows"
+        f"{': ' if won else ''}{', '.join(won)}; claimed are {claim.rows} of {claim.of}.",
+        f"The lowest mean difference to a counted rival is {_numbers(lowest)[0]} (`{rival}` on {name}); claimed is "
+        f"that none is under {-claim.below:.2f}.",
+        verdict,
+    ]
 
 
-def _reading(
-    plans: Sequence[Plan], finished: Sequence[Plan], claim: Claim, rows: int, changed: Sequence[str]
-) -> list[str]:
-    """What the table says of the claim, in sentences."""
-    said, missing = [], [plan.name for plan in plans if plan.report is None]
-    if changed:
-        said.append(f"Not the confirmatory table: changed by `{' '.join(changed)}`.")
-    if missing:
-        said.append(f"Not finished: {', '.join(missing)}.")
-    if not finished:
-        return said
-    nearest_of = {plan.name: counted(plan, claim) for plan in finished}
-    won = [name for name, rivals in nearest_of.items() if all(one.verdict == "above" for one in rivals.values())]
-    said.append(
-        f"Above every counted rival, by an interval that excludes zero, on {len(won)} of {len(finished)} rows"
-        f"{f' ({chr(44).join(won)})' if won else ''}; claimed: {claim.rows} of {rows}."
-    )
-    worst = min(nearest_of, key=lambda name: _or_lowest(nearest_of[name][nearest(nearest_of[name])].mean))
-    rival = nearest(nearest_of[worst])
-    lowest = nearest_of[worst][rival].mean
-    said.append(
-        f"Lowest mean difference to a counted rival: {_numbers(nearest_of[worst][rival])[0]} "
-        f"({worst}, `{rival}`); claimed: nowhere under {-claim.below:+.2f}."
-    )
-    if len(finished) == rows and not changed:
-        holds = len(won) >= claim.rows and lowest >= -claim.below
-        said.append(f"**The claim {'holds' if holds else 'does not hold'}.**")
-    else:
-        said.append("Nothing is confirmed by a part of the table, or another one.")
-    return said
-
-
-def _or_lowest(mean: float) -> float:
-    return -math.inf if math.isnan(mean) else mean
-
-
-def _row(plan: Plan, claim: Claim) -> list[str]:
+def _in_full(row: Finished, claim: Claim) -> list[str]:
     """All methods of a row."""
-    assert plan.report is not None
-    found, pays = differences(plan), plan.report["break_even_candidates"]
+    found, all_of_them = differences(row), row.report["break_even_candidates"]
+    halving = row.report.get("break_even_halving", {})
 
     def cells(method: str, entry: dict) -> list[str]:
-        if method == plan.lead:
-            name, where = f"**`{method}`**", ["", "", ""]
-        else:
-            beside = ", not counted" if method in claim.learns_val else ""
+        name, where = f"**`{method}`**", ["", "", ""]
+        if method != row.lead:
+            beside = ", not counted" if method in claim.beside else ""
             name, where = f"`{method}`", [*_numbers(found[method]), found[method].verdict + beside]
-        return [
-            name, spread(entry["spearman_loss"], 3), *where, _regrets(entry), count(entry["full_trainings_used"]),
-            "never" if pays[method] is None else count(pays[method]),
-        ]  # fmt: skip
+        # Reports of earlier versions know less.
+        inside = spread(entry["spearman_top_10"], 3) if "spearman_top_10" in entry else ""
+        regrets = " / ".join(spread(entry[key], 2) for key in REGRETS if key in entry)
+        pays = [("never" if by[method] is None else count(by[method])) if by else "" for by in (all_of_them, halving)]
+        return [name, spread(entry["spearman_loss"], 3), *where, inside, regrets, count(entry["full_trainings_used"]),
+                *pays]  # fmt: skip
 
-    return table(plan.name, plan.report, COLUMNS, cells)
+    return table(row.name, row.report, COLUMNS, cells)
 
 
-def _regrets(entry: dict) -> str:
-    """Regret of the best 1, 3 and 5; older reports know that of the best alone."""
-    known = entry.get("regret_of_best") or {"1": entry["regret_test_accuracy"]}
-    return " / ".join(spread(known[number], 2) for number in ("1", "3", "5") if number in known)
+def _numbers(found: Difference) -> list[str]:
+    """Mean and interval."""
+    if math.isnan(found.mean):
+        return ["undefined", ""]
+    return [f"{found.mean:+.3f}", "" if math.isnan(found.low) else f"{found.low:+.3f} to {found.high:+.3f}"]

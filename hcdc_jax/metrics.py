@@ -280,8 +280,8 @@ def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[fl
       level: share of such intervals that hold the true mean, in (0, 1).
 
     Returns:
-      (mean, low, high); all NaN if an entry is not finite. low and high are NaN if s < 2, and the mean if all
-      differences are the same.
+      (mean, low, high). All are NaN if s = 0 or an entry is not finite, low and high if s = 1; low and high are the
+      mean if all differences are the same.
 
     Raises:
       ValueError: if a and b are not two equally long vectors, or level is not in (0, 1).
@@ -289,9 +289,9 @@ def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[fl
     a, b = _pair(a, b)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
-    differences = a - b
-    if not differences.size or not np.isfinite(differences).all():
+    if not a.size or not (np.isfinite(a) & np.isfinite(b)).all():
         return math.nan, math.nan, math.nan
+    differences = a - b
     mean, freedom = float(differences.mean()), differences.size - 1
     if not freedom:
         return mean, math.nan, math.nan
