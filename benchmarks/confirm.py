@@ -60,7 +60,8 @@ class Row(NamedTuple):
       config: name of the configuration.
       lead: the method that was named beforehand to lead the row.
       methods: all that stand in it.
-      minutes: on two idle cores, roughly.
+      minutes: on two idle cores, within a factor of two: from the seconds of stages in benchmarks/RESULTS.md, prices in
+        docs/results.md, and the processor time of one seed with few candidates.
       seeds: of the methods.
       overrides: of the configuration.
     """
@@ -74,18 +75,18 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "cora_0.9": Row("cora_0.9", "hcdc", GRAPHS, 0),
-    "cora_1.8": Row("cora_1.8", "hcdc", GRAPHS, 0),
-    "cora_3.6": Row("cora_3.6", "hcdc", GRAPHS, 0),
-    "citeseer_1.3": Row("citeseer_1.3", "hcdc", GRAPHS, 0),
-    "citeseer_2.6": Row("citeseer_2.6", "hcdc", GRAPHS, 0),
-    "citeseer_5.2": Row("citeseer_5.2", "hcdc", GRAPHS, 0),
-    "digits_graph": Row("digits_graph", "hcdc", GRAPHS, 0),
-    "fashion_mlp": Row("fashion_regularisation", "hcdc_surrogate", IMAGES, 0),
+    "cora_0.9": Row("cora_0.9", "hcdc", GRAPHS, 7),
+    "cora_1.8": Row("cora_1.8", "hcdc", GRAPHS, 8),
+    "cora_3.6": Row("cora_3.6", "hcdc", GRAPHS, 9),
+    "citeseer_1.3": Row("citeseer_1.3", "hcdc", GRAPHS, 12),
+    "citeseer_2.6": Row("citeseer_2.6", "hcdc", GRAPHS, 14),
+    "citeseer_5.2": Row("citeseer_5.2", "hcdc", GRAPHS, 18),
+    "digits_graph": Row("digits_graph", "hcdc", GRAPHS, 6),
+    "fashion_mlp": Row("fashion_regularisation", "hcdc_surrogate", IMAGES, 12),
     "cifar10_mlp": Row(
-        "fashion_regularisation", "hcdc_surrogate", IMAGES, 0, overrides=("--data.name", "cifar10")
+        "fashion_regularisation", "hcdc_surrogate", IMAGES, 20, overrides=("--data.name", "cifar10")
     ),
-    "cifar10_convnet": Row("cifar10_regularisation_narrow", "hcdc_surrogate", IMAGES, 0, seeds=SEEDS[:3]),
+    "cifar10_convnet": Row("cifar10_regularisation_narrow", "hcdc_surrogate", IMAGES, 120, seeds=SEEDS[:3]),
 }  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def make(pieces: Sequence[Piece], deadline: float) -> int:
     for piece in pieces:
         try:
             if report_of(piece) is None:
-                print(f"{piece.folder}: about {told(ROWS[piece.row].minutes)} from its beginning", flush=True)
+                print(f"{piece.folder}: {estimate(piece)}", flush=True)
                 with progress() as shown:
                     pipeline.run(piece.config, piece.folder, resume=True, progress=shown._replace(between=stop_in_time))
             print(f"{piece.folder}: finished", flush=True)
@@ -183,8 +184,11 @@ def make(pieces: Sequence[Piece], deadline: float) -> int:
     return code
 
 
-def told(minutes: float) -> str:
-    return duration(60 * minutes)
+def estimate(piece: Piece) -> str:
+    """How long a run takes, in words."""
+    if piece.method is not None:
+        return f"{piece.method} alone, nobody timed it beforehand"
+    return f"about {duration(60 * ROWS[piece.row].minutes)} from its beginning, on two idle cores"
 
 
 def finished_of(pieces: Sequence[Piece]) -> tuple[list[Finished], list[str]]:
