@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    _use_all_cores()
+    use_all_cores()
     args = argparse.Namespace()
     try:
         with interruptible():
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _use_all_cores() -> None:
+def use_all_cores() -> None:
     """On a CPU makes one device of each core, over which candidates are spread; JAX would make one of all.
 
     Users who set their number are right, and so is a process that has begun to compute.

@@ -213,6 +213,37 @@ def bound_of_agreement(agreement: float, seeds: int) -> float:
     return math.sqrt(seeds * r / (1 + (seeds - 1) * r))
 
 
+def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of the differences a - b between paired numbers, and its interval by Student's t.
+
+    The pairs, one for each seed, are taken as independent and their differences as normal: what a and b share, such as
+    candidates and truth, drops out of the interval, which speaks of other seeds and not of other candidates.
+
+    Args:
+      a: [s] numbers.
+      b: [s] numbers; b[i] belongs to a[i].
+      level: share of such intervals that hold the true mean, in (0, 1).
+
+    Returns:
+      (mean, low, high). All are NaN if s = 0 or an entry is not finite, low and high if s = 1; low and high are the
+      mean if all differences are the same.
+
+    Raises:
+      ValueError: if a and b are not two equally long vectors, or level is not in (0, 1).
+    """
+    a, b = _pair(a, b)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    if not a.size or not (np.isfinite(a) & np.isfinite(b)).all():
+        return math.nan, math.nan, math.nan
+    differences = a - b
+    mean, freedom = float(differences.mean()), differences.size - 1
+    if not freedom:
+        return mean, math.nan, math.nan
+    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom) * differences.std(ddof=1) / math.sqrt(differences.size))
+    return mean, mean - half, mean + half
+
+
 def break_even(condense_seconds: float, small_seconds: float, full_seconds: float, retrained: int = 1) -> int | None:
     """Smallest number of candidates at which condensing costs less than training each on the full data.
 

@@ -313,3 +313,36 @@ def test_ranks_inside_groups_know_nothing_of_the_groups():
     assert math.isnan(metrics.spearman_within(a, b, np.arange(8))[0])
     with pytest.raises(ValueError, match="groups must be as many as the scores, 8"):
         metrics.spearman_within(a, b, groups[:3])
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize("pairs", [2, 3, 5, 40])
+def test_paired_interval_agrees_with_scipy(pairs, level):
+    a, b = scores(pairs, n=pairs)
+    expected = scipy.stats.ttest_rel(a, b).confidence_interval(level)
+    mean, low, high = metrics.paired_interval(a, b, level)
+    assert mean == pytest.approx(np.mean(a) - np.mean(b))
+    assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+def test_paired_interval_is_that_of_the_tables_of_t():
+    mean, low, high = metrics.paired_interval([1.0, 2, 3, 4, 5], [0.0] * 5)
+    half = 2.776 * math.sqrt(2.5 / 5)
+    assert (mean, low, high) == (3.0, pytest.approx(3 - half, abs=1e-3), pytest.approx(3 + half, abs=1e-3))
+    _, low, high = metrics.paired_interval([1.0, 2, 3], [0.0] * 3)
+    assert (high - low) / 2 == pytest.approx(4.303 / math.sqrt(3), abs=1e-3)
+
+
+def test_paired_interval_claims_nothing_where_it_cannot():
+    assert metrics.paired_interval([0.5, 0.75], [0.25, 0.5]) == (0.25, 0.25, 0.25)
+    mean, low, high = metrics.paired_interval([0.5], [0.25])
+    assert mean == 0.25
+    assert math.isnan(low)
+    assert math.isnan(high)
+    for a, b in (([], []), ([0.5, math.nan, 0.5], [0.1, 0.2, 0.3]), ([0.5, math.inf], [0.1, math.inf])):
+        assert all(math.isnan(number) for number in metrics.paired_interval(a, b))
+    with pytest.raises(ValueError, match="two equally long vectors"):
+        metrics.paired_interval([0.5, 0.6], [0.5])
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(ValueError, match="level must be between 0 and 1"):
+            metrics.paired_interval([0.5, 0.6], [0.4, 0.4], level)

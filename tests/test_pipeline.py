@@ -86,6 +86,19 @@ class TestTrack:
         assert list(progress.track("ab", "letters", 3)) == ["a", "b"]
         assert events == [("letters", 5, 3), 4, 5]
 
+    def test_who_stops_between_two_pieces_stops_after_one_that_is_done(self):
+        done, told = [], []
+
+        def stop():
+            if told[-1] == 5:
+                raise TimeoutError
+
+        progress = silent()._replace(update=told.append, between=stop)
+        pieces = saying_once(progress).track("abc", "letters", 3)
+        with pytest.raises(TimeoutError):
+            done.extend(pieces)
+        assert (done, told) == (["a", "b"], [4, 5])
+
     def test_says_nothing_if_nothing_is_left(self):
         events = []
         assert list(Progress(lambda *event: events.append(event), events.append, events.append).track([], "x", 3)) == []

@@ -45,6 +45,7 @@ def condense(run: Run) -> None:
                     load_condensed(run.folder, name, seed, config_hash=config_hash(config))
                 else:
                     _save(run, name, seed, train, val)
+            run.progress.between()
         forget_networks(run, seed)
 
 
