@@ -64,5 +64,7 @@ def _measured(
 def _images(key: jax.Array, shape: tuple[int, int, int], count: int) -> Batch:
     pixels, labels = jax.random.split(key)
     return Batch(
-        jax.random.normal(pixels, (count, *shape)), jax.random.randint(labels, (count,), 0, NUM_CLASSES), jnp.ones(count)
+        jax.random.normal(pixels, (count, *shape)),
+        jax.random.randint(labels, (count,), 0, NUM_CLASSES),
+        jnp.ones(count),
     )

@@ -318,7 +318,7 @@ def memory_chunk_size(
     Args:
       problem: what is trained.
       hparams: one candidate.
-      batch: what one step looks at, or its shapes, see `train.shapes_of_step`; shared by all candidates, so not counted.
+      batch: what a step looks at, or `train.shapes_of_step`; shared by all candidates, so not counted.
       eval_batches: what candidates are scored on, likewise.
       budget: bytes for the working memory of all candidates of a chunk; `memory_budget` of JAX's by default.
     """

@@ -43,7 +43,7 @@ class Halving(NamedTuple):
       full_trainings: what it cost, as the sum of all training steps over those of one full training.
       winner: [h], the best candidate of the last rung.
       loss: its validation loss.
-      params: its network at the end of the last rung; see `successive_halving` for when it is the one that `train` gives.
+      params: its network at the end of the last rung; `successive_halving` says when it is the one that `train` gives.
     """
 
     history: History
@@ -162,7 +162,9 @@ def successive_halving(
     candidates = np.asarray(candidates)
     bracket = rungs(len(candidates), training.steps, eta=eta, min_steps=min_steps)
     if schedule not in get_args(Schedule):
-        raise UserError(f"no such schedule of successive halving: {schedule!r}; known are {', '.join(get_args(Schedule))}")
+        raise UserError(
+            f"no such schedule of successive halving: {schedule!r}; known are {', '.join(get_args(Schedule))}"
+        )
     workplace = _Workplace(problem, chunk_size, local_devices(devices))
     orders = _orders(key, train_batch, training)
     trainees = jax.tree.map(np.asarray, _begin(key, problem, jnp.asarray(candidates), training))
@@ -170,7 +172,8 @@ def successive_halving(
     for level, rung in enumerate(bracket):
         annealed = dataclasses.replace(training, horizon=rung.steps) if schedule == "rung" else training
         common = _Common(key, before, rung.steps - before, annealed, orders, train_batch, val_batch)
-        trainees, scores = _climb(workplace, common, (candidates[alive], *trainees), lambda n, done=done: report(done + n))
+        climbing = candidates[alive], *trainees
+        trainees, scores = _climb(workplace, common, climbing, lambda here, done=done: report(done + here))
         parts.append(History(candidates[alive], *scores))
         done, before = done + rung.kept, rung.steps
         keep = bracket[level + 1].kept if level + 1 < len(bracket) else 1
