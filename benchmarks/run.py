@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.cells import cells
 from benchmarks.condensers import condensers, networks
+from benchmarks.halving import halving
 from benchmarks.hypergradients import hypergradients, solvers
 from benchmarks.kernel_regression import kip
 from benchmarks.ranking import devices, ranking
@@ -26,7 +27,7 @@ from hcdc_jax.artefact import versions
 RESULTS = Path(__file__).parent / "results"
 BENCHMARKS = {
     function.__name__: function
-    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks, kip, cells)
+    for function in (hypergradients, solvers, ranking, devices, stages, condensers, networks, kip, cells, halving)
 }
 
 

@@ -1,7 +1,4 @@
-"""Scores of many candidates in one compiled call: vmapped, chunked by memory, spread over devices and processes.
-
-Failures are masked.
-"""
+"""Scores of many candidates in one compiled call: vmapped, chunked by memory, spread over devices; failures masked."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from jax.sharding import Mesh
 from hcdc_jax.problem import Problem, loss_and_accuracy
 from hcdc_jax.processes import over_processes
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
-from hcdc_jax.train import Training, all_finite, train
+from hcdc_jax.train import Training, all_finite, shapes_of_step, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -89,8 +86,9 @@ def evaluate_on(
     devices: Sequence[Device] | int | None = None,
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
-    plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices)
-    key, training, train_batch, eval_batches = plan.replicate((key, training or Training(), train_batch, eval_batches))
+    training = training or Training()
+    plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices, training)
+    key, training, train_batch, eval_batches = plan.replicate((key, training, train_batch, eval_batches))
     scores = _evaluate_chunks(
         key, problem, plan.chunks, train_batch, eval_batches, training, mesh=plan.mesh, alone=plan.alone
     )
@@ -108,8 +106,9 @@ def train_each(
     devices: Sequence[Device] | int | None = None,
 ) -> Params:
     """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
-    plan = _planned(problem, candidates, train_batch, (), chunk_size, devices)
-    key, training, train_batch = plan.replicate((key, training or Training(), train_batch))
+    training = training or Training()
+    plan = _planned(problem, candidates, train_batch, (), chunk_size, devices, training)
+    key, training, train_batch = plan.replicate((key, training, train_batch))
     networks = _train_chunks(key, problem, plan.chunks, train_batch, training, mesh=plan.mesh, alone=plan.alone)
     return plan.gathered(networks)
 
@@ -195,19 +194,13 @@ def _planned(
     eval_batches: tuple[Batch, ...],
     chunk_size: int | None,
     devices: Sequence[Device] | int | None,
+    training: Training,
 ) -> _Plan:
     candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
     devices = as_needed(local_devices(devices), num_candidates, (train_batch, eval_batches))
-    one = jax.tree.map(lambda leaf: leaf[0], candidates)
-    platform = devices[0].platform
-    alone = chunk_size in (None, 1) and better_alone(problem, one, train_batch, platform)
-    if chunk_size is None and alone:
-        chunk_size = 1
-    elif chunk_size is None:
-        # On a CPU the budget is about the cache, which one pass over a large validation part cannot spoil for training.
-        scored = () if platform == "cpu" else eval_batches
-        chunk_size = memory_chunk_size(problem, one, train_batch, scored, budget=memory_budget(platform))
+    one, seen = jax.tree.map(lambda leaf: leaf[0], candidates), shapes_of_step(train_batch, training)
+    chunk_size, alone = side_by_side(problem, one, seen, eval_batches, chunk_size, devices[0].platform)
     chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
     mesh = mesh_of(devices)
     chunks, replicate = over_candidates(candidates, chunk_size, mesh)
@@ -216,6 +209,21 @@ def _planned(
         return together(in_order(mesh, tree, num_candidates))
 
     return _Plan(chunks, replicate, gathered, mesh, alone)
+
+
+def side_by_side(
+    problem: Problem, hparams: HParams, seen: Batch, scored: tuple[Batch, ...], wanted: int | None, platform: str
+) -> tuple[int, bool]:
+    """How many candidates a device trains at a time, and whether `alone`, see `over_chunks`; `wanted`: None if open.
+
+    Arguments as of `memory_chunk_size`.
+    """
+    alone = wanted in (None, 1) and better_alone(problem, hparams, seen, platform)
+    if wanted is not None or alone:
+        return wanted or 1, alone
+    # On a CPU the budget is about the cache, which one pass over a large validation part cannot spoil for training.
+    scored = () if platform == "cpu" else scored
+    return memory_chunk_size(problem, hparams, seen, scored, budget=memory_budget(platform)), False
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
@@ -310,10 +318,9 @@ def memory_chunk_size(
     Args:
       problem: what is trained.
       hparams: one candidate.
-      batch: the training examples; shared by all candidates, so not counted.
+      batch: what a step looks at, or `train.shapes_of_step`; shared by all candidates, so not counted.
       eval_batches: what candidates are scored on, likewise.
-      budget: bytes for the working memory of all candidates of a chunk; `memory_budget` of JAX's default platform if
-        not given.
+      budget: bytes for the working memory of all candidates of a chunk; `memory_budget` of JAX's by default.
     """
     shapes = jax.eval_shape(lambda tree: tree, (hparams, batch, eval_batches))
     leaves, tree = jax.tree.flatten(shapes)

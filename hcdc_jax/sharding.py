@@ -62,8 +62,13 @@ def over_candidates(candidates: HParams, chunk_size: int, mesh: Mesh) -> tuple[H
 
     return (
         jax.device_put(jax.tree.map(chunk, candidates), NamedSharding(mesh, _SPREAD)),
-        lambda tree: jax.device_put(tree, NamedSharding(mesh, _EVERYWHERE)),
+        lambda tree: on_all_devices(tree, mesh),
     )
+
+
+def on_all_devices(tree: PyTree, mesh: Mesh) -> PyTree:
+    """A copy of a pytree on each device of the mesh; itself where it lies like that already."""
+    return jax.device_put(tree, NamedSharding(mesh, _EVERYWHERE))
 
 
 def on_each_device(

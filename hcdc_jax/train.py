@@ -25,7 +25,7 @@ OPTIMIZERS = {
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["learning_rate"],
+    data_fields=["learning_rate", "horizon"],
     meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule", "order", "adjoint_batch_size"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Training:
         state of every step but none of its activations.
       batch_size: examples per step, each epoch in a new order, without the rest that fills no batch; None, or as many
         as there are examples or more, for full-batch steps. Inputs must then have a leading axis of examples.
-      schedule: "constant", or "cosine" from the learning rate down to 0 at the last step.
+      schedule: "constant", or "cosine" from the learning rate down to 0 at the horizon.
       order: of the examples in mini-batches: "shuffled", or "stored", one batch after the other as they lie, the last
         one of an epoch filled up with the first examples.
       adjoint_batch_size: examples per step that reverse mode looks at, see `thrifty_gradient`; None for those of the
         step itself. Such a training has no forward mode.
+      horizon: the step at which a schedule has come to its end, and stays there; None for the last one.
     """
 
     learning_rate: float | Array = 0.01
@@ -55,14 +56,19 @@ class Training:
     schedule: str = "constant"
     order: str = "shuffled"
     adjoint_batch_size: int | None = None
+    horizon: int | Array | None = None
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
     """The optimiser of the inner training; built inside traced code, since its rate is traced."""
     rate = training.learning_rate
     if training.schedule == "cosine":
-        peak, decay = rate, optax.cosine_decay_schedule(1.0, training.steps)
-        return OPTIMIZERS[training.optimizer](lambda step: peak * decay(step))
+        horizon = training.steps if training.horizon is None else training.horizon
+
+        def annealed(step: Array) -> Array:  # optax's own schedule must know the horizon before it is compiled
+            return rate * (0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step, horizon) / horizon)))
+
+        return OPTIMIZERS[training.optimizer](annealed)
     return OPTIMIZERS[training.optimizer](rate)
 
 
@@ -197,6 +203,14 @@ def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:
     return jax.lax.map(lambda epoch: _order(order_key, epoch, count), jnp.arange(epochs))
 
 
+def shapes_of_step(batch: Batch, training: Training) -> Batch:
+    """Shapes of what one step of this training looks at: what it must hold beside the data."""
+    size = training.batch_size
+    if size is None or size >= batch.labels.shape[0]:
+        return batch
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), batch)
+
+
 def _mini_batch(key: Array, step: Array, batch: Batch, size: int | None, order: str, orders: Array | None) -> Batch:
     if size is None or size >= (count := batch.labels.shape[0]):
         return batch
@@ -257,7 +271,13 @@ def _step_on(problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch,
 
 
 def advance(
-    problem: Problem, hparams: HParams, trainee: Trainee, batch: Batch, training: Training, steps: int | Array
+    problem: Problem,
+    hparams: HParams,
+    trainee: Trainee,
+    batch: Batch,
+    training: Training,
+    steps: int | Array,
+    orders: Array | None = None,
 ) -> Trainee:
     """Takes `steps` more steps; pure. From `begin`, n steps and then m are the n + m steps of `train`.
 
@@ -268,9 +288,11 @@ def advance(
       batch: the training examples.
       training: optimiser and rate; its length is read by a schedule only.
       steps: may be traced, so that calls of different lengths share one program; such a loop has no reverse mode.
+      orders: from `orders_of` for the key of the trainee. Under `vmap` over trainees each step without them sorts all
+        examples for each trainee.
     """
     return jax.lax.fori_loop(
-        0, steps, lambda _, trainee: take_step(problem, hparams, trainee, batch, training)[0], trainee
+        0, steps, lambda _, trainee: take_step(problem, hparams, trainee, batch, training, orders)[0], trainee
     )
 
 

@@ -11,13 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.candidates import branches, evaluate, evaluate_on, memory_budget, memory_chunk_size, score, train_each
+from hcdc_jax.candidates import (
+    _planned,
+    branches,
+    evaluate,
+    evaluate_on,
+    memory_budget,
+    memory_chunk_size,
+    score,
+    train_each,
+)
 from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
 from hcdc_jax.sharding import COPIES_ON_CPU, as_needed
 from hcdc_jax.spaces import graph_filter
-from hcdc_jax.train import Training, train
+from hcdc_jax.train import Training, shapes_of_step, shown, train
+from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph
 
 DATA = block_graph(30)
@@ -167,6 +177,27 @@ def test_candidates_that_branch_are_trained_alone_and_score_alike():
     )
     assert_close(alone, mapped)
     assert np.abs(alone.loss - scores_of().loss).max() > 1e-4
+
+
+def test_what_counts_is_the_mini_batch_that_a_step_looks_at():
+    problem = Problem(
+        lambda key, hparams: jnp.zeros((8, 3)),
+        lambda params, hparams, inputs: inputs @ params,
+        lambda params, hparams, batch: jnp.mean((batch.inputs @ params) ** 2),
+        lambda params, hparams, batch: jnp.mean((batch.inputs @ params) ** 2),
+    )
+    data = Batch(jnp.ones((1_000_000, 8)), jnp.zeros(1_000_000, int), jnp.ones(1_000_000))
+    val = jax.tree.map(lambda leaf: leaf[:10], data)
+    sizes = []
+    for batch_size in (10, None, 2_000_000):
+        training = Training(batch_size=batch_size)
+        plan = _planned(problem, jnp.zeros((20, 2)), data, (val,), None, 1, training)
+        sizes.append(jax.tree.leaves(plan.chunks)[0].shape[:2])
+        seen = shapes_of_step(data, training)
+        taken = jax.eval_shape(lambda data, t=training: shown(KEY, 0, problem, jnp.zeros(2), data, t), data)
+        for shape, other in zip(jax.tree.leaves(seen), jax.tree.leaves(taken), strict=True):
+            assert (shape.shape, shape.dtype) == (other.shape, other.dtype)
+    assert sizes == [(1, 20), (20, 1), (20, 1)]
 
 
 def test_chunks_grow_with_the_budget_and_shrink_with_the_network():

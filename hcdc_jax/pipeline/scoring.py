@@ -7,18 +7,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hcdc_jax.candidates import Scores, evaluate, score_each, train_each
+from hcdc_jax.candidates import Scores, evaluate, memory_budget, memory_chunk_size, score_each, train_each
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Objective
-from hcdc_jax.train import Training
+from hcdc_jax.train import Training, shapes_of_step
 from hcdc_jax.types import Array, Batch, Params
 
 
 def rank_keys(setup: Setup, seed: int) -> list[Array]:
     """One key per initialisation that scores are averaged over."""
     return [jax.random.fold_in(key_for(RANK, seed), i) for i in range(setup.config.training.proxy_inits)]
+
+
+def fitting_at_once(setup: Setup) -> int:
+    """How many candidates fit side by side into the budget of memory of all devices in trainings on the full data."""
+    devices, seen = jax.local_devices(), shapes_of_step(setup.train, setup.training)
+    budget = memory_budget(devices[0].platform)
+    return memory_chunk_size(setup.problem, setup.candidates[0], seen, budget=budget) * len(devices)
 
 
 class Networks(NamedTuple):

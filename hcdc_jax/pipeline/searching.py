@@ -7,19 +7,18 @@ import re
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import Scores, evaluate_on, memory_budget, memory_chunk_size, score
+from hcdc_jax.candidates import Scores, evaluate_on, score
 from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import describe
 from hcdc_jax.pipeline.progress import Progress, silent
-from hcdc_jax.pipeline.scoring import descent_options, mean_scores, rank_keys
+from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.shifts import on_condensed, stated
@@ -146,12 +145,9 @@ def _retrain(setup: Setup, hparams: np.ndarray, progress: Progress) -> Retrained
             key_for(TRUTH, 0), setup.problem, candidates, setup.train, (setup.val, setup.test), training=setup.training
         )
 
-    devices = jax.local_devices()
-    budget = memory_budget(devices[0].platform)
-    fitting = memory_chunk_size(setup.problem, setup.candidates[0], setup.train, budget=budget) * len(devices)
     progress.start("the best on the full data", len(hparams), 0)
     with measured() as elapsed:
-        val, test = in_batches(on_full_data, hparams, min(fitting, len(hparams)), progress.update)
+        val, test = in_batches(on_full_data, hparams, min(fitting_at_once(setup), len(hparams)), progress.update)
     return Retrained(hparams, val, test, elapsed)
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hcdc_jax import files
-from hcdc_jax.candidates import evaluate_on, memory_budget, memory_chunk_size
+from hcdc_jax.candidates import evaluate_on
 from hcdc_jax.cells import number_of
 from hcdc_jax.config_values import with_defaults
 from hcdc_jax.data import published_accuracies
@@ -21,6 +21,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import first_difference
+from hcdc_jax.pipeline.scoring import fitting_at_once
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 from hcdc_jax.spaces import discrete_cell
 
@@ -143,10 +144,8 @@ def _width_of(run: Run) -> int:
 
 def part_width(setup: Setup) -> int:
     """Candidates per part: as many as are trained side by side, within the bounds on the number of parts."""
-    n, devices = len(setup.candidates), jax.local_devices()
-    budget = memory_budget(devices[0].platform)
-    fitting = memory_chunk_size(setup.problem, setup.candidates[0], setup.train, budget=budget) * len(devices)
-    return max(math.ceil(n / MAX_PARTS), min(fitting, max(math.ceil(n / MIN_PARTS), min(n, len(devices)))))
+    n, devices = len(setup.candidates), jax.local_device_count()
+    return max(math.ceil(n / MAX_PARTS), min(fitting_at_once(setup), max(math.ceil(n / MIN_PARTS), min(n, devices))))
 
 
 def _path(folder: Path, seed: int, begin: int, width: int) -> Path:

@@ -85,11 +85,11 @@ def ignore(done: int) -> None:
 def in_batches(
     function: Callable[[Array], PyTree], candidates: ArrayLike, batch_size: int, report: Report = ignore
 ) -> PyTree:
-    """Maps candidates [n, h] to any pytree of arrays with leading axis [n], `batch_size` at a time.
+    """Maps candidates [n, ...] to any pytree of arrays with leading axis [n], `batch_size` at a time.
 
     Args:
-      function: gets candidates [batch_size, h], whatever n is.
-      candidates: [n, h], at least one.
+      function: gets candidates [batch_size, ...], whatever n is.
+      candidates: [n, h], or their places [n]; at least one.
       batch_size: candidates per call.
       report: told how many candidates are done.
 

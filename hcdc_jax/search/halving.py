@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, score
+from hcdc_jax.candidates import Scores, over_chunks, score, side_by_side
+from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
-from hcdc_jax.search.base import History, Report, ignore
-from hcdc_jax.train import Trainee, Training, advance, begin
-from hcdc_jax.types import Array, Batch, Params
+from hcdc_jax.search.base import History, Report, even_batch_size, ignore, in_batches
+from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_all_devices, over_candidates
+from hcdc_jax.train import Trainee, Training, advance, begin, orders_of, shapes_of_step
+from hcdc_jax.types import Array, Batch, Params, PyTree
+
+Schedule: TypeAlias = Literal["full", "rung"]
+"""Where the schedule of a training ends: with a full training, or with each rung."""
 
 BREAK_EVEN_LIMIT = 10_000
 """Up to how many candidates `break_even` looks."""
@@ -36,7 +43,7 @@ class Halving(NamedTuple):
       full_trainings: what it cost, as the sum of all training steps over those of one full training.
       winner: [h], the best candidate of the last rung.
       loss: its validation loss.
-      params: its network after a full training; the one that `train` gives with the same key.
+      params: its network at the end of the last rung; `successive_halving` says when it is the one that `train` gives.
     """
 
     history: History
@@ -55,7 +62,15 @@ def rungs(num: int, steps: int, *, eta: int = 3, min_steps: int = 1) -> list[Run
       steps: of a full training, which the last rung reaches.
       eta: share that is kept, as one in eta.
       min_steps: of the first rung at least; fewer rungs if need be.
+
+    Raises:
+      UserError: there are no candidates or no steps, or eta is not 2 or more.
     """
+    if min(num, steps, min_steps) < 1 or eta < 2:
+        raise UserError(
+            f"no bracket of {num} candidates, {steps} steps, min_steps = {min_steps} and eta = {eta}: eta must be 2 or "
+            "more, the others 1 or more"
+        )
     levels = 0
     while eta ** (levels + 1) <= num and min_steps * eta ** (levels + 1) <= steps:
         levels += 1
@@ -109,16 +124,25 @@ def successive_halving(
     training: Training | None = None,
     eta: int = 3,
     min_steps: int = 1,
+    schedule: Schedule = "full",
     chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
     report: Report = ignore,
 ) -> Halving:
     """Trains all candidates a little, the better ones more, and the best in full.
 
-    Trainings are resumed from rung to rung: since rates are constant, the scores are those of trainings begun anew, at
-    less cost. One device, whose memory holds the networks of all candidates.
+    Trainings are resumed from rung to rung and not begun anew. With a constant rate the scores of a rung are those of
+    `evaluate` with as many steps. With `training.schedule` "cosine" it depends on `schedule`:
+
+    - "full": step t has the rate that it has in a full training, so the last rung's network is the one that `train`
+      gives with the same key. Lower rungs judge networks in the middle of their schedule, at a high rate.
+    - "rung": on a rung of s steps, step t has the rate of a training of s steps, and each rung is judged at rate 0. The
+      first rung's scores are those of `evaluate` with as many steps. Who goes on does so at the higher rate that the
+      next rung has there (three quarters of the peak after a third of the steps), a warm restart with the optimiser's
+      state kept; so no later network, the winner's included, is one that `train` gives.
 
     Args:
-      key: for the initialisation, the same for all candidates, as in `evaluate`.
+      key: for the initialisation and the order of mini-batches, the same for all candidates, as in `evaluate`.
       problem: what is trained.
       candidates: [n, h].
       train_batch: trained on.
@@ -126,65 +150,120 @@ def successive_halving(
       training: optimiser and length of a full training.
       eta: each rung keeps one in eta.
       min_steps: training steps of the first rung at least.
-      chunk_size: candidates trained side by side; by default the most that fit into `memory_budget`.
+      schedule: where that of `training` ends, see above.
+      chunk_size: candidates trained side by side on each device; by default as in `evaluate`.
+      devices: where, or on how many; all devices of this process by default. Networks that wait lie with the host.
       report: told how many candidates are scored, over all rungs.
+
+    Raises:
+      UserError: no bracket, see `rungs`; no such schedule; more devices than there are.
     """
     training = training or Training()
     candidates = np.asarray(candidates)
-    if chunk_size is None:
-        budget = memory_budget(jax.local_devices()[0].platform)
-        chunk_size = memory_chunk_size(problem, jnp.asarray(candidates[0]), train_batch, budget=budget)
     bracket = rungs(len(candidates), training.steps, eta=eta, min_steps=min_steps)
-    width = min(chunk_size, len(candidates))
-    alive = np.arange(len(candidates))
-    trainees = _begin(key, problem, jnp.asarray(candidates), training)
-    parts, before, done = [], 0, 0
+    if schedule not in get_args(Schedule):
+        raise UserError(
+            f"no such schedule of successive halving: {schedule!r}; known are {', '.join(get_args(Schedule))}"
+        )
+    workplace = _Workplace(problem, chunk_size, local_devices(devices))
+    orders = _orders(key, train_batch, training)
+    trainees = jax.tree.map(np.asarray, _begin(key, problem, jnp.asarray(candidates), training))
+    alive, parts, before, done = np.arange(len(candidates)), [], 0, 0
     for level, rung in enumerate(bracket):
-        scores = []
-        for start in range(0, rung.kept, width):
-            rows = alive[np.minimum(np.arange(start, start + width), rung.kept - 1)]
-            trainees, of_rows = _advance(
-                problem, jnp.asarray(candidates[rows]), trainees, rows, train_batch, val_batch, training,
-                rung.steps - before,
-            )  # fmt: skip
-            scores.append(jax.tree.map(np.asarray, of_rows))
-            report(done + min(start + width, rung.kept))
-        together = jax.tree.map(lambda *leaves, kept=rung.kept: np.concatenate(leaves)[:kept], *scores)
-        parts.append(History(candidates[alive], *together))
+        annealed = dataclasses.replace(training, horizon=rung.steps) if schedule == "rung" else training
+        common = _Common(key, before, rung.steps - before, annealed, orders, train_batch, val_batch)
+        climbing = candidates[alive], *trainees
+        trainees, scores = _climb(workplace, common, climbing, lambda here, done=done: report(done + here))
+        parts.append(History(candidates[alive], *scores))
         done, before = done + rung.kept, rung.steps
         keep = bracket[level + 1].kept if level + 1 < len(bracket) else 1
-        alive = alive[np.argsort(parts[-1].loss, kind="stable")[:keep]]  # failed ones have infinite losses
+        best = np.argsort(parts[-1].loss, kind="stable")[:keep]  # failed ones have infinite losses
+        alive, trainees = alive[best], jax.tree.map(lambda leaf, best=best: leaf[best], trainees)
     return Halving(
         history=History(*map(np.concatenate, zip(*parts, strict=True))),
         steps=np.repeat([rung.steps for rung in bracket], [rung.kept for rung in bracket]),
         full_trainings=full_trainings(len(candidates), training.steps, eta=eta, min_steps=min_steps),
         winner=candidates[alive[0]],
         loss=float(parts[-1].loss.min()),
-        params=jax.tree.map(lambda leaf: leaf[alive[0]], trainees.params),
+        params=jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trainees[0]),
     )
 
 
+class _Workplace(NamedTuple):
+    """What is trained, how many at a time if the caller said so, and where."""
+
+    problem: Problem
+    chunk_size: int | None
+    devices: Sequence[Device]
+
+
+class _Common(NamedTuple):
+    """What all candidates of a rung share: with one key they see the same batches, so these are looked up once.
+
+    Attributes:
+      key: of the trainings.
+      before: steps that they have done.
+      steps: steps to take.
+      training: optimiser and schedule.
+      orders: of the examples, from `train.orders_of`.
+      train_batch: trained on.
+      val_batch: scored on.
+    """
+
+    key: Array
+    before: Array | int
+    steps: Array | int
+    training: Training
+    orders: Array | None
+    train_batch: Batch
+    val_batch: Batch
+
+
+_orders = jax.jit(orders_of)
+
+
 @functools.partial(jax.jit, static_argnames="problem")
-def _begin(key: Array, problem: Problem, hparams: Array, training: Training) -> Trainee:
-    return jax.vmap(lambda lam: begin(key, problem, lam, training))(hparams)
+def _begin(key: Array, problem: Problem, hparams: Array, training: Training) -> tuple[Params, PyTree]:
+    def one(hparams: Array) -> tuple[Params, PyTree]:
+        trainee = begin(key, problem, hparams, training)
+        return trainee.params, trainee.opt_state
+
+    return jax.vmap(one)(hparams)
 
 
-@functools.partial(jax.jit, static_argnames="problem", donate_argnames="trainees")
-def _advance(
-    problem: Problem,
-    hparams: Array,
-    trainees: Trainee,
-    rows: Array,
-    train_batch: Batch,
-    val_batch: Batch,
-    training: Training,
-    steps: Array,
-) -> tuple[Trainee, Scores]:
-    """Some more steps for some of all trainees, and their scores; one program whatever the rows and steps."""
+def _climb(workplace: _Workplace, common: _Common, trainees: PyTree, report: Report) -> tuple[PyTree, Scores]:
+    """Takes trainees, (hparams, params, opt_state) with leading axes [kept], up one rung; arrays of the host.
 
-    def one(hparams: Array, trainee: Trainee) -> tuple[Trainee, Scores]:
-        trainee = advance(problem, hparams, trainee, train_batch, training, steps)
-        return trainee, score(problem, trainee.params, hparams, val_batch)
+    They come in equal parts, of which the last alone may hold a copy or two: a rung that filled up the width of the
+    first one would cost as much as all candidates. There is one program for each width, whatever the steps.
+    """
+    problem, chunk_size, devices = workplace
+    hparams, kept = trainees[0], len(trainees[0])
+    devices = as_needed(devices, kept, (common.train_batch, common.val_batch))
+    seen = shapes_of_step(common.train_batch, common.training)
+    size, alone = side_by_side(problem, hparams[0], seen, (common.val_batch,), chunk_size, devices[0].platform)
+    together = even_batch_size(kept, size * len(devices))
+    mesh = mesh_of(devices)
+    common = on_all_devices(common, mesh)
 
-    moved, scores = jax.vmap(one)(hparams, jax.tree.map(lambda leaf: leaf[rows], trainees))
-    return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), trainees, moved), scores
+    def of_rows(rows: Array) -> PyTree:
+        mine = jax.tree.map(lambda leaf: leaf[np.asarray(rows)], trainees)
+        chunks, _ = over_candidates(mine, -(-together // mesh.size), mesh)
+        return in_order(mesh, _advance(problem, common, chunks, mesh=mesh, alone=alone), together)
+
+    return in_batches(of_rows, np.arange(kept), together, report)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
+def _advance(problem, common, chunks, *, mesh, alone):
+    """Some more steps for a chunk of trainees, and their scores; one program whatever the number of steps."""
+
+    def one(common: _Common, trainee: PyTree) -> PyTree:
+        hparams, params, opt_state = trainee
+        moved = advance(
+            problem, hparams, Trainee(params, opt_state, common.key, jnp.asarray(common.before)), common.train_batch,
+            common.training, common.steps, common.orders,
+        )  # fmt: skip
+        return (moved.params, moved.opt_state), score(problem, moved.params, hparams, common.val_batch)
+
+    return over_chunks(one, common, chunks, mesh, alone)

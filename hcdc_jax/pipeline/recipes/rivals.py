@@ -19,7 +19,7 @@ from hcdc_jax.pipeline.setup import RANK, Setup, key_for
 from hcdc_jax.pipeline.shifts import Shift, learned_shift, shifted
 from hcdc_jax.pipeline.targets import Matched, believed, matched_targets
 from hcdc_jax.pipeline.teachers import relabelled, teachers
-from hcdc_jax.search import successive_halving
+from hcdc_jax.search import Halving, successive_halving
 from hcdc_jax.types import Batch
 
 
@@ -154,19 +154,27 @@ def _chance(trial: Trial) -> Verdict:
 
 
 def _halving(trial: Trial) -> Verdict:
-    """Successive halving on the full data; who is dropped later ranks higher, the loss decides among equals."""
+    """Successive halving on the full data, ranked by `places`."""
     setup = trial.run.setup
     with measured() as elapsed:
         found = successive_halving(
             key_for(RANK, trial.seed), setup.problem, setup.candidates, setup.train, setup.val, training=setup.training
         )
-    last = {hparams.tobytes(): row for row, hparams in enumerate(found.history.hparams)}
-    rows = np.array([last[hparams.tobytes()] for hparams in np.asarray(setup.candidates)])
-    order = np.lexsort((found.history.loss[rows], -found.steps[rows]))
-    places = np.where(found.history.status[rows], np.argsort(order), np.inf)
+    place, accuracy = places(found, np.asarray(setup.candidates))
     # All of its time is training on the full data, which the full trainings already count.
     cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
-    return Verdict(scores_of(places, found.history.accuracy[rows]), Elapsed(), setup.kind.real_scalars(setup), cost)
+    return Verdict(scores_of(place, accuracy), Elapsed(), setup.kind.real_scalars(setup), cost)
+
+
+def places(found: Halving, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places [n] of the candidates [n, h], and their last accuracies [n].
+
+    Who is dropped later ranks higher, the loss decides among equals; the winner's place is 0, of failed ones inf.
+    """
+    last = {hparams.tobytes(): row for row, hparams in enumerate(found.history.hparams)}
+    rows = np.array([last[hparams.tobytes()] for hparams in candidates])
+    order = np.lexsort((found.history.loss[rows], -found.steps[rows]))
+    return np.where(found.history.status[rows], np.argsort(order), np.inf), found.history.accuracy[rows]
 
 
 REAL_VAL = Method("S_train with the whole real validation part", None, _on_real(_whole))
