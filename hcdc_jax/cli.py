@@ -96,7 +96,8 @@ def _use_all_cores() -> None:
 
     Users who set their number are right, and so is a process that has begun to compute.
     """
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices != _UNSET:
+    chosen = jax.config.values["jax_num_cpu_devices"] != _UNSET
+    if chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", joblib.cpu_count(only_physical_cores=True))

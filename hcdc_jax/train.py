@@ -145,7 +145,6 @@ def step_gradient(
     return jax.value_and_grad(problem.train_loss)(params, hparams, seen)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def thrifty_gradient(
     problem: Problem,
     params: Params,
@@ -164,7 +163,10 @@ def thrifty_gradient(
     gradient is 0. Batches that are too small make the products unstable: of 200 examples 50 left the hypergradients of
     an MLP where they were, 25 did not always.
     """
-    return step_gradient(problem, params, hparams, key, step, batch, training, orders)
+    return _thrifty_gradient(problem, params, hparams, key, step, batch, training, orders)
+
+
+_thrifty_gradient = jax.custom_vjp(step_gradient, nondiff_argnums=(0,))
 
 
 def _thrifty_forward(problem, *kept):
@@ -181,7 +183,7 @@ def _thrifty_backward(problem, kept, cotangents):
     return *jax.vjp(on_fewer, params, hparams)[1](cotangents), None, None, None, None, None
 
 
-thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
+_thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
 
 
 def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:

@@ -278,7 +278,7 @@ def _rectifiers(weights: Array) -> Array:
     """How many rectifiers read each of the first three nodes: one before every convolution that is there."""
     present = (weights[:, np.array(list(CONVOLUTIONS))] != 0).sum(-1)
     leaving = np.array([[source == node for source, _ in EDGES] for node in range(3)])
-    return (leaving * present[None]).sum(-1)
+    return (present[None] * leaving).sum(-1)
 
 
 def _agreement(inputs: Array | Sequence[Array], copies: Array | Sequence[float]) -> Array:

@@ -197,10 +197,11 @@ def _some(setup: Setup, key: Array, hparams: list[np.ndarray]) -> list[dict[str,
             )
         )
     run, compilation = np.array([elapsed.run, elapsed.compile]) / len(hparams)
-    return [
-        _record(setup, one, *jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged)), 0.0, run, compilation)
-        for i, one in enumerate(hparams)
-    ]
+    records = []
+    for i, one in enumerate(hparams):
+        own_target, own_params, own_diverged = jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged))
+        records.append(_record(setup, one, own_target, own_params, own_diverged, 0.0, run, compilation))
+    return records
 
 
 def _record(
