@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -45,6 +46,9 @@ class Training:
         one of an epoch filled up with the first examples.
       adjoint_batch_size: examples per step that reverse mode looks at, see `thrifty_gradient`; None for those of the
         step itself. Such a training has no forward mode.
+
+    Raises:
+      UserError: another optimiser, schedule or order.
     """
 
     learning_rate: float | Array = 0.01
@@ -55,6 +59,12 @@ class Training:
     schedule: str = "constant"
     order: str = "shuffled"
     adjoint_batch_size: int | None = None
+
+    def __post_init__(self):
+        # Whoever reads a schedule or an order asks for one name, and takes any other for the other one.
+        check_name("optimiser", self.optimizer, OPTIMIZERS)
+        check_name("schedule", self.schedule, ("constant", "cosine"))
+        check_name("order of examples", self.order, ("shuffled", "stored"))
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:

@@ -295,8 +295,3 @@ def test_distances_vanish_at_agreement_and_are_finite_at_zero(name):
     slopes = jax.jit(jax.value_and_grad(distance, argnums=(0, 1)))
     for said, target in [(zeros, zeros), (zeros, (values, gradients)), ((values, gradients), zeros)]:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes(*said, *target)))
-
-
-def test_an_unknown_condenser_is_answered_with_the_known_ones():
-    with pytest.raises(KeyError, match=r"'hcdd'.*hcdc_shared"):
-        condense.get("hcdd")
