@@ -55,7 +55,7 @@ def with_setting(line: str) -> str:
         ("methods = ['hcdc', 'gcont']", "unknown method 'gcont' in 'methods'; did you mean 'gcond' or 'gcond_x'?"),
         (
             "hcdc.train_method = 'randm'",
-            "unknown method 'randm' in 'hcdc.train_method'; did you mean 'random' or 'random_val'?",
+            "unknown method 'randm' in 'hcdc.train_method'; did you mean 'random' or ",
         ),
         ("hcdc.train_method = 'hcdc'", "hcdc.train_method: 'hcdc' has no S_train of its own; choose one of random,"),
         ("hcdc.train_method = 'real_val'", "hcdc.train_method: 'real_val' has no S_train of its own; choose one of"),
