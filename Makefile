@@ -9,20 +9,19 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
 	$(BIN)/hcdc run configs/digits_graph.toml --out runs/demo --resume
 
-test: $(INSTALLED)  ## the whole suite, without what needs minutes or a GPU; each file in one process, which compiles once
+test: lint  ## style, types, then the suite without what needs minutes or a GPU; each file in one process, which compiles once
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
-lint: $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[lint]"
+lint: $(INSTALLED)  ## style and types; pyright is not to ask the network whether a newer one is out
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(INSTALLED)  ## timings with peers and floors; see benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
 
 lock:  ## new versions for requirements.lock; needs uv
-	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --quiet \
+	uv pip compile pyproject.toml --extra test --extra lint --universal --python-version 3.11 --quiet \
 	  --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.lock
 
 clean:

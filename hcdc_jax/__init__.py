@@ -27,8 +27,7 @@ from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, train
 from hcdc_jax.types import Batch
-
-__version__ = "0.1.0"
+from hcdc_jax.version import __version__
 
 __all__ = [
     "Batch",
@@ -43,6 +42,7 @@ __all__ = [
     "Target",
     "Training",
     "UserError",
+    "__version__",
     "chebyshev",
     "condense",
     "conjugate_gradient",

@@ -26,6 +26,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.files import sha256, write_bytes, write_json, write_npz
 from hcdc_jax.images import Preprocessing, pixels_of, to_preprocessing
 from hcdc_jax.types import Batch, Variables
+from hcdc_jax.version import __version__
 
 PRIMARY_METHOD = "hcdc"
 _CARD_FILE, _PRIMARY_FILE = "card.json", "condensed.npz"
@@ -244,9 +245,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this library and what its numbers depend on."""
-    import hcdc_jax
-
-    found = {"python": platform.python_version(), "hcdc_jax": hcdc_jax.__version__}
+    found = {"python": platform.python_version(), "hcdc_jax": __version__}
     return found | {package: importlib.metadata.version(package) for package in _PACKAGES}
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.types import Array
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -82,10 +82,12 @@ def parse(text: str, known: tuple[str, ...] = OPERATIONS) -> Augmentation:
       UserError: an operation is unknown or listed twice, or there is none.
     """
     operations = tuple(text.split("_")) if text else ()
-    wrong = [name for name in operations if name not in known]
-    if wrong or not operations or len(set(operations)) < len(operations):
-        what = f"unknown operation {wrong[0]!r}" if wrong else "each operation once, and at least one"
-        raise UserError(f"augmentation {text!r}: {what}; join some of {', '.join(known)} by '_'")
+    for name in operations:
+        check_name("operation", name, known, where=f"in the augmentation {text!r}")
+    if not operations or len(set(operations)) < len(operations):
+        raise UserError(
+            f"augmentation {text!r}: each operation once, and at least one; join some of {', '.join(known)} by '_'"
+        )
     return Augmentation(operations)
 
 

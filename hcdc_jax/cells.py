@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 
 Cell: TypeAlias = tuple[int, ...]
 
@@ -80,8 +80,7 @@ def number_of(cell: Sequence[int]) -> int:
 def _of_string(text: str) -> Cell:
     found = re.findall(r"\|?([^|~+]+)~(\d)\|", text)
     for operation, _ in found:
-        if operation not in OPERATIONS:
-            raise UserError(f"unknown operation {operation!r} in the cell {text!r}; known are {', '.join(OPERATIONS)}")
+        check_name("operation", operation, OPERATIONS, where=f"in the cell {text!r}")
     cell = tuple(OPERATIONS.index(operation) for operation, _ in found)
     if len(cell) != len(EDGES) or string_of(cell) != text:
         raise UserError(f"{text!r} is no cell of NAS-Bench-201; write it as {_FORM}")

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import jax
 import joblib
 
-from hcdc_jax import __version__, data, distances, evaluation, files, pipeline, search, spaces, terminal
 from hcdc_jax import config as configs
+from hcdc_jax import data, distances, evaluation, files, pipeline, search, spaces, terminal
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
@@ -33,6 +33,7 @@ from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
+from hcdc_jax.version import __version__
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 _UNSET = -1  # what JAX has where nobody chose a number of CPU devices
@@ -97,7 +98,8 @@ def use_all_cores() -> None:
 
     Users who set their number are right, and so is a process that has begun to compute.
     """
-    if "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices != _UNSET:
+    chosen = jax.config.values["jax_num_cpu_devices"] != _UNSET
+    if chosen or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", joblib.cpu_count(only_physical_cores=True))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from hcdc_jax.config_values import (
     merge,
     parse_words,
 )
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.files import sha256
 
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
@@ -385,11 +384,8 @@ def check_methods(config: Config, known: Iterable[str]) -> None:
       UserError: names the first one that is not, and the nearest that is.
     """
     known = list(known)
-    for name, method in [*(("methods", m) for m in config.methods), ("hcdc.train_method", config.hcdc.train_method)]:
-        if method not in known:
-            near = difflib.get_close_matches(method, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise UserError(f"unknown method {method!r} in {name!r}; {hint}")
+    for setting, method in [*(("methods", m) for m in config.methods), ("hcdc.train_method", config.hcdc.train_method)]:
+        check_name("method", method, known, where=f"in {setting!r}")
 
 
 def shares_theta(config: Config) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import reprlib
@@ -12,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, Union
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, did_you_mean, nearest
 
 Dataclass = TypeVar("Dataclass")
 
@@ -127,8 +126,11 @@ def _checked(kind: Any, value: Any, name: str, where: str) -> Any:
         if limits is not None and value not in limits:
             raise UserError(f"{where}: '{name}' must be {limits}, got {value}")
         return float(value) if base is float else value
-    expected = " or ".join(_describe(base) for base, _ in _alternatives(kind) if base is not types.NoneType)
-    raise UserError(f"{where}: '{name}' must be {expected}, got {reprlib.repr(value)}")
+    bases = [base for base, _ in _alternatives(kind) if base is not types.NoneType]
+    choices = [choice for base in bases if typing.get_origin(base) is Literal for choice in typing.get_args(base)]
+    hint = did_you_mean(nearest(value, choices))
+    expected = " or ".join(_describe(base) for base in bases)
+    raise UserError(f"{where}: '{name}' must be {expected}, got {reprlib.repr(value)}{hint and f'; {hint}'}")
 
 
 def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, ...]:
@@ -188,8 +190,7 @@ def _unknown_key(name: str, hints: Mapping[str, Any], where: str) -> NoReturn:
         for section, kind in hints.items()
         if dataclasses.is_dataclass(kind) and key in {field.name for field in dataclasses.fields(kind)}
     ]
-    guesses = in_sections or difflib.get_close_matches(key, hints, n=1)
-    hint = f"did you mean {' or '.join(map(repr, guesses))}?" if guesses else f"known are {', '.join(hints)}"
+    hint = did_you_mean(in_sections or nearest(key, hints)) or f"known are {', '.join(hints)}"
     raise UserError(f"{where}: unknown key '{name}'; {hint}")
 
 

@@ -7,11 +7,11 @@ the target. All are finite with finite gradients everywhere, zero vectors includ
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.types import Array
 
 Distance = Callable[[Array, Array, Array, Array], Array]
@@ -203,12 +203,9 @@ def get(distance: str | Distance) -> Distance:
     """Looks a distance up by name; a function is returned as it is.
 
     Raises:
-      ValueError: unknown name.
+      UserError: there is none of that name.
     """
     if callable(distance):
         return distance
-    if distance not in _REGISTRY:
-        near = difflib.get_close_matches(distance, _REGISTRY, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown distance {distance!r}; known: {', '.join(_REGISTRY)}.{hint}")
+    check_name("distance", distance, _REGISTRY)
     return _REGISTRY[distance]

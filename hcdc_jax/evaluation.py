@@ -23,8 +23,7 @@ from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
 from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augmented, taught
 from hcdc_jax.config_values import Count, NonNegative, Positive, Probability, Range, Share, merge, parse_words
-from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import check
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem, loss_and_accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
@@ -175,13 +174,13 @@ def described_protocol(text: str) -> tuple[str, Protocol]:
       UserError: there is no such protocol or setting, or the setting wants another value.
     """
     name, _, rest = text.partition(":")
-    check("protocol", name, PROTOCOLS)
+    check_name("protocol", name, PROTOCOLS)
     where, values = f"protocol {text!r}", {}
     for part in rest.split(",") if rest else ():
         setting, _, word = part.partition("=")
         if not setting or not word or setting in values:
             raise UserError(f"{where}: write each setting once, as in edc:epochs=300,zeta=1")
-        check(f"setting of protocol {name}", setting, SETTINGS)
+        check_name(f"setting of protocol {name}", setting, SETTINGS)
         values[setting] = parse_words(Protocol, setting, [word], where=where)
     return changed_protocol(name, values, where=where)
 
@@ -194,9 +193,10 @@ def changed_protocol(name: str, values: Mapping[str, Any], *, where: str) -> tup
       values: by names in `SETTINGS`.
       where: for error messages.
     """
+    check_name("protocol", name, PROTOCOLS)
     usual = PROTOCOLS[name]
     for setting in values:
-        check(f"setting of protocol {name}", setting, SETTINGS)
+        check_name(f"setting of protocol {name}", setting, SETTINGS)
     protocol = merge(usual, values, where=where)
     differing = [f"{key}={getattr(protocol, key)}" for key in SETTINGS if getattr(protocol, key) != getattr(usual, key)]
     words = f"{name}:{','.join(differing)}" if differing else name

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from hcdc_jax.data import GraphData
 from hcdc_jax.data.graphs import Features
 from hcdc_jax.data.structure import normalised_adjacency as normalised_adjacency
+from hcdc_jax.errors import check_name
 from hcdc_jax.types import Array, Batch
 
 BASES = ("laplacian", "adjacency", "chebyshev")
@@ -36,8 +37,9 @@ def filter_terms(propagate: Callable[[Any], Any], signal: Any, order: int, basis
       order + 1 matrices of the kind and shape of x.
 
     Raises:
-      ValueError: unknown basis.
+      UserError: another basis.
     """
+    check_name("basis", basis, BASES)
     terms = [signal]
     for k in range(1, order + 1):
         moved = propagate(terms[-1])
@@ -45,10 +47,8 @@ def filter_terms(propagate: Callable[[Any], Any], signal: Any, order: int, basis
             terms.append(moved)
         elif basis == "laplacian":
             terms.append(terms[-1] - moved)
-        elif basis == "chebyshev":
+        else:  # Chebyshev
             terms.append(-moved if k == 1 else -2 * moved - terms[-2])
-        else:
-            raise ValueError(f"basis must be one of {', '.join(BASES)}, got {basis!r}")
     return terms
 
 

@@ -181,7 +181,8 @@ def fit_contrast_whitening(images: np.ndarray, *, eps: float = 0.1) -> ContrastW
         normalised = np.divide(flat - means[-1], lengths[-1], out=np.zeros_like(flat), where=lengths[-1] > PLAIN)
         moment = moment + normalised.T @ normalised
     vectors, variances = _decomposed(np.asarray(moment) / len(images), eps)
-    return ContrastWhitening(np.concatenate(means).mean(), np.concatenate(lengths).mean(), vectors, variances)
+    brightness, contrast = (np.asarray(np.concatenate(parts).mean()) for parts in (means, lengths))
+    return ContrastWhitening(brightness, contrast, vectors, variances)
 
 
 def to_preprocessing(arrays: Mapping[str, AnyArray]) -> Preprocessing:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem, ValLoss, weighted_mean
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -36,7 +37,11 @@ def soft_label_loss(logits: Array, batch: Batch, loss: SoftLoss) -> Array:
       logits: [r, num_classes] with r >= n; rows beyond the n labelled ones are ignored.
       batch: labels are class probabilities at temperature 1.
       loss: what is measured.
+
+    Raises:
+      UserError: a loss of another name.
     """
+    check_name("loss on labels of teachers", loss.name, ("kl", "logit_mse"))
     logits, taught = logits[: batch.labels.shape[0]], logits_of(batch.labels)
     if loss.name == "logit_mse":
         return weighted_mean(((centred(logits) - taught) ** 2).mean(-1), batch.weights)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -46,6 +47,9 @@ class Training:
       adjoint_batch_size: examples per step that reverse mode looks at, see `thrifty_gradient`; None for those of the
         step itself. Such a training has no forward mode.
       horizon: the step at which a schedule has come to its end, and stays there; None for the last one.
+
+    Raises:
+      UserError: another optimiser, schedule or order.
     """
 
     learning_rate: float | Array = 0.01
@@ -57,6 +61,12 @@ class Training:
     order: str = "shuffled"
     adjoint_batch_size: int | None = None
     horizon: int | Array | None = None
+
+    def __post_init__(self):
+        # Whoever reads a schedule or an order asks for one name, and takes any other for the other one.
+        check_name("optimiser", self.optimizer, OPTIMIZERS)
+        check_name("schedule", self.schedule, ("constant", "cosine"))
+        check_name("order of examples", self.order, ("shuffled", "stored"))
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
@@ -151,7 +161,6 @@ def step_gradient(
     return jax.value_and_grad(problem.train_loss)(params, hparams, seen)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def thrifty_gradient(
     problem: Problem,
     params: Params,
@@ -170,7 +179,10 @@ def thrifty_gradient(
     gradient is 0. Batches that are too small make the products unstable: of 200 examples 50 left the hypergradients of
     an MLP where they were, 25 did not always.
     """
-    return step_gradient(problem, params, hparams, key, step, batch, training, orders)
+    return _thrifty_gradient(problem, params, hparams, key, step, batch, training, orders)
+
+
+_thrifty_gradient = jax.custom_vjp(step_gradient, nondiff_argnums=(0,))
 
 
 def _thrifty_forward(problem, *kept):
@@ -187,7 +199,7 @@ def _thrifty_backward(problem, kept, cotangents):
     return *jax.vjp(on_fewer, params, hparams)[1](cotangents), None, None, None, None, None
 
 
-thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
+_thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
 
 
 def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:

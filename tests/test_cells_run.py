@@ -202,7 +202,7 @@ def test_a_published_table_stands_for_the_truth(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("nasbench201", "unknown name 'nasbench201' in 'truth.table'; did you mean 'nas_bench_201'?"),
+        ("nasbench201", "unknown table 'nasbench201' in 'truth.table'; did you mean 'nas_bench_201'?"),
         ("nas_bench_201", "there are no published accuracies for 'digits_images', 'val'; known are cifar10 val"),
     ],
 )

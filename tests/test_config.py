@@ -122,7 +122,7 @@ class TestFile:
             ("[training]\nlearning_rate = inf", "'training.learning_rate' must be a finite number, got inf"),
             (
                 "[training]\noptimizer = 'adm'",
-                "'training.optimizer' must be one of 'adam', 'sgd', 'momentum', got 'adm'",
+                "'training.optimizer' must be one of 'adam', 'sgd', 'momentum', got 'adm'; did you mean 'adam'?",
             ),
             ("[condense]\nratio = 1.5", "'condense.ratio' must be above 0 and at most 1, got 1.5"),
             ("[condense]\nratio = 0", "'condense.ratio' must be above 0 and at most 1, got 0"),

@@ -5,8 +5,9 @@ A new entry is tested as soon as it is registered; a condenser also needs a line
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -164,10 +165,15 @@ CASES = {
 }
 
 
-@pytest.fixture(params=condense.names(), name="case", scope="module")
-def _case(request) -> Case:
+@pytest.fixture(params=condense.names(), name="name", scope="module")
+def _name(request) -> str:
     assert request.param in CASES, f"say in CASES how to build the condenser {request.param!r}"
-    return CASES[request.param]()
+    return request.param
+
+
+@pytest.fixture(name="case", scope="module")
+def _case(name) -> Case:
+    return CASES[name]()
 
 
 @functools.partial(jax.jit, static_argnames="condenser")
@@ -211,6 +217,44 @@ def test_the_driver_is_a_loop_of_steps_however_it_is_cut(case):
     resumed = run(KEY, case.condenser, state, case.data, steps=2, every=2)
     resumed = run(KEY, case.condenser, resumed, case.data, start=2, steps=4, every=2)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), resumed, whole)
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[float]]:
+    """Seconds of whatever is compiled inside, one entry each."""
+    found = []
+
+    def listen(event: str, seconds: float, **details: Any) -> None:
+        del details
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_compilations_are_seen():
+    with compilations() as compiled:
+        jax.jit(lambda number: number + 1)(1.0)
+    assert len(compiled) == 1
+
+
+def test_a_run_with_other_numbers_compiles_nothing(name, case):
+    """Nor does one whose condenser is built anew, as that of the next seed is."""
+
+    def moved(leaf):
+        return leaf * 1.01 if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+    again, others = CASES[name]().condenser, jax.tree.map(moved, case.data)
+    assert hash(again) == hash(case.condenser)
+    keys, states = [jax.random.key(seed) for seed in range(2)], [started(case, seed) for seed in range(2)]
+    run(keys[0], case.condenser, states[0], case.data, steps=2, every=2)
+    with compilations() as compiled:
+        run(keys[1], again, states[1], others, start=2, steps=4, every=2)
+    assert compiled == []
 
 
 def test_vmap_over_seeds_is_a_loop_over_seeds(case):
@@ -295,8 +339,3 @@ def test_distances_vanish_at_agreement_and_are_finite_at_zero(name):
     slopes = jax.jit(jax.value_and_grad(distance, argnums=(0, 1)))
     for said, target in [(zeros, zeros), (zeros, (values, gradients)), ((values, gradients), zeros)]:
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes(*said, *target)))
-
-
-def test_an_unknown_condenser_is_answered_with_the_known_ones():
-    with pytest.raises(KeyError, match=r"'hcdd'.*hcdc_shared"):
-        condense.get("hcdd")

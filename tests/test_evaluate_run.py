@@ -326,11 +326,11 @@ class TestMistakes:
         return run
 
     def test_names(self, mistake):
-        assert mistake("--models", "convnt") == "unknown model 'convnt'; did you mean 'convnet'?"
+        assert mistake("--models", "convnt") == "unknown model 'convnt'; did you mean 'convnet' or 'convnext_tiny'?"
         assert mistake("--methods", "hcdc") == (
             "unknown method of this run 'hcdc'; known are random, herding, real_val"
         )
-        assert "unknown protocol 'dcc'; did you mean 'dc'?" in mistake("--protocol", "dcc")
+        assert "unknown protocol 'dcc'; did you mean 'dc'" in mistake("--protocol", "dcc")
         assert "'epochs' must be at least 1, got 0" in mistake("--protocol", "dc:epochs=0")
         assert "unknown operation 'spin'" in mistake("--augment", "crop_spin")
 

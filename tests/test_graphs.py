@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from numpy.polynomial import chebyshev
 
+from hcdc_jax.errors import UserError
 from hcdc_jax.graphs import BASES, dense_graph, filter_terms, normalise, normalised_adjacency, real_batch
 from tests.small_graphs import block_graph, dense_adjacency, normalised, polynomials
 
@@ -35,7 +36,7 @@ def test_filter_terms_keep_the_kind_of_the_signal():
 
 
 def test_an_unknown_basis_is_named():
-    with pytest.raises(ValueError, match=r"chebyshev.*got 'legendre'"):
+    with pytest.raises(UserError, match=r"unknown basis 'legendre'; known are .*chebyshev"):
         filter_terms(lambda x: x, np.ones(2), 1, "legendre")
 
 

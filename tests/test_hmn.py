@@ -216,7 +216,7 @@ def test_what_cannot_be_is_told_in_one_line(variables):
         hmn_container(CIFAR, 10, MemoryShapes(side=5))
     with pytest.raises(UserError, match=r"one image per class stores 2,249 numbers.* 640; raise condense.images_per"):
         hmn_sizes(1, (8, 8, 1), 10, usual_shapes(1, (8, 8, 1)))
-    with pytest.raises(UserError, match=r"condense\.init 'real' is unknown"):
+    with pytest.raises(UserError, match=r"unknown start of a memory network 'real' in 'condense\.init'"):
         hmn_container(CIFAR, 10, start="real")
     with pytest.raises(UserError, match="these 7 are not"):
         CONTAINER.init(KEY, ImageStart(np.zeros(0), np.arange(7) % 3))

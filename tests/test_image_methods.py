@@ -219,7 +219,7 @@ def test_loops_follow_the_images_per_class_as_published():
     ("methods", "changes", "message"),
     [
         (("dsa",), {"augmentation": "none"}, "condense.augmentation = 'none' makes the method dsa the same as dc"),
-        (("dm",), {"augmentation": "flip_spin"}, "augmentation 'flip_spin': unknown operation 'spin'"),
+        (("dm",), {"augmentation": "flip_spin"}, "unknown operation 'spin' in the augmentation 'flip_spin'"),
     ],
 )
 def test_augmentations_that_make_no_sense_are_refused(methods, changes, message):

@@ -760,10 +760,10 @@ def test_activations_are_smooth_enough_to_train(name):
 
 
 MISTAKES = [
-    (("convnt", (8, 8, 1), {}), "unknown image network 'convnt'; did you mean 'convnet'?"),
+    (("convnt", (8, 8, 1), {}), "unknown image network 'convnt'; did you mean 'convnet'"),
     (("convnet", (8, 8, 1), {"widht": 3}), "unknown option of convnet 'widht'; did you mean 'width'?"),
     (("convnet", (8, 8, 1), {"norm": "batchnorm"}), "unknown norm 'batchnorm'; did you mean 'batch'?"),
-    (("convnet", (8, 8, 1), {"activation": "rleu"}), "unknown activation 'rleu'; did you mean 'relu'?"),
+    (("convnet", (8, 8, 1), {"activation": "rleu"}), "unknown activation 'rleu'; did you mean 'relu'"),
     (("convnet", (8, 8, 1), {"pooling": "mean"}), "unknown pooling 'mean'; known are average, max, none"),
     (
         ("convnet", (8, 8, 1), {"depth": 4}),

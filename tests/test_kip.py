@@ -13,6 +13,7 @@ from hcdc_jax.condense.class_batches import balanced_sample, class_pool
 from hcdc_jax.condense.kernels import always, convolutional, fully_connected, random_features
 from hcdc_jax.condense.kip import KIPData, centred_labels, kip, label_solve, regression_loss, ridge_regression
 from hcdc_jax.containers import ImageStart, image_container
+from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_embedding, image_problem
 from hcdc_jax.types import Batch
 from tests.errors import error_of
@@ -73,7 +74,7 @@ def test_kernels_have_their_closed_form_on_the_diagonal_and_at_right_angles(x64)
     nngp = fully_connected(1, bias_std=0.0, kind="nngp")(x, x)
     np.testing.assert_allclose(nngp[0, 1], 3 * 2 / np.pi, rtol=1e-12)
     np.testing.assert_allclose(nngp[0, 2], 0, atol=1e-12)
-    with pytest.raises(ValueError, match="'rbf'"):
+    with pytest.raises(UserError, match="'rbf'"):
         fully_connected(1, kind="rbf")
 
 

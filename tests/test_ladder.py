@@ -164,7 +164,7 @@ def test_networks_that_diverged_are_left_out(tmp_path):
         (HEAD + "[[rungs]]\nname = 'A'\nprotocol.epochs = 0", "rung 1: protocol: 'epochs' must be at least 1, got 0"),
         (HEAD + "[[rungs]]\nname = 'A'\nprotocol.epochs = '1'", "rung 1: protocol: 'epochs' must be an integer"),
         (HEAD + "[[rungs]]\nname = 'A'\nprotocol.optimizer = 'adam,epochs=1'", "'optimizer' must be one of 'adam'"),
-        (HEAD.replace('"edc_soft', '"edc_sof') + RUNGS, "unknown protocol 'edc_sof'; did you mean 'edc_soft'?"),
+        (HEAD.replace('"edc_soft', '"edc_sof') + RUNGS, "unknown protocol 'edc_sof'; did you mean 'edc_soft'"),
         (HEAD + "[[rungs]]\nname = 'A b'\n[[rungs]]\nname = 'a+B'", "rungs 'A b' and 'a+B' would have one folder"),
         (HEAD + "[[rungs]]\nname = 'ladder.png'", "rung 'ladder.png' has the name of a file of the report"),
         (HEAD + "[[rungs]]\nname = 'A'\nmethods = ['edc', 'random']", "rung 1 has the methods edc, random; set one"),

@@ -167,7 +167,7 @@ def test_an_ensemble_says_the_mean_of_logits():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("convnett", "observer 'convnett': unknown image network 'convnett'; did you mean 'convnet'?"),
+        ("convnett", "observer 'convnett': unknown image network 'convnett'; did you mean 'convnet'"),
         ("convnet:widht=3", "unknown option of convnet 'widht'; did you mean 'width'?"),
         ("convnet:width=0", "width must be at least 1, not 0"),
         ("convnet:precision=best", "unknown precision 'best'"),

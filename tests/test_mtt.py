@@ -225,7 +225,7 @@ def test_buffers_of_something_else_are_refused(tmp_path):
         load_experts(tmp_path, NET.problem, NONE, [3])
     with pytest.raises(UserError, match="no expert buffer"):
         load_experts(tmp_path / "nowhere", NET.problem, NONE, [0])
-    with pytest.raises(UserError, match="float32 or float16"):
+    with pytest.raises(UserError, match="float32, float16"):
         make(KEY, NET.problem, NONE, real_batch(), TRAINING, tmp_path, dtype="int8")
     assert json.loads((tmp_path / "buffer.json").read_text())["experts"] == 1
 

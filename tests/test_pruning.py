@@ -163,7 +163,7 @@ def test_what_cannot_be_pruned_is_told_in_one_line():
     variables = container.init(KEY, ImageStart(IMAGES, LABELS))
     with pytest.raises(UserError, match="5 images of each class cannot go where a class has 5; drop at most 4"):
         prune(KEY, container, variables, 5, "hard_only", judge=judge)
-    with pytest.raises(UserError, match="'both' is unknown; known: double_end"):
+    with pytest.raises(UserError, match="unknown pruning strategy 'both'; known are double_end"):
         prune(KEY, container, variables, 1, "both", judge=judge)
     with pytest.raises(UserError, match="chooses between the ends on real validation images"):
         prune(KEY, container, variables, 1, judge=judge)

@@ -14,6 +14,7 @@ from hcdc_jax.condense.hcdc_shared import hcdc_shared
 from hcdc_jax.condense.idc import idc
 from hcdc_jax.condense.kip import kip
 from hcdc_jax.condense.mtt import mtt
+from hcdc_jax.errors import check_name
 
 _REGISTRY: dict[str, Callable[..., Condenser]] = {
     "dc": dc,
@@ -30,9 +31,12 @@ _REGISTRY: dict[str, Callable[..., Condenser]] = {
 
 
 def get(name: str) -> Callable[..., Condenser]:
-    """The factory of the condenser `name`; the error of an unknown name lists the known ones."""
-    if name not in _REGISTRY:
-        raise KeyError(f"unknown condenser {name!r}; known: {', '.join(names())}")
+    """The factory of the condenser `name`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    check_name("condenser", name, names())
     return _REGISTRY[name]
 
 
@@ -51,6 +55,7 @@ __all__ = [
     "gradient_matching",
     "hcdc",
     "hcdc_shared",
+    "idc",
     "kip",
     "mtt",
     "names",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.statistics import Moments, Statistics, emphasis, moments_of, views
 from hcdc_jax.containers import ImageVariables
 from hcdc_jax.containers.images import taken
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.layer_inputs import LayerInputs
 from hcdc_jax.problem import mean_loss
 from hcdc_jax.types import Array, Batch, Params
@@ -157,6 +157,7 @@ def edc(
       A condenser whose variables are `ImageVariables` sorted by class, equally many of each, and whose data are
       `EDCData`. Its `init` raises `UserError` where the images do not make such batches.
     """
+    check_name("flatness", flatness, get_args(Flatness))
     adam = optax.scale_by_adam(*BETAS, eps=1e-8)
 
     def fresh(pixels: Array, data: EDCData) -> tuple[Any, Array, tuple[Average, ...]]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from hcdc_jax.condense.inner import EpochTraining, augmented, checksum, even_batches, trained_by
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.files import write_bytes, write_json
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, begin, orders_of, take_step
@@ -89,8 +89,7 @@ def open_buffer(
     Raises:
       UserError: the folder holds experts of another network, training or data, or cannot be written.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"expert buffers are stored as {' or '.join(DTYPES)}, not as {dtype!r}")
+    check_name("precision of stored experts", dtype, DTYPES)
     folder = Path(folder)
     network = {"network": _network(problem, hparams)}
     manifest = trained_by(key, network, checksum(batch, hparams), training, dtype=dtype)

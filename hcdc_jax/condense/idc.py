@@ -21,6 +21,7 @@ from hcdc_jax.condense.dc import Matching, Relays, matched_gradients
 from hcdc_jax.condense.gradient_matching import gradient_distance
 from hcdc_jax.condense.inner import taught
 from hcdc_jax.containers import Container
+from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, advance, begin
 from hcdc_jax.types import Array, Batch, HParams, Params
@@ -114,6 +115,8 @@ def idc(
       classes_at_once: see `Matching`.
       synthetic_per_class: see `Matching`.
     """
+    check_name("distance of gradients", distance, DISTANCES)
+    check_name("schedule", schedule, ("constant", "cosine"))
     student = taught(problem, relay_augmentation, cutmix, weight_decay, num_classes)
 
     def training(data):

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, HParams, Params, PyTree
 
@@ -62,10 +62,9 @@ def fully_connected(
         infinite; the rounding error of a cosine, 8 times the machine epsilon, by default.
 
     Raises:
-      ValueError: another kind.
+      UserError: another kind.
     """
-    if kind not in ("ntk", "nngp"):
-        raise ValueError(f"unknown kernel {kind!r}; known: ntk, nngp")
+    check_name("kernel", kind, ("ntk", "nngp"))
 
     def affine(covariance, ntk):
         scale, shift = weight_std**2, bias_std**2

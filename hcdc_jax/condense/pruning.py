@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.containers import Container
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.train import Training, advance, begin, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
@@ -98,8 +98,7 @@ def prune(
       UserError: another strategy, "double_end" without `validation`, nothing left of a class, or a container whose
         examples cannot be removed singly.
     """
-    if strategy not in STRATEGIES:
-        raise UserError(f"pruning strategy {strategy!r} is unknown; known: {', '.join(STRATEGIES)}")
+    check_name("pruning strategy", strategy, STRATEGIES)
     if strategy == "double_end" and (validation is None or not betas):
         raise UserError("double_end chooses between the ends on real validation images: give `validation` and `betas`")
     if container.take is None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.models.layer_inputs import LayerInputs
 from hcdc_jax.types import Array, Batch, Params
 
@@ -98,6 +99,7 @@ def moments_of(values: Array, weights: Array) -> Moments:
 def class_moments_of(values: Array, weights: Array, labels: Array, num_classes: int, mode: Mode = "paper") -> Moments:
     """Moments of each class of a view [n, k, f] of images with weights [n] and class numbers [n]; 0 for no images."""
     means, variances = values.mean(1), values.var(1)
+    check_name("mode of statistics", mode, get_args(Mode))
     member = weights[None] * (labels[None] == jnp.arange(num_classes)[:, None])
     weight = member.sum(1)
     share = member / jnp.maximum(weight, TINY)[:, None]
@@ -140,6 +142,7 @@ def statistics_of(
 
 def joined(a: Statistics, b: Statistics, mode: Mode = "paper") -> Statistics:
     """Of two sets of images together; to be folded over batches from any source."""
+    check_name("mode of statistics", mode, get_args(Mode))
     join = combined if mode == "paper" else averaged
     return jax.tree.map(join, a, b, is_leaf=lambda node: isinstance(node, Moments))
 

@@ -23,7 +23,7 @@ from jax.tree_util import tree_leaves_with_path as leaves_with_path
 
 from hcdc_jax.containers.base import Container
 from hcdc_jax.containers.images import as_they_are
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.image_layers import conv
 from hcdc_jax.types import Array, Batch, PyTree
 
@@ -158,8 +158,7 @@ def hmn_container(
     Raises:
       UserError: another start, or memories that do not double to the images' size.
     """
-    if start not in STARTS:
-        raise UserError(f"condense.init {start!r} is unknown; known for a memory network: {', '.join(STARTS)}")
+    check_name("start of a memory network", start, STARTS, where="in 'condense.init'")
     network = Network(num_classes, shapes, decoder_sizes(image_shape, shapes.side), image_shape[2])
 
     def init(key, start_images):

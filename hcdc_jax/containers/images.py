@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.containers.base import Container
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import check_name
 from hcdc_jax.types import Array, Batch
 
 
@@ -54,8 +54,7 @@ def image_container(start: str = "real") -> Container:
     Raises:
       UserError: another start.
     """
-    if start not in STARTS:
-        raise UserError(f"condense.init {start!r} is unknown; known for images: {', '.join(STARTS)}")
+    check_name("start of images", start, STARTS, where="in 'condense.init'")
 
     def init(key, start_images):
         images = jnp.asarray(start_images.images, float)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from hcdc_jax.data.images import ImageData
 from hcdc_jax.data.npz import graph_from_arrays, read_arrays
 from hcdc_jax.data.ogb import holds_ogb, load_ogbn_arxiv, read_ogb
 from hcdc_jax.data.planetoid import load_planetoid
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import unknown
 
 
 class _Entry(NamedTuple):
@@ -96,9 +95,7 @@ def load_dataset(
         return _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
     if name.endswith(".npz") or os.sep in name or Path(name).exists():
         return _read_own(Path(name), split, seed)
-    near = difflib.get_close_matches(name, _REGISTRY, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_REGISTRY)}, or the path of an .npz file"
-    raise UserError(f"unknown data set {name!r}; {hint}")
+    raise unknown("data set", name, _REGISTRY, also="or the path of an .npz file")
 
 
 def _read_own(path: Path, split: int, seed: int) -> GraphData | ImageData:

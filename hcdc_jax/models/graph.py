@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import jraph
 import optax
 
-from hcdc_jax.graphs import filter_terms
+from hcdc_jax.errors import check_name
+from hcdc_jax.graphs import BASES, filter_terms
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product
@@ -179,19 +180,34 @@ def spectral_gnn(
       weight_decay: factor of the squared L2 norm of all parameters in the training loss. It covers the biases too: a
         free output bias would leave the Hessian singular, since logits may be shifted by a constant.
       read: `read(hparams) -> Setting`, the `read` of a space of graph filters; its basis must be `basis`.
+
+    Raises:
+      UserError: another activation or basis.
     """
+    check_name("activation", activation, ACTIVATIONS)
+    check_name("basis", basis, BASES)
     problem = _problem(SpectralGNN(hidden, num_classes, activation, basis), num_features, weight_decay, read)
     return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
 
 
 @functools.cache
 def sgc(num_features: int, num_classes: int, *, basis: str = "laplacian", weight_decay: float = 0.0) -> Problem:
-    """The linear network as a `Problem`; at `gcn_coefficients` it is SGC with two propagations."""
+    """The linear network as a `Problem`; at `gcn_coefficients` it is SGC with two propagations.
+
+    Raises:
+      UserError: another basis.
+    """
+    check_name("basis", basis, BASES)
     return _problem(LinearSpectralNetwork(num_classes, basis), num_features, weight_decay, Setting)
 
 
 def gcn_coefficients(order: int, basis: str) -> tuple[float, ...]:
-    """The order + 1 coefficients for which C(lambda) = S, the propagation of GCN; order at least 1."""
+    """The order + 1 coefficients for which C(lambda) = S, the propagation of GCN; order at least 1.
+
+    Raises:
+      UserError: another basis.
+    """
+    check_name("basis", basis, BASES)
     first_two = {"laplacian": (1.0, -1.0), "adjacency": (0.0, 1.0), "chebyshev": (0.0, -1.0)}[basis]
     return first_two + (0.0,) * (order - 1)
 

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.convnext import ConvNeXtTiny
 from hcdc_jax.models.deep_nets import DenseNet121, ResNet50
-from hcdc_jax.models.image_layers import check
 from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.mobile_nets import EfficientNetB0, MobileNetV2, ShuffleNetV2
@@ -75,11 +74,11 @@ def image_net(name: str, num_classes: int, **options: Any) -> nn.Module:
     Raises:
       UserError: there is no such network or option.
     """
-    check("image network", name, _REGISTRY)
+    check_name("image network", name, _REGISTRY)
     network = _REGISTRY[name].network
     known = image_net_options(name)
     for option in options:
-        check(f"option of {name}", option, known)
+        check_name(f"option of {name}", option, known)
     return network(num_classes=num_classes, **options)
 
 
@@ -89,7 +88,7 @@ def image_net_options(name: str) -> dict[str, Any]:
     Raises:
       UserError: there is no such network.
     """
-    check("image network", name, _REGISTRY)
+    check_name("image network", name, _REGISTRY)
     fields = dataclasses.fields(_REGISTRY[name].network)  # pyright: ignore[reportArgumentType]
     return {field.name: field.default for field in fields if field.name not in ("num_classes", "parent", "name")}
 
@@ -113,7 +112,7 @@ def described_net(text: str) -> tuple[str, dict[str, Any]]:
         least = 0 if not usual.get(option) else 1
         if isinstance(options[option], int) and options[option] < least:
             raise UserError(f"{option} must be at least {least}, not {value}")
-    check("precision", options.get("precision", "highest"), ("default", "high", "highest"))
+    check_name("precision", options.get("precision", "highest"), ("default", "high", "highest"))
     return name, options
 
 
@@ -262,7 +261,7 @@ def sign_agreement(
     Raises:
       UserError: there is no such network or option, or it does not tell.
     """
-    check("network that tells the signs of its activations", name, ["nas_bench_201"])
+    check_name("network that tells the signs of its activations", name, ["nas_bench_201"])
     network = image_net(name, num_classes, **options)
 
     def agreement(params, hparams, inputs):

@@ -6,17 +6,16 @@ which moves gradients at initialisation and with them whatever matches gradients
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.types import Array
 
 Activation: TypeAlias = Callable[[Array], Array]
@@ -160,7 +159,7 @@ def pool(images: Array, kind: str) -> Array:
     Raises:
       UserError: there are no 2 x 2 pixels left, or no such pooling.
     """
-    check("pooling", kind, POOLINGS)
+    check_name("pooling", kind, POOLINGS)
     if kind == "none":
         return images
     n, height, width, channels = images.shape
@@ -196,7 +195,7 @@ def is_large(images: Array, kind: str = "auto") -> bool:
     Raises:
       UserError: no such stem.
     """
-    check("stem", kind, STEMS)
+    check_name("stem", kind, STEMS)
     return min(images.shape[1:3]) >= LARGE_SIDE if kind == "auto" else kind == "imagenet"
 
 
@@ -244,7 +243,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Normalised images [n, h, w, c]."""
-        check("norm", self.kind, NORMS)
+        check_name("norm", self.kind, NORMS)
         if self.kind == "none":
             return images
         shape = affine_shape(self.kind, images.shape[1:])
@@ -327,14 +326,5 @@ def activation(given: str | Activation) -> Activation:
     """
     if not isinstance(given, str):
         return given
-    check("activation", given, ACTIVATIONS)
+    check_name("activation", given, ACTIVATIONS)
     return ACTIVATIONS[given]
-
-
-def check(what: str, name: str, known: Iterable[str]) -> None:
-    """Raises `UserError` with the nearest name unless `name` is among `known`."""
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"unknown {what} {name!r}; {hint}")

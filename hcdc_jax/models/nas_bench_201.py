@@ -22,14 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.cells import CONV_1X1, CONV_3X3, EDGES, NONE, OPERATIONS, POOL, SKIP, Cell, cell_of
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.image_layers import (
     NORMS,
     Activation,
     activation,
     affine_shape,
     bordered,
-    check,
     kernel_init,
     normalised_planes,
 )
@@ -69,7 +68,7 @@ class NASBench201(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """Logits [n, num_classes] of images [n, h, w, c], height and width multiples of 4."""
-        check("norm", self.norm, NORMS)
+        check_name("norm", self.norm, NORMS)
         images = bordered(images)
         if any(size % 2 ** (NUM_STAGES - 1) for size in images.shape[1:3]):
             height, width = images.shape[1:3]
@@ -278,7 +277,7 @@ def _rectifiers(weights: Array) -> Array:
     """How many rectifiers read each of the first three nodes: one before every convolution that is there."""
     present = (weights[:, np.array(list(CONVOLUTIONS))] != 0).sum(-1)
     leaving = np.array([[source == node for source, _ in EDGES] for node in range(3)])
-    return (leaving * present[None]).sum(-1)
+    return (present[None] * leaving).sum(-1)
 
 
 def _agreement(inputs: Array | Sequence[Array], copies: Array | Sequence[float]) -> Array:

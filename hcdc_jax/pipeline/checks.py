@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 
 from hcdc_jax import augment, spaces
 from hcdc_jax.config import Config, check_methods, shares_theta, validate
 from hcdc_jax.data import published_accuracies
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, MODELS
 from hcdc_jax.pipeline.recipes import image_streams
@@ -25,8 +23,8 @@ def check_config(config: Config) -> None:
     """
     validate(config)
     check_methods(config, recipes.METHODS)
-    _check_name("space.name", config.space.name, spaces.names())
-    _check_name("model.name", config.model.name, MODELS)
+    check_name("space", config.space.name, spaces.names(), where="in 'space.name'")
+    check_name("model", config.model.name, MODELS, where="in 'model.name'")
     _check_table(config)
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
@@ -71,7 +69,7 @@ def _check_table(config: Config) -> None:
         return
     if config.space.name != CELLS:
         raise UserError(f"truth.table: there is no published table for the space {config.space.name!r}; leave it out")
-    _check_name("truth.table", config.truth.table, [CELLS])
+    check_name("table", config.truth.table, [CELLS], where="in 'truth.table'")
     # Read now: what is wrong with the file should be known before anything is trained.
     name = config.data.name if config.data.path is None else Path(config.data.path).stem
     for part in ("val", "test"):
@@ -207,11 +205,3 @@ def _check_half(setup: Setup, recipe: Recipe, part: str) -> None:
     recipe.start(setup, part, setup.config.seeds[0])  # seeds change the draw, not the sizes
     if recipe.learner is not None:
         recipe.learner.condenser(setup, recipe.container(setup, part))
-
-
-def _check_name(key: str, name: str, known: Iterable[str]) -> None:
-    known = list(known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"unknown name {name!r} in {key!r}; {hint}")

@@ -11,7 +11,7 @@ import jax
 
 from hcdc_jax import augment, files
 from hcdc_jax.config_values import with_defaults
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.evaluation import (
     Protocol,
     Teacher,
@@ -23,7 +23,6 @@ from hcdc_jax.evaluation import (
 )
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.image import num_parameters
-from hcdc_jax.models.image_layers import check
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
@@ -160,7 +159,7 @@ def _protocol(setup: Setup, plan: EvaluationPlan) -> tuple[str, Protocol]:
 def _problems(setup: Setup, plan: EvaluationPlan) -> dict[str, Problem]:
     problems = {}
     for text in plan.models or (setup.config.model.name,):
-        check("model", text.partition(":")[0], setup.kind.models)
+        check_name("model", text.partition(":")[0], setup.kind.models)
         try:
             name, options = described_net(text)
             options |= _options(setup, text)
@@ -182,7 +181,7 @@ def _options(setup: Setup, model: str) -> dict[str, Any]:
 def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, ...]) -> Iterator[Job]:
     config, wanted = setup.config, set(plan.methods or setup.config.methods)
     for method in plan.methods:
-        check("method of this run", method, config.methods)
+        check_name("method of this run", method, config.methods)
     sharing: dict[str, list[str]] = {}
     for method in config.methods:
         sharing.setdefault(train_place(folder, config, method, 0).recipe, []).append(method)

@@ -14,7 +14,7 @@ from hcdc_jax import files
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate_on, score
 from hcdc_jax.config import config_hash
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import describe
 from hcdc_jax.pipeline.progress import Progress, silent
@@ -77,10 +77,11 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
       The content of `search_<method>.json`; docs/search.md explains it.
 
     Raises:
-      UserError: there is no such condensed data, it is not of this run or its data, Optuna is missing, or its study is
-        of another space. Nothing is written then.
+      UserError: there is no such search or condensed data, it is not of this run or its data, Optuna is missing, or
+        its study is of another space. Nothing is written then.
     """
     progress = progress or silent()
+    check_name("search", plan.method, SEARCHES)
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
     if plan.top or plan.halving:

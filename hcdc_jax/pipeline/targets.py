@@ -205,10 +205,11 @@ def _some(setup: Setup, key: Array, hparams: list[np.ndarray]) -> list[dict[str,
         )
     share = Elapsed()
     share.run, share.compile = elapsed.run / len(hparams), elapsed.compile / len(hparams)
-    return [
-        _record(setup, one, *jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged)), Elapsed(), share)
-        for i, one in enumerate(hparams)
-    ]
+    records = []
+    for i, one in enumerate(hparams):
+        own_target, own_params, own_diverged = jax.tree.map(lambda leaf, i=i: leaf[i], (target, params, diverged))
+        records.append(_record(setup, one, own_target, own_params, own_diverged, Elapsed(), share))
+    return records
 
 
 def _record(

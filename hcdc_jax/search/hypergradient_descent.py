@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.frozen import unrolled_hypergradient
 from hcdc_jax.hypergradient import hypergradient
 from hcdc_jax.linear_solve import LinearSolver, neumann
@@ -119,6 +120,7 @@ def hypergradient_search(
     Returns:
       The points step by step, at each step those of all starts.
     """
+    check_name("sensitivity", sensitivity, get_args(Sensitivity))
     starts = min(starts, num)
     points = num // starts
     if inner_steps is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+from hcdc_jax.errors import check_name
 from hcdc_jax.spaces.continuous import Space, box, either_sign, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
 from hcdc_jax.spaces.nas_bench_201 import discrete_cell, nas_bench_201, one_hot, softmax_mix
@@ -23,9 +24,12 @@ _REGISTRY = {
 
 
 def get(name: str, **options) -> Space:
-    """The registered space `name`, built with its own options; the error of an unknown name lists the known ones."""
-    if name not in _REGISTRY:
-        raise KeyError(f"unknown space {name!r}; known: {', '.join(names())}")
+    """The registered space `name`, built with its own options.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    check_name("space", name, names())
     return _REGISTRY[name](**options)
 
 
@@ -35,7 +39,12 @@ def names() -> list[str]:
 
 
 def options(name: str) -> tuple[str, ...]:
-    """The options that `get` takes for the registered space `name`."""
+    """The options that `get` takes for the registered space `name`.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    check_name("space", name, names())
     return tuple(inspect.signature(_REGISTRY[name]).parameters)
 
 

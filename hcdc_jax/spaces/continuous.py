@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import hadamard
 from scipy.stats import qmc
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.types import Array
 
 Arguments = ParamSpec("Arguments")
@@ -242,8 +242,7 @@ def _checked(space: str, key: str, bounds: Bounds) -> tuple[float, float, str]:
         low, high = float(low), float(high)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where} must be (low, high) or (low, high, scale), got {bounds!r}") from error
-    if name not in _SCALES:
-        raise UserError(f"{where} have the unknown scale {name!r}; known are {', '.join(map(repr, _SCALES))}")
+    check_name("scale", name, _SCALES, where=f"in the bounds of {key!r} of the space {space!r}")
     scale = _SCALES[name]
     # As they are stored: what rounds to infinity, or to one number, is no interval either.
     with np.errstate(over="ignore"):

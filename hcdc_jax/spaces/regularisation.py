@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import check_name
 from hcdc_jax.models import ImageSetting
 from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object
 
@@ -35,9 +35,6 @@ def image_training(name: str, **bounds: Bounds) -> Space:
     """
     known = [field for field in ImageSetting._fields if field != "cell"]  # which is not a number
     for key in bounds:
-        if key not in known:
-            raise UserError(
-                f"space {name!r}: the hyperparameter {key!r} enters nowhere; an image network reads {', '.join(known)}"
-            )
+        check_name("hyperparameter of image networks", key, known, where=f"in the space {name!r}")
     values = box(name, bounds).read
     return box(name, bounds)._replace(read=lambda hparams: ImageSetting(**values(hparams)))

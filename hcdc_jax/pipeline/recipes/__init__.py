@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hcdc_jax.config import Config
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline.recipes import (
     coresets,
     edc,
@@ -65,7 +65,11 @@ def get(config: Config, name: str) -> Method:
 
     `hcdc.theta = "shared"` makes hcdc Algorithm 1; `condense.val = "random"` leaves methods that learn S_train with the
     S_val of the method random.
+
+    Raises:
+      UserError: there is no such method.
     """
+    check_name("method", name, METHODS)
     method = METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
     if config.condense.val == "random" and method.train is not None and method.train.learner is not None:
         return method._replace(val=coresets.RANDOM.val)
@@ -76,7 +80,7 @@ def train_recipe(config: Config, name: str) -> Recipe:
     """The recipe that makes the S_train of the method `name`.
 
     Raises:
-      UserError: it takes its S_train from a method that has none of its own.
+      UserError: there is no such method, or it takes its S_train from one that has none of its own.
     """
     return get(config, name).train or given_recipe(config)
 
@@ -85,8 +89,9 @@ def given_recipe(config: Config) -> Recipe:
     """The recipe of `hcdc.train_method`, for methods without an S_train of their own.
 
     Raises:
-      UserError: that method has none either.
+      UserError: there is no such method, or it has none either.
     """
+    check_name("method", config.hcdc.train_method, METHODS, where="in 'hcdc.train_method'")
     recipe = METHODS[config.hcdc.train_method].train
     if recipe is None:
         own = [method for method in METHODS if METHODS[method].train is not None]
