@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,34 @@ OPTIMIZERS = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
 }
 
+Decayed: TypeAlias = Literal["all", "kernels"]
+"""Which parameters a weight decay is for: all of them, or `kernels` alone."""
+
+
+def kernels(params: Params) -> PyTree:
+    """True for the kernels of convolutions and linear layers, False for all else: biases, norms, tokens, positions."""
+
+    def is_kernel(path: tuple[Any, ...], leaf: Array) -> bool:
+        del leaf
+        return bool(path) and getattr(path[-1], "key", None) == "kernel"
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate"],
-    meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule", "order", "adjoint_batch_size"],
+    meta_fields=[
+        "optimizer",
+        "steps",
+        "remat",
+        "batch_size",
+        "schedule",
+        "order",
+        "adjoint_batch_size",
+        "momentum",
+        "decayed",
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -45,6 +68,8 @@ class Training:
         one of an epoch filled up with the first examples.
       adjoint_batch_size: examples per step that reverse mode looks at, see `thrifty_gradient`; None for those of the
         step itself. Such a training has no forward mode.
+      momentum: of the optimiser "momentum".
+      decayed: which parameters the decay of the optimiser "adamw" is for.
     """
 
     learning_rate: float | Array = 0.01
@@ -55,15 +80,21 @@ class Training:
     schedule: str = "constant"
     order: str = "shuffled"
     adjoint_batch_size: int | None = None
+    momentum: float = 0.9
+    decayed: Decayed = "all"
 
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
     """The optimiser of the inner training; built inside traced code, since its rate is traced."""
+    own = {"momentum": {"momentum": training.momentum}}
+    if training.decayed == "kernels":
+        own["adamw"] = {"mask": kernels}
+    make = functools.partial(OPTIMIZERS[training.optimizer], **own.get(training.optimizer, {}))
     rate = training.learning_rate
     if training.schedule == "cosine":
         peak, decay = rate, optax.cosine_decay_schedule(1.0, training.steps)
-        return OPTIMIZERS[training.optimizer](lambda step: peak * decay(step))
-    return OPTIMIZERS[training.optimizer](rate)
+        return make(lambda step: peak * decay(step))
+    return make(rate)
 
 
 class Trainee(NamedTuple):

@@ -12,19 +12,10 @@ import pytest
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.inner import augmented, cropped, distilled, rand_augmented, taught
-from hcdc_jax.evaluation import (
-    PROTOCOLS,
-    TEST_BATCH,
-    Protocol,
-    Teacher,
-    evaluate_networks,
-    smooth_factors,
-    stored_logits,
-    summary,
-    with_epochs,
-)
+from hcdc_jax.evaluation import TEST_BATCH, Teacher, evaluate_networks, stored_logits, summary
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.protocols import PROTOCOLS, Protocol, smooth_factors, with_epochs
 from hcdc_jax.rand_augment import RandAugment, levels, rand_augment
 from hcdc_jax.train import Training, begin, take_step
 from hcdc_jax.types import Batch

@@ -11,9 +11,9 @@ import pytest
 
 from hcdc_jax import cli, files, pipeline
 from hcdc_jax import config as configs
-from hcdc_jax.evaluation import PROTOCOLS, described_protocol
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.recipes.edc import observers_of
+from hcdc_jax.protocols import PROTOCOLS, described_protocol
 from hcdc_jax.report import ladders
 from tests.errors import error_of
 from tests.image_runs import config_with
