@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -27,13 +28,20 @@ Decayed: TypeAlias = Literal["all", "kernels"]
 
 
 def kernels(params: Params) -> PyTree:
-    """True for the kernels of convolutions and linear layers, False for all else: biases, norms, tokens, positions."""
+    """True for the kernels of convolutions and linear layers, False for all else: biases, norms, tokens, positions.
+
+    Raises:
+      UserError: there are none, so that nothing would decay.
+    """
 
     def is_kernel(path: tuple[Any, ...], leaf: Array) -> bool:
         del leaf
         return bool(path) and getattr(path[-1], "key", None) == "kernel"
 
-    return jax.tree_util.tree_map_with_path(is_kernel, params)
+    found = jax.tree_util.tree_map_with_path(is_kernel, params)
+    if not any(jax.tree.leaves(found)):
+        raise UserError("no parameter is called 'kernel', so that nothing would decay; let decayed be 'all'")
+    return found
 
 
 @functools.partial(

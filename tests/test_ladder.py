@@ -100,7 +100,9 @@ def test_one_command_climbs_it_and_goes_on(write, tmp_path, capsys):
         values = [value for entry in entries[step["protocol"]]["entries"] for value in entry["test_accuracy"]["values"]]
         assert step["test_accuracy"] == values
     observers = [(observers_of(out / step["folder"], "train") / "observer_00.npz").read_bytes() for step in steps]
-    assert len(set(observers)) == 1, "trained once, and taken over"
+    assert observers[0] == observers[1]
+    assert observers[2] == observers[3], "taken over"
+    assert observers[2] != observers[0], "in mode code they learn from other views"
     page = (out / "ladder.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 2
     means = [f"{100 * np.mean(step['test_accuracy']):.1f} ± " for step in steps]

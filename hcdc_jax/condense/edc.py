@@ -5,7 +5,8 @@ images and read the same means and variances from them as from the real data, in
 no step looks at more. Each step goes through one observer, in turn. G-VBSM (arXiv 2311.17950) is the case `alpha` = 1
 without flatness.
 
-Where the paper and its code differ the paper's form is the default: see `Flatness` and `statistics.Mode`.
+Where the paper and its code differ the paper's form is the default: see `Flatness` and `statistics.Mode`; and for how
+new networks are trained on the images, `protocols.PROTOCOLS`.
 """
 
 from __future__ import annotations
