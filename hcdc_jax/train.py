@@ -94,7 +94,7 @@ class Training:
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
     """The optimiser of the inner training; built inside traced code, since its rate is traced."""
-    own = {"momentum": {"momentum": training.momentum}}
+    own: dict[str, dict[str, Any]] = {"momentum": {"momentum": training.momentum}}
     if training.decayed == "kernels":
         own["adamw"] = {"mask": kernels}
     make = functools.partial(OPTIMIZERS[training.optimizer], **own.get(training.optimizer, {}))
