@@ -183,8 +183,12 @@ def augment_at(key: Array, augmentation: Augmentation | None, images: Array, pla
     """
     if augmentation is None:
         return images
-    shape = images.shape[1:3]
-    return apply(jax.vmap(lambda place: draw(jax.random.fold_in(key, place), augmentation, shape))(places), images)
+    _, height, width, _ = images.shape
+
+    def drawn(place: Array) -> Draw:
+        return draw(jax.random.fold_in(key, place), augmentation, (height, width))
+
+    return apply(jax.vmap(drawn)(places), images)
 
 
 def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> Array:
