@@ -116,7 +116,7 @@ STUDIES: dict[str, Callable[[Sequence[Rung]], list[Rung]]] = {
     "observer_epochs": one_setting("epochs of observers", "edc.observer_epochs", 1, 2, 10, 20),
     "norms": norms,
     "label_noise": label_noise,
-    "statistics": one_setting("variances of the", "edc.statistics", "code"),
+    "statistics": one_setting("statistics of the", "edc.statistics", "code"),
     "crops": of_protocol("crops in evaluation of at least", "crop_area", 0.5, 1.0),
 }
 

@@ -4,12 +4,12 @@ Condense a data set into a tiny synthetic training and validation set on which t
 then search on it in seconds. The command is `hcdc`; everything it does is a function here.
 """
 
-from hcdc_jax import condense, containers, distances, evaluation, models, search, spaces
+from hcdc_jax import condense, containers, distances, evaluation, models, protocols, search, spaces
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate
 from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import Protocol, evaluate_networks
+from hcdc_jax.evaluation import evaluate_networks
 from hcdc_jax.frozen import (
     Pool,
     Target,
@@ -25,6 +25,7 @@ from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, d
 from hcdc_jax.metrics import rank_report
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
+from hcdc_jax.protocols import Protocol
 from hcdc_jax.train import Training, train
 from hcdc_jax.types import Batch
 from hcdc_jax.version import __version__
@@ -65,6 +66,7 @@ __all__ = [
     "methods",
     "models",
     "neumann",
+    "protocols",
     "rank_report",
     "real_batch",
     "response",

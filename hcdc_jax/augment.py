@@ -8,7 +8,7 @@ more work than a loop.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ VIEW_OPERATIONS = (*OPERATIONS, "cutmix")
 
 
 class Augmentation(NamedTuple):
-    """Which operations are drawn from, one at a time, and their ranges; the defaults are those of DSA.
+    """Which operations are drawn from, and their ranges; the defaults are those of DSA.
 
     Attributes:
       operations: names in `OPERATIONS`. Digits and house numbers do without "flip".
@@ -36,6 +36,8 @@ class Augmentation(NamedTuple):
       flip: probability.
       scale: largest factor per axis; the smallest is its inverse.
       rotate: largest angle in degrees, in both directions.
+      acting: of the operations, "one" at a time, or "all" at once, as networks are commonly trained: colours, then one
+        resampling that shifts, mirrors, scales and rotates, then the hole.
     """
 
     operations: tuple[str, ...] = OPERATIONS
@@ -47,13 +49,14 @@ class Augmentation(NamedTuple):
     flip: float = 0.5
     scale: float = 1.2
     rotate: float = 15.0
+    acting: Literal["one", "all"] = "one"
 
 
 class Draw(NamedTuple):
     """Parameters of one draw, or of one per image with leading axis [n].
 
     Attributes:
-      operation: position in `Augmentation.operations`.
+      operation: position in `Augmentation.operations`; not read where all of them act.
       brightness: summand.
       saturation: factor.
       contrast: factor.
@@ -89,6 +92,14 @@ def parse(text: str, known: tuple[str, ...] = OPERATIONS) -> Augmentation:
             f"augmentation {text!r}: each operation once, and at least one; join some of {', '.join(known)} by '_'"
         )
     return Augmentation(operations)
+
+
+def settings_of(augmentation: Augmentation | None) -> dict[str, Any] | None:
+    """What an augmentation is made of, for records: without `acting` at its default, as in records older than it."""
+    if augmentation is None:
+        return None
+    fields = augmentation._asdict()
+    return fields if augmentation.acting == "all" else {name: fields[name] for name in fields if name != "acting"}
 
 
 def draw_crop(key: Array, least_area: float | Array, shape: tuple[int, int], *, flip: float = 0.5) -> Draw:
@@ -129,10 +140,10 @@ def draw_crop_each(
 
 
 def draw(key: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Draw:
-    """One operation and its parameters.
+    """One operation and its parameters, or those of all operations where all act.
 
     Args:
-      key: decides both.
+      key: decides all.
       augmentation: what to draw from.
       shape: (height, width) of the images.
     """
@@ -141,7 +152,7 @@ def draw(key: Array, augmentation: Augmentation, shape: tuple[int, int]) -> Draw
 
 
 def draw_each(key: Array, augmentation: Augmentation, shape: tuple[int, int], num_images: int) -> Draw:
-    """One operation for all and parameters for each image, as networks are trained in DSA: leaves [n, ...]."""
+    """`draw` with one operation for all, parameters for each image, as networks are trained in DSA: leaves [n, ...]."""
     key_operation, key_parameters = jax.random.split(key)
     operation = _draw_operation(key_operation, augmentation)
     keys = jax.random.split(key_parameters, num_images)
@@ -165,6 +176,21 @@ def augment(key: Array, augmentation: Augmentation | None, images: Array) -> Arr
         return images
     n, height, width, _ = images.shape
     return apply(draw_each(key, augmentation, (height, width), n), images)
+
+
+def augment_at(key: Array, augmentation: Augmentation | None, images: Array, places: Array) -> Array:
+    """As `augment`, images [n, h, w, c] of a data set where the view of each depends on its place [n] alone.
+
+    The same images look the same in whatever batches and order they come.
+    """
+    if augmentation is None:
+        return images
+    _, height, width, _ = images.shape
+
+    def drawn(place: Array) -> Draw:
+        return draw(jax.random.fold_in(key, place), augmentation, (height, width))
+
+    return apply(jax.vmap(drawn)(places), images)
 
 
 def views(key: Array, augmentation: Augmentation, images: Array, count: int) -> Array:
@@ -263,6 +289,8 @@ def _draw(operation: Array, key: Array, augmentation: Augmentation, shape: tuple
     def if_drawn(name: str, value: Array, otherwise: float) -> Array:
         if name not in augmentation.operations:
             return jnp.full_like(value, otherwise)
+        if augmentation.acting == "all":
+            return value
         return jnp.where(operation == augmentation.operations.index(name), value, otherwise)
 
     def between(number: Array, low: float, high: float) -> Array:

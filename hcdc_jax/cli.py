@@ -19,7 +19,7 @@ import jax
 import joblib
 
 from hcdc_jax import config as configs
-from hcdc_jax import data, distances, evaluation, files, pipeline, search, spaces, terminal
+from hcdc_jax import data, distances, files, pipeline, protocols, search, spaces, terminal
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
@@ -191,8 +191,8 @@ def _add_evaluate(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = pipeline.EvaluationPlan
     sub = add("evaluate", _evaluate, "train new networks on the condensed images of a run and test them")
     sub.add_argument("target", metavar="CONFIG|DIR")
-    protocols = f"{', '.join(evaluation.PROTOCOLS)}, or with other settings, edc:epochs=300,zeta=1 ({plan.protocol})"
-    sub.add_argument("--protocol", default=plan.protocol, metavar="NAME", help=protocols)
+    known = f"{', '.join(protocols.PROTOCOLS)}, or with other settings, edc:epochs=300,zeta=1 ({plan.protocol})"
+    sub.add_argument("--protocol", default=plan.protocol, metavar="NAME", help=known)
     named = "networks, such as resnet18 or convnet:width=32 (that of the run)"
     sub.add_argument("--models", nargs="+", default=plan.models, metavar="NAME", help=named)
     sub.add_argument("--methods", nargs="+", default=plan.methods, metavar="NAME", help="of the run (all)")
@@ -315,7 +315,7 @@ def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     plan = pipeline.EvaluationPlan(**given)
     with terminal.progress() as progress:
         content = pipeline.evaluate_condensed(setup, folder, plan, progress)
-    words, _ = evaluation.described_protocol(plan.protocol)
+    words, _ = protocols.described_protocol(plan.protocol)
     stored = content["protocols"][words]
     terminal.say_table(evaluations.table(stored), evaluations.title(words))
     for sentence in evaluations.reading(stored):
@@ -335,7 +335,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
         ("Searches", dict.fromkeys(search.SEARCHES, "")),
-        ("Evaluation protocols", {name: protocol.about for name, protocol in evaluation.PROTOCOLS.items()}),
+        ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)
         for name, about in entries.items():

@@ -251,14 +251,17 @@ class EDCConfig:
     observer_epochs: Count = 10  # weak observers are better ones
     observer_rate: Positive = 0.05  # their step size
     observer_batch_size: Count = 64  # real images per step of theirs
-    statistics: Literal["paper", "code"] = "paper"  # variances of all numbers, or inside images and batches alone
+    # variances, first layer, and how images are shown to observers: as published, or as in the authors' code
+    statistics: Literal["paper", "code"] = "paper"
     iterations: Count = 2000  # steps of each batch of images; 75 in the code for CIFAR-10
     batch_size: Count | None = None  # images moved at once, a multiple or divisor of the classes; all if left out
     image_rate: Positive = 0.05  # Adam step of the pixels
     # weight of the statistics of all images; those of classes have the rest
     alpha: Annotated[float, Range(low=0, high=1)] = 0.5
     matching_weight: NonNegative = 0.01  # of statistics beside the cross-entropy; 0.1 for ImageNet-1k
-    first_layer: NonNegative = 10.0  # factor of the statistics of the first layer
+    first_layer: NonNegative = (
+        10.0  # factor of the statistics of the first norm and convolution; in "code" of the latter
+    )
     momentum: Annotated[float, Range(low=0, high=0.999)] = 0.8  # of the average of a batch's statistics over steps
     crop_area: Share = 0.5  # observers see crops of at least this share; 0.08 is the strong augmentation, 1 is none
     flatness: Literal["none", "paper", "code"] = "paper"  # logits are held near those of averaged images

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike
 
 from hcdc_jax.rank_correlations import (
@@ -231,7 +232,7 @@ def paired_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[fl
     Raises:
       ValueError: if a and b are not two equally long vectors, or level is not in (0, 1).
     """
-    a, b = _pair(a, b)
+    a, b = pair(a, b)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if not a.size or not (np.isfinite(a) & np.isfinite(b)).all():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax.errors import check_name
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
@@ -23,11 +23,41 @@ OPTIMIZERS = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
 }
 
+Decayed: TypeAlias = Literal["all", "kernels"]
+"""Which parameters a weight decay is for: all of them, or `kernels` alone."""
+
+
+def kernels(params: Params) -> PyTree:
+    """True for the kernels of convolutions and linear layers, False for all else: biases, norms, tokens, positions.
+
+    Raises:
+      UserError: there are none, so that nothing would decay.
+    """
+
+    def is_kernel(path: tuple[Any, ...], leaf: Array) -> bool:
+        del leaf
+        return bool(path) and getattr(path[-1], "key", None) == "kernel"
+
+    found = jax.tree_util.tree_map_with_path(is_kernel, params)
+    if not any(jax.tree.leaves(found)):
+        raise UserError("no parameter is called 'kernel', so that nothing would decay; let decayed be 'all'")
+    return found
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["learning_rate", "horizon"],
-    meta_fields=["optimizer", "steps", "remat", "batch_size", "schedule", "order", "adjoint_batch_size"],
+    meta_fields=[
+        "optimizer",
+        "steps",
+        "remat",
+        "batch_size",
+        "schedule",
+        "order",
+        "adjoint_batch_size",
+        "momentum",
+        "decayed",
+    ],
 )
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -47,6 +77,8 @@ class Training:
       adjoint_batch_size: examples per step that reverse mode looks at, see `thrifty_gradient`; None for those of the
         step itself. Such a training has no forward mode.
       horizon: the step at which a schedule has come to its end, and stays there; None for the last one.
+      momentum: of the optimiser "momentum".
+      decayed: which parameters the decay of the optimiser "adamw" is for.
 
     Raises:
       UserError: another optimiser, schedule or order.
@@ -61,6 +93,8 @@ class Training:
     order: str = "shuffled"
     adjoint_batch_size: int | None = None
     horizon: int | Array | None = None
+    momentum: float = 0.9
+    decayed: Decayed = "all"
 
     def __post_init__(self):
         # Whoever reads a schedule or an order asks for one name, and takes any other for the other one.
@@ -71,6 +105,10 @@ class Training:
 
 def optimizer_of(training: Training) -> optax.GradientTransformation:
     """The optimiser of the inner training; built inside traced code, since its rate is traced."""
+    own: dict[str, dict[str, Any]] = {"momentum": {"momentum": training.momentum}}
+    if training.decayed == "kernels":
+        own["adamw"] = {"mask": kernels}
+    make = functools.partial(OPTIMIZERS[training.optimizer], **own.get(training.optimizer, {}))
     rate = training.learning_rate
     if training.schedule == "cosine":
         horizon = training.steps if training.horizon is None else training.horizon
@@ -78,8 +116,8 @@ def optimizer_of(training: Training) -> optax.GradientTransformation:
         def annealed(step: Array) -> Array:  # optax's own schedule must know the horizon before it is compiled
             return rate * (0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step, horizon) / horizon)))
 
-        return OPTIMIZERS[training.optimizer](annealed)
-    return OPTIMIZERS[training.optimizer](rate)
+        return make(annealed)
+    return make(rate)
 
 
 class Trainee(NamedTuple):

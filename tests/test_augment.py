@@ -14,12 +14,14 @@ from hcdc_jax.augment import (
     Augmentation,
     apply,
     augment,
+    augment_at,
     draw,
     draw_crop,
     draw_crop_each,
     draw_each,
     fitting,
     parse,
+    settings_of,
     views,
 )
 from hcdc_jax.errors import UserError
@@ -134,6 +136,40 @@ def test_what_is_not_drawn_stays_at_the_identity():
         assert {other for other, value in moved.items() if value} <= {name}
     nothing = DRAW(KEYS[0], only("flip", flip=0.0), SHAPE)
     np.testing.assert_array_equal(APPLY(nothing, IMAGES), IMAGES)
+
+
+def test_all_operations_may_act_at_once():
+    """Shifted and mirrored in the same draw, as NumPy does it; each of both as often as it is alone."""
+    augmentation = Augmentation(("crop", "flip"), crop=0.25, acting="all")
+    many = DRAW_EACH(KEYS[0], augmentation, SHAPE, 400)
+    mirrored, shifted = np.asarray(many.matrix)[:, 1, 1] == -1, np.asarray(many.shift).any(1)
+    np.testing.assert_allclose([mirrored.mean(), shifted.mean()], [0.5, 1 - 1 / 25], atol=0.08)
+    assert (mirrored & shifted).sum() > 100
+    number = np.flatnonzero(mirrored & shifted)[0]
+    down, right = np.asarray(many.shift)[number].astype(int)
+    parameters = jax.tree.map(lambda leaf: leaf[number], many)
+    padded = np.pad(np.asarray(IMAGES), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    window = padded[:, 2 + down : 10 + down, 2 + right : 8 + right]
+    np.testing.assert_allclose(APPLY(parameters, IMAGES), window[:, :, ::-1], atol=1e-5)
+    one_by_one = DRAW_EACH(KEYS[0], augmentation._replace(acting="one"), SHAPE, 400)
+    assert not ((np.asarray(one_by_one.matrix)[:, 1, 1] == -1) & np.asarray(one_by_one.shift).any(1)).any()
+
+
+def test_a_view_depends_on_the_place_of_its_image_alone():
+    augmentation, look = Augmentation(("crop", "flip"), acting="all"), jax.jit(augment_at, static_argnums=1)
+    together = look(KEYS[0], augmentation, IMAGES, jnp.arange(5))
+    order = jnp.array([3, 1])
+    np.testing.assert_array_equal(look(KEYS[0], augmentation, IMAGES[order], order), together[order])
+    assert augment_at(KEYS[0], None, IMAGES, jnp.arange(5)) is IMAGES
+
+
+def test_records_are_those_of_before_where_operations_act_one_at_a_time():
+    names = {
+        "operations", "brightness", "saturation", "contrast", "crop", "cutout", "flip", "scale", "rotate"
+    }  # fmt: skip
+    assert set(settings_of(Augmentation())) == names
+    assert settings_of(Augmentation(acting="all")) == settings_of(Augmentation()) | {"acting": "all"}
+    assert settings_of(None) is None
 
 
 def test_one_draw_does_the_same_to_every_batch():

@@ -195,6 +195,21 @@ def test_switches_change_what_they_say():
     assert info(first_layer=1.0).matching < usual.matching
 
 
+def test_in_mode_code_the_first_convolution_alone_has_the_factor():
+    """What a step compares, with distances by hand: of the norm once, of both views of the convolution ten times."""
+    data = data_of(alpha=0.3, momentum=0.0, crop_area=1.0, flip=0.0)
+    distances, pixels = np.zeros(3), jnp.clip(variables_of().pixels, -2, 2)
+    for number, (mine, view) in enumerate(zip(looked(0, pixels), target(0).statistics, strict=True)):
+        for name in ("mean", "variance"):
+            value, whole, classes = (np.asarray(getattr(m, name), float) for m in (mine, view.whole, view.classes))
+            distances[number] += 0.3 * np.linalg.norm(value - whole) + 0.7 * np.linalg.norm(value - classes.mean(0))
+    # The norm; channels and patches of the convolution.
+    for mode, factors in (("paper", (10, 10, 10)), ("code", (1, 10, 10))):
+        condenser = edc(LOOKS, CLASSES, mode=mode)
+        info = step_of(condenser.init(KEY, variables_of(), data), data, condenser=condenser)[1]
+        np.testing.assert_allclose(info.matching, np.dot(factors, distances), rtol=1e-4)
+
+
 def test_images_that_the_observers_chose_take_the_place_of_the_containers():
     chosen = jnp.full((12, 6, 6, 1), 0.5)
     state = edc(LOOKS, CLASSES).init(KEY, variables_of(), data_of(start=chosen))

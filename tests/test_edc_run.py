@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline
 from hcdc_jax.config import Config
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.files import write_npz
 from hcdc_jax.pipeline import halves, recipes
-from hcdc_jax.pipeline.recipes.edc import observers_of
+from hcdc_jax.pipeline.recipes.edc import observers_of, shown_to_observers
 from tests.errors import error_of
 from tests.test_image_methods import small
 
@@ -48,6 +51,30 @@ def test_mosaics_are_moved_batch_by_batch_and_observers_serve_all_seeds(tmp_path
         recipe = recipes.train_recipe(config, "edc")
         message = error_of(lambda: halves.make_half(run, recipe, "train", 1, method="edc"))
     assert "missing or not what was written" in message
+
+
+def test_in_mode_code_observers_learn_and_are_measured_under_all_that_is_done_to_images(tmp_path):
+    config, folder = small(("edc",), edc={**ONE, "statistics": "code"}), tmp_path / "run"
+    images = np.asarray(condensed(config, folder).batch.inputs)
+    assert np.isfinite(images).all()
+    kept = observers_of(folder, "train")
+    made = json.loads((kept / "observers.json").read_text())["0"]["made_by"]["augmentation"]
+    assert (made["operations"], made["acting"]) == (["crop"], "all"), "digits have no mirror"
+
+    # Statistics of images as they are, which older versions left there, are not read.
+    path = kept / "statistics_code_00.npz"
+    arrays = read_arrays(path)
+    assert "crop" in str(arrays["seen"])
+    write_npz(path, {name: 0 * x if x.dtype.kind == "f" else x for name, x in arrays.items() if name != "seen"})
+    halves.Place(folder, "edc", "train", 0).finished.unlink()
+    np.testing.assert_array_equal(condensed(config, folder).batch.inputs, images)
+    np.testing.assert_array_equal(read_arrays(path)["0000/whole/mean"], arrays["0000/whole/mean"])
+
+    for mode in ("paper", "code"):
+        setup = pipeline.prepare(small(("edc",), edc={**ONE, "statistics": mode}))
+        photographs = setup._replace(data=setup.data._replace(name="photographs"))
+        shown = shown_to_observers(photographs, setup.train.inputs)
+        assert (shown.operations, shown.acting) == (("crop", "flip"), "all" if mode == "code" else "one")
 
 
 @pytest.mark.parametrize(

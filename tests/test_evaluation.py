@@ -12,21 +12,13 @@ import pytest
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.inner import augmented, cropped, distilled, rand_augmented, taught
-from hcdc_jax.evaluation import (
-    PROTOCOLS,
-    TEST_BATCH,
-    Protocol,
-    Teacher,
-    evaluate_networks,
-    smooth_factors,
-    stored_logits,
-    summary,
-    with_epochs,
-)
+from hcdc_jax.evaluation import TEST_BATCH, Teacher, evaluate_networks, stored_logits, summary
+from hcdc_jax.models import image_problem
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.protocols import PROTOCOLS, Protocol, smooth_factors, stages, with_epochs
 from hcdc_jax.rand_augment import RandAugment, levels, rand_augment
-from hcdc_jax.train import Training, begin, take_step
+from hcdc_jax.train import Training, begin, kernels, shown, take_step
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
@@ -215,11 +207,110 @@ def test_edc_is_as_published_for_cifar():
     assert (edc.zeta, edc.average, edc.cutmix, edc.crop_area) == (2.0, 0.99, 1.0, 0.08)
     assert edc.rand_augment == RandAugment(num_ops=2, magnitude=9.0)
     assert [name for name, protocol in PROTOCOLS.items() if protocol.rand_augment] == [
-        "edc", "edc_soft", "edc_stored", "edc_early_late"
+        "edc", "edc_soft", "edc_stored", "edc_early_late", "edc_code", "edc_code_cifar100", "edc_code_tiny"
     ]  # fmt: skip
     assert dataclasses.replace(PROTOCOLS["edc_early_late"], early_late=False, about=edc.about) == edc
     soft, stored = PROTOCOLS["edc_soft"], PROTOCOLS["edc_stored"]
     assert dataclasses.replace(stored, logits="online", about=soft.about) == soft
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch_size", "optimizer", "rate", "momentum", "decay", "crop_area", "last_factor"),
+    [
+        ("edc_code", 1000, 25, "adamw", 0.001, None, 0.0, 0.08, 0.5**3),
+        ("edc_code_cifar100", 1000, 50, "momentum", 0.1, 0.875, 5e-4, 0.5, 0.0),
+        ("edc_code_tiny", 300, 100, "momentum", 0.1, 0.875, 5e-4, 0.5, 0.5),
+    ],
+)
+def test_the_authors_code_has_its_own_protocol_for_each_data_set(
+    name, epochs, batch_size, optimizer, rate, momentum, decay, crop_area, last_factor
+):
+    protocol, soft = PROTOCOLS[name], PROTOCOLS["edc_soft"]
+    assert (protocol.epochs, protocol.batch_size, protocol.optimizer) == (epochs, batch_size, optimizer)
+    assert (protocol.learning_rate, protocol.weight_decay, protocol.crop_area) == (rate, decay, crop_area)
+    assert momentum is None or protocol.momentum == momentum
+    assert (protocol.labels, protocol.decayed) == ("own", "kernels")
+    assert (soft.labels, soft.decayed, soft.momentum) == ("mixed", "all", 0.9), "the paper's form stays as it is"
+    for same in ("label_weight", "average", "cutmix", "rand_augment", "augmentation", "logits"):
+        assert getattr(protocol, same) == getattr(soft, same)
+    factors, lasting = stages(protocol)
+    assert sum(lasting) == epochs
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(last_factor, abs=6e-3)
+    if name == "edc_code":
+        np.testing.assert_array_equal(np.cumsum(lasting), [800, 900, 950, 1000])
+
+
+def biased():
+    """Softmax regression with a kernel and a bias, both far from 0."""
+
+    def apply(params, hparams, inputs):
+        return inputs.reshape(len(inputs), -1) @ params["kernel"] + params["bias"][None]
+
+    def val_loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    rng = np.random.default_rng(4)
+    start = {"kernel": jnp.asarray(rng.normal(size=(36, 3)), jnp.float32), "bias": jnp.asarray([9.0, -6.0, 3.0])}
+    return Problem(lambda key, hparams: start, apply, val_loss, val_loss), start
+
+
+@pytest.mark.parametrize(("optimizer", "taught_by"), [("momentum", True), ("momentum", False), ("adamw", True)])
+def test_kernels_alone_decay_and_labels_stay_those_of_the_image(optimizer, taught_by):
+    """Images that CutMix made, with the labels they had before it, through a loop in NumPy."""
+    problem, start = biased()
+    protocol = Protocol(
+        "", epochs=6, learning_rate=0.05, optimizer=optimizer, momentum=0.875, decayed="kernels", cutmix=1.0,
+        labels="own", label_weight=0.5 if taught_by else None, weight_decay=0.5 if optimizer == "momentum" else 0.0,
+    )  # fmt: skip
+    train, test = batch_of(12, shift=1), batch_of(9, seed=1)
+    theirs, right = np.random.default_rng(1).normal(size=(36, 3)), np.eye(3)[np.asarray(train.labels)]
+    mixing = taught(linear(), None, 1.0, 0.0, 3)
+    values = {name: np.asarray(value, float) for name, value in start.items()}
+    first, second = ({name: np.zeros_like(value) for name, value in values.items()} for _ in range(2))
+    for step in range(6):
+        seen = shown(jax.random.fold_in(KEY, 0), jnp.int32(step), mixing, (), train, Training(batch_size=12))
+        x = np.asarray(seen.inputs, float).reshape(12, -1)
+        logits = x @ values["kernel"] + values["bias"]
+        slope = softmax(logits) - right
+        if taught_by:
+            slope = 2 * (logits - x @ theirs) / 3 + 0.5 * slope
+        for name, gradient in {"kernel": x.T @ slope / 12, "bias": slope.mean(0)}.items():
+            if optimizer == "momentum":
+                gradient = gradient + (protocol.weight_decay * values[name] if name == "kernel" else 0)
+                first[name] = 0.875 * first[name] + gradient
+                values[name] = values[name] - 0.05 * first[name]
+                continue
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            unbiased = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
+            decay = 0.01 * values[name] if name == "kernel" else 0
+            values[name] = values[name] - 0.05 * (unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + decay)
+    logits = np.asarray(test.inputs, float).reshape(9, -1) @ values["kernel"] + values["bias"]
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(9), test.labels])
+
+    teacher = Teacher(linear(), jnp.asarray(theirs, jnp.float32)) if taught_by else None
+
+    def loss(**changes):
+        changed = dataclasses.replace(protocol, **changes)
+        return evaluate_networks(KEY, problem, changed, train, test, networks=1, teacher=teacher).loss[0]
+
+    np.testing.assert_allclose(loss(), expected, rtol=1e-5)
+    others = [{"decayed": "all"}, {"labels": "mixed"}, {"momentum": 0.9}]
+    for changes in others if optimizer == "momentum" else others[:1]:
+        assert abs(loss(**changes) / expected - 1) > 1e-3, "the loop can tell"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "deit_tiny"])
+def test_what_decays_is_what_multiplies_images_and_features(name):
+    problem = image_problem(name, (16, 16, 3), 4, weight_decay=0.0)
+    params = jax.eval_shape(lambda key: problem.init(key, ()), KEY)
+    for path, (leaf, decays) in jax.tree_util.tree_leaves_with_path(
+        jax.tree.map(lambda *both: both, params, kernels(params)), is_leaf=lambda node: isinstance(node, tuple)
+    ):
+        token = path[-1].key in ("class_token", "positions")
+        assert decays == (leaf.ndim > 1 and not token), path
+    assert "no parameter is called 'kernel'" in error_of(lambda: kernels(jnp.ones((2, 2))))
 
 
 def test_rand_augment_comes_first_and_knows_black_and_white_from_the_set():

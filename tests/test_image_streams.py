@@ -195,10 +195,11 @@ def condensed(config, folder):
         ]
 
 
-def test_a_run_on_a_stream_is_the_run_on_the_images_in_memory(tree, tmp_path):
-    made = []
+@pytest.mark.parametrize("mode", ["paper", "code"])
+def test_a_run_on_a_stream_is_the_run_on_the_images_in_memory(tree, tmp_path, mode):
+    made, edc = [], ONE | {"statistics": mode}
     for stream in (False, True):
-        config = of_folder(tree, data={"stream": stream}, condense={"init": "mosaics", "images_per_class": 2})
+        config = of_folder(tree, data={"stream": stream}, condense={"init": "mosaics", "images_per_class": 2}, edc=edc)
         made.append(condensed(config, tmp_path / str(stream)))
     for found, expected in zip(made[1], made[0], strict=True):
         np.testing.assert_array_equal(found.labels, expected.labels)

@@ -18,7 +18,17 @@ from hcdc_jax.condense.observers import (
     save_observer,
     train_observer,
 )
-from hcdc_jax.condense.statistics import emphasis, joined, statistics, statistics_of, views
+from hcdc_jax.condense.statistics import (
+    Shown,
+    emphasis,
+    joined,
+    order_of,
+    statistics,
+    statistics_of,
+    statistics_of_batches,
+    view_of,
+    views,
+)
 from hcdc_jax.models import image_problem
 from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs
 from hcdc_jax.types import Batch
@@ -117,6 +127,55 @@ def test_the_first_layer_counts_more():
     np.testing.assert_array_equal(emphasis(seen, 10.0), [10, 10, 10])
     two = LayerInputs(seen.logits, seen.convolved * 2, seen.normed * 2)
     np.testing.assert_array_equal(emphasis(two, 10.0), [10, 1, 10, 10, 1, 1])
+
+
+def test_in_mode_code_the_first_convolution_alone_counts_more():
+    seen = NET.look(PARAMS, batch_of().inputs)
+    np.testing.assert_array_equal(emphasis(seen, 10.0, "code"), [1, 10, 10])
+    two = LayerInputs(seen.logits, seen.convolved * 2, seen.normed * 2)
+    np.testing.assert_array_equal(emphasis(two, 10.0, "code"), [1, 1, 10, 10, 1, 1])
+
+
+SHIFTED = Augmentation(("crop", "flip"), crop=1 / 3, acting="all")
+
+
+def test_images_are_measured_as_they_are_shown():
+    """Each is one of the 2 x 5 x 5 mirrored and shifted copies of itself; statistics are those of these copies."""
+    batch = batch_of()
+    shown, places = Shown(KEY, SHIFTED), jnp.arange(23)
+    copies = []
+    for image, seen in zip(batch.inputs, view_of(shown, batch.inputs, places), strict=True):
+        padded = np.pad(np.asarray(image), ((2, 2), (2, 2), (0, 0)))
+        windows = [(padded[i : i + 6, j : j + 6], (i, j)) for i in range(5) for j in range(5)]
+        ways = [(window[:, ::step], (step, *place)) for window, place in windows for step in (1, -1)]
+        distance, way = min((np.abs(candidate - seen).max(), way) for candidate, way in ways)
+        assert distance < 1e-4
+        copies.append((next(candidate for candidate, other in ways if other == way), way))
+    ways = [way for _, way in copies]
+    assert {step for step, _, _ in ways} == {1, -1}
+    assert any(step == -1 and (i, j) != (2, 2) for step, i, j in ways), "shifted and mirrored at once"
+
+    images = jnp.asarray(np.stack([copy for copy, _ in copies]), jnp.float32)
+    found = statistics(NET.look, PARAMS, batch, CLASSES, mode="code", batch_size=5, shown=shown)
+    order = np.asarray(order_of(shown, 23))
+    assert sorted(order) == list(range(23))
+    assert (order != np.arange(23)).any()
+    plain = statistics(NET.look, PARAMS, batch, CLASSES, mode="code", batch_size=5)
+    for view, moments, other in zip(views(NET.look(PARAMS, images)), found, plain, strict=True):
+        view = np.asarray(view, np.float64)
+        parts = [view[order[i : i + 5]] for i in range(0, 23, 5)]
+        within = np.average([part.var((0, 1)) for part in parts], axis=0, weights=[len(part) for part in parts])
+        np.testing.assert_allclose(moments.whole.variance, within, rtol=1e-3)
+        np.testing.assert_allclose(moments.whole.mean, view.mean((0, 1)), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(moments.classes.variance[1], view[LABELS == 1].var(1).mean(0), rtol=1e-3)
+        assert (np.abs(moments.whole.mean / other.whole.mean - 1) > 0.05).all(), "borders are dark"
+    batches = [batch_of(order[i : i + 5]) for i in range(0, 23, 5)]
+    seen = [
+        one._replace(inputs=view_of(shown, one.inputs, jnp.asarray(order[i : i + 5])))
+        for i, one in zip(range(0, 23, 5), batches, strict=True)
+    ]
+    streamed = statistics_of_batches(NET.look, PARAMS, seen, CLASSES, mode="code")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), streamed, found)
 
 
 def test_a_class_without_images_leaves_no_nan():

@@ -19,6 +19,7 @@ LAYERS = [
     ["report"],
     ["search"],
     ["evaluation"],
+    ["protocols"],
     ["condense"],
     ["candidates"],
     ["sharding", "processes"],

@@ -5,7 +5,8 @@ images and read the same means and variances from them as from the real data, in
 no step looks at more. Each step goes through one observer, in turn. G-VBSM (arXiv 2311.17950) is the case `alpha` = 1
 without flatness.
 
-Where the paper and its code differ the paper's form is the default: see `Flatness` and `statistics.Mode`.
+Where the paper and its code differ the paper's form is the default: see `Flatness` and `statistics.Mode`; and for how
+new networks are trained on the images, `protocols.PROTOCOLS`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import optax
 
 from hcdc_jax.augment import apply, draw_crop
 from hcdc_jax.condense.base import Condenser
-from hcdc_jax.condense.statistics import Moments, Statistics, emphasis, moments_of, views
+from hcdc_jax.condense.statistics import Mode, Moments, Statistics, emphasis, moments_of, views
 from hcdc_jax.containers import ImageVariables
 from hcdc_jax.containers.images import taken
 from hcdc_jax.errors import UserError, check_name
@@ -62,7 +63,7 @@ class EDCData(NamedTuple):
       image_rate: Adam step at the start of a batch; it falls to 0 along half a cosine.
       alpha: weight of the statistics of all images; those of the batch's classes have 1 - alpha.
       matching_weight: of the statistics, r; the cross-entropy has 1.
-      first_layer: factor of the statistics of the first layer.
+      first_layer: factor of the statistics of the first layer, see `statistics.emphasis`.
       momentum: of the moving average of the batch's statistics.
       crop_area: least share of an image that an observer is shown; 1 for all of it.
       flip: probability of a mirror.
@@ -143,6 +144,7 @@ def edc(
     iterations: int = 2000,
     batch_size: int | None = None,
     flatness: Flatness = "paper",
+    mode: Mode = "paper",
 ) -> Condenser:
     """EDC as a condenser of pixels, `iterations` steps for each batch.
 
@@ -152,6 +154,7 @@ def edc(
       iterations: steps of a batch.
       batch_size: images of a batch, a multiple or a divisor of the number of classes; all by default.
       flatness: see `Flatness`.
+      mode: in which the observers' statistics were measured; says how far `first_layer` goes.
 
     Returns:
       A condenser whose variables are `ImageVariables` sorted by class, equally many of each, and whose data are
@@ -189,7 +192,8 @@ def edc(
 
         def through(number: int):
             def observe(_):
-                loss = functools.partial(_loss, looks[number], data.observers[number], data, flatness, averages[number])
+                target = data.observers[number]
+                loss = functools.partial(_loss, looks[number], target, data, flatness, mode, averages[number])
                 (_, (info, average)), slope = jax.value_and_grad(loss, has_aux=True)(
                     pixels, apply(crop, jax.lax.stop_gradient(smooth)), batch.labels, crop
                 )
@@ -263,7 +267,7 @@ def flatness_loss(logits: Array, smooth: Array, temperature: float | Array, form
     return (jnp.exp(theirs) * (theirs - ours)).mean()
 
 
-def _loss(look, target, data, flatness, average, pixels, smooth, labels, crop):
+def _loss(look, target, data, flatness, mode, average, pixels, smooth, labels, crop):
     """What a step minimises in the pixels, `EDCInfo`, and the new average of the observer."""
     seen = look(target.params, apply(crop, pixels))
     weights = jnp.ones(labels.shape[0], pixels.dtype)
@@ -272,7 +276,8 @@ def _loss(look, target, data, flatness, average, pixels, smooth, labels, crop):
     average, found = _averaged(average, batch, data.momentum)
     num_classes = target.statistics[0].classes.weight.shape[0]
     shares = jnp.zeros(num_classes, pixels.dtype).at[labels].add(1 / labels.shape[0])
-    matching = matching_loss(found, target.statistics, shares, data.alpha, emphasis(seen, data.first_layer))
+    factors = emphasis(seen, data.first_layer, mode)
+    matching = matching_loss(found, target.statistics, shares, data.alpha, factors)
     flat = jnp.zeros(())
     if flatness != "none":
         flat = flatness_loss(seen.logits, look(target.params, smooth).logits, data.flatness_temperature, flatness)

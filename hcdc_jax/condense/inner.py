@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each
+from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each, settings_of
 from hcdc_jax.files import sha256
-from hcdc_jax.models.perturbations import cut_mixed
+from hcdc_jax.models.perturbations import MixedLabels, cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
 from hcdc_jax.rand_augment import RandAugment, rand_augment
 from hcdc_jax.soft_labels import softened_divergence
-from hcdc_jax.train import Trainee, Training, optimizer_of, orders_of, take_step
+from hcdc_jax.train import Decayed, Trainee, Training, kernels, optimizer_of, orders_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -36,7 +36,7 @@ class EpochTraining:
       learning_rate: traced.
       epochs: passes over the real images.
       batch_size: real images per step.
-      augmentation: with parameters for each image, one operation per step.
+      augmentation: with parameters for each image, one operation per step or all of them.
     """
 
     learning_rate: float | Array
@@ -72,7 +72,7 @@ def trained_by(
         "learning_rate": float(training.learning_rate),
         "epochs": training.epochs,
         "batch_size": training.batch_size,
-        "augmentation": training.augmentation._asdict() if training.augmentation else None,
+        "augmentation": settings_of(training.augmentation),
         **stored,
     }
     return json.loads(json.dumps(made_by))  # as it will be read: tuples are lists
@@ -80,7 +80,7 @@ def trained_by(
 
 @functools.cache
 def augmented(problem: Problem, augmentation: Augmentation | None) -> Problem:
-    """The problem whose training sees augmented images: one operation per step, with parameters for each image.
+    """The problem whose training sees images under `augment`, with parameters for each image.
 
     What the problem itself does to its batches comes after it. Without an augmentation, the problem as it is.
     """
@@ -107,7 +107,14 @@ def cropped(problem: Problem, least_area: float) -> Problem:
 
 @functools.cache
 def taught(
-    problem: Problem, augmentation: Augmentation | None, cutmix: float, weight_decay: float, num_classes: int
+    problem: Problem,
+    augmentation: Augmentation | None,
+    cutmix: float,
+    weight_decay: float,
+    num_classes: int,
+    *,
+    decayed: Decayed = "all",
+    labels: MixedLabels = "mixed",
 ) -> Problem:
     """The network of a problem under the training loss and the perturbations that a protocol of the field gives it.
 
@@ -117,14 +124,16 @@ def taught(
       cutmix: probability of `perturbations.cut_mixed` per step.
       weight_decay: as PyTorch counts it, twice the factor of the squared norm.
       num_classes: of the labels.
+      decayed: which parameters `weight_decay` is for.
+      labels: of images that have a box of another one, see `perturbations.cut_mixed`.
     """
 
     def train_loss(params, hparams, batch):
-        return problem.val_loss(params, hparams, batch) + _decay(params, weight_decay)
+        return problem.val_loss(params, hparams, batch) + _decay(params, weight_decay, decayed)
 
     def perturb(key, hparams, batch):
         del hparams
-        return cut_mixed(key, batch, cutmix, num_classes)
+        return cut_mixed(key, batch, cutmix, num_classes, labels)
 
     plain = problem._replace(train_loss=train_loss, perturb=perturb if cutmix else None)
     return augmented(plain, augmentation)
@@ -147,6 +156,8 @@ def distilled(
     label_weight: float,
     weight_decay: float,
     temperature: float | None = None,
+    *,
+    decayed: Decayed = "all",
 ) -> Problem:
     """The network, trained to give the logits of a teacher for whatever it is shown (EDC's post-evaluation).
 
@@ -160,6 +171,7 @@ def distilled(
       weight_decay: as for `taught`.
       temperature: the difference is `softened_divergence` at this temperature (FKD, RDED); the mean squared difference
         of logits (EDC) if not given.
+      decayed: as for `taught`.
     """
 
     def train_loss(params, hparams, batch):
@@ -171,13 +183,15 @@ def distilled(
         else:
             difference = softened_divergence(logits, said, temperature)
         of_labels = label_weight * network.val_loss(params, own, batch)
-        return weighted_mean(difference, batch.weights) + of_labels + _decay(params, weight_decay)
+        return weighted_mean(difference, batch.weights) + of_labels + _decay(params, weight_decay, decayed)
 
     return _accompanied(network)._replace(train_loss=train_loss)
 
 
-def _decay(params: Params, weight_decay: float) -> Array:
-    """What adds `weight_decay` times each parameter to its gradient."""
+def _decay(params: Params, weight_decay: float, decayed: Decayed) -> Array:
+    """What adds `weight_decay` times each parameter that decays to its gradient."""
+    if decayed == "kernels":
+        params = jax.tree.map(lambda leaf, is_one: leaf if is_one else None, params, kernels(params))
     return weight_decay / 2 * optax.tree.norm(params, squared=True)
 
 

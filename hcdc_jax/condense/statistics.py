@@ -8,6 +8,7 @@ and pixels, and patches of `PATCH` x `PATCH` pixels over images, channels and pi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax.augment import Augmentation, augment_at
 from hcdc_jax.errors import check_name
 from hcdc_jax.models.layer_inputs import LayerInputs
 from hcdc_jax.types import Array, Batch, Params
@@ -28,11 +30,14 @@ TINY = 1e-12
 """What a weight of 0 is divided by in place of itself."""
 
 Mode: TypeAlias = Literal["paper", "code"]
-"""How variances over several images are taken.
+"""How statistics are measured and compared.
 
-- "paper": of all their numbers, whatever batch and image they came in.
-- "code": as the authors' code has it, which is less. Of a class, the mean of the variances inside each of its images;
-  of all images, the mean of the variances of the batches that they came in.
+- "paper": variances over several images are those of all their numbers, whatever batch and image they came in. The
+  first norm and the first convolution count more.
+- "code": as the authors' code has it. Variances are less: of a class, the mean of the variances inside each of its
+  images; of all images, the mean of the variances of the batches that they came in. The first convolution alone
+  counts more. Observers learn from images that are shifted and mirrored at once, and that is how images are measured
+  (by `augment_at`, in an order that is drawn), where "paper" has one of both in a step, and images as they are.
 """
 
 
@@ -62,6 +67,20 @@ class ViewMoments(NamedTuple):
     classes: Moments
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["key"], meta_fields=["augmentation"])
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """How real images are looked at in mode "code".
+
+    Attributes:
+      key: of their order, and of what is done to each.
+      augmentation: what that is; None for nothing.
+    """
+
+    key: Array
+    augmentation: Augmentation | None = None
+
+
 Statistics: TypeAlias = tuple[ViewMoments, ...]
 """Of all views of one network, in the order of `views`."""
 
@@ -81,11 +100,14 @@ def channels_of(images: Array) -> Array:
     return images.reshape(n, height * width, channels)
 
 
-def emphasis(seen: LayerInputs, first: float | Array) -> Array:
-    """[views] factors of views in a sum: `first` for the first norm and the first convolution, 1 for others."""
+def emphasis(seen: LayerInputs, first: float | Array, mode: Mode = "paper") -> Array:
+    """[views] factors of views in a sum: `first` for both views of the first convolution, 1 for others.
+
+    In mode "paper" it is that of the first norm, too.
+    """
     count, norms = len(seen.normed) + 2 * len(seen.convolved), len(seen.normed)
-    places = jnp.array([*([0] if norms else []), norms, norms + 1])
-    return jnp.ones(count).at[places].set(first)
+    of_norm = [0] if norms and mode == "paper" else []
+    return jnp.ones(count).at[jnp.array([*of_norm, norms, norms + 1])].set(first)
 
 
 def moments_of(values: Array, weights: Array) -> Moments:
@@ -140,6 +162,17 @@ def statistics_of(
     )
 
 
+def order_of(shown: Shown, count: int) -> Array:
+    """[count] places of images in the order in which they are looked at."""
+    return jax.random.permutation(jax.random.fold_in(shown.key, 0), count)
+
+
+@jax.jit
+def view_of(shown: Shown, images: Array, places: Array) -> Array:
+    """Images [n, h, w, c], at these places [n] of the data, as they are looked at."""
+    return augment_at(jax.random.fold_in(shown.key, 1), shown.augmentation, images, places)
+
+
 def joined(a: Statistics, b: Statistics, mode: Mode = "paper") -> Statistics:
     """Of two sets of images together; to be folded over batches from any source."""
     check_name("mode of statistics", mode, get_args(Mode))
@@ -156,6 +189,7 @@ def statistics(
     *,
     mode: Mode = "paper",
     batch_size: int = 256,
+    shown: Shown | None = None,
 ) -> Statistics:
     """Statistics of real images [n, h, w, c] with class numbers [n]; holds what `batch_size` of them need, no more.
 
@@ -166,16 +200,21 @@ def statistics(
       num_classes: number of classes.
       mode: see `Mode`.
       batch_size: images at once; decides the result of mode "code", which the authors take at 64.
+      shown: in which order and how images are looked at; None for their own order, and as they are.
     """
+    count = batch.labels.shape[0]
+    order = jnp.arange(count) if shown is None else order_of(shown, count)
 
     def of_slice(place: Array, weights: Array) -> Statistics:
-        seen = look(params, batch.inputs[place])
+        place = order[place]
+        images = batch.inputs[place]
+        seen = look(params, images if shown is None else view_of(shown, images, place))
         return statistics_of(seen, batch.labels[place], weights, num_classes, mode)
 
     def join(a: Statistics, b: Statistics) -> Statistics:
         return joined(a, b, mode)
 
-    return streamed(of_slice, join, batch.labels.shape[0], batch_size)
+    return streamed(of_slice, join, count, batch_size)
 
 
 def streamed(of_slice: Callable[[Array, Array], T], join: Callable[[T, T], T], count: int, batch_size: int) -> T:

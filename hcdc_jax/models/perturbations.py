@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import jax
 import jax.numpy as jnp
 
 from hcdc_jax.augment import cut_box
 from hcdc_jax.types import Array, Batch
+
+MixedLabels: TypeAlias = Literal["mixed", "own"]
+"""Labels of images with a box of another one: in proportion to the pixels, or those of the image around the box."""
 
 
 def probabilities(labels: Array, num_classes: int) -> Array:
@@ -48,7 +53,7 @@ def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Bat
     return Batch(mix(batch.inputs), mix(probabilities(batch.labels, num_classes)), mix(batch.weights))
 
 
-def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batch:
+def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int, labels: MixedLabels = "mixed") -> Batch:
     """With some probability a box of every image from another one, labels in proportion: CutMix (arXiv 1905.04899).
 
     One box for the whole batch, as the authors' code has it.
@@ -58,6 +63,7 @@ def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batc
       batch: images [n, h, w, c].
       chance: probability that anything happens.
       num_classes: of the labels.
+      labels: see `MixedLabels`; weights go with them.
     """
     chance_key, size_key, place_key, partner_key = jax.random.split(key, 4)
     box = cut_box(size_key, place_key, batch.inputs.shape[1:3]) & (jax.random.uniform(chance_key) < chance)
@@ -68,6 +74,8 @@ def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int) -> Batc
         return kept * values + (1 - kept) * values[partner]
 
     inputs = jnp.where(box[None, :, :, None], batch.inputs[partner], batch.inputs)
+    if labels == "own":
+        return batch._replace(inputs=inputs)
     return Batch(inputs, mix(probabilities(batch.labels, num_classes)), mix(batch.weights))
 
 

@@ -12,15 +12,7 @@ import jax
 from hcdc_jax import augment, files
 from hcdc_jax.config_values import with_defaults
 from hcdc_jax.errors import UserError, check_name
-from hcdc_jax.evaluation import (
-    Protocol,
-    Teacher,
-    described_protocol,
-    evaluate_networks,
-    settings_of,
-    summary,
-    with_epochs,
-)
+from hcdc_jax.evaluation import Teacher, evaluate_networks, summary
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.image import num_parameters
 from hcdc_jax.pipeline.clock import measured
@@ -33,6 +25,7 @@ from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.teaching import train_place
 from hcdc_jax.problem import Problem
+from hcdc_jax.protocols import Protocol, described_protocol, settings_of, with_epochs
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
 
@@ -44,7 +37,7 @@ class EvaluationPlan:
     """What is trained on condensed images, and how.
 
     Attributes:
-      protocol: in words, as `evaluation.described_protocol` reads them.
+      protocol: in words, as `protocols.described_protocol` reads them.
       models: image networks in words, as `models.described_net` reads them; by default that of the run. The run's own
         network, by its name alone, has the run's options.
       methods: of the run; all by default.

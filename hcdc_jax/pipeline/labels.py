@@ -14,9 +14,10 @@ from hcdc_jax import files
 from hcdc_jax.condense.inner import checksum
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import VIEWS, Protocol, StoredLogits, Teacher, settings_of, stored_logits
+from hcdc_jax.evaluation import StoredLogits, Teacher, stored_logits
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.setup import VIEW_KEYS, key_for
+from hcdc_jax.protocols import VIEWS, Protocol, settings_of
 from hcdc_jax.types import Batch
 
 

@@ -33,7 +33,6 @@ from hcdc_jax import files, toml
 from hcdc_jax.config import Config
 from hcdc_jax.config_values import merge
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import SETTINGS, changed_protocol, described_protocol
 from hcdc_jax.images import pixels_of
 from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.pipeline.driver import opened, prepare, resolved
@@ -43,6 +42,7 @@ from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observers_of
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.pipeline.teaching import make_train
+from hcdc_jax.protocols import SETTINGS, changed_protocol, described_protocol
 from hcdc_jax.report import ladders
 from hcdc_jax.report.evaluations import WHOLE
 from hcdc_jax.report.ladders import Step
@@ -271,7 +271,7 @@ def _borrow_observers(config: Config, folder: Path) -> None:
 def _decides_observers(config: Config) -> tuple[Any, ...]:
     edc = config.edc
     training = (edc.observers, edc.observer_epochs, edc.observer_rate, edc.observer_batch_size)
-    return config.data, config.condense.augmentation, *training
+    return config.data, config.condense.augmentation, edc.statistics, *training
 
 
 def _tested(setup: Setup, folder: Path, rung: Rung, progress: Progress) -> list[float | None]:

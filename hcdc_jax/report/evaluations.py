@@ -174,8 +174,9 @@ def _whole(stored: Mapping[str, Any]) -> list[int]:
 
 
 def _protocol(settings: Mapping[str, Any]) -> str:
-    mixed = f", CutMix in {100 * settings['cutmix']:g} % of the steps" if settings["cutmix"] else ""
-    # Files of older versions lack "rand_augment" and the two below.
+    # Files of older versions lack what is asked for by `get`.
+    unmixed = " with labels unmixed" if settings.get("labels") == "own" else ""
+    mixed = f", CutMix{unmixed} in {100 * settings['cutmix']:g} % of the steps" if settings["cutmix"] else ""
     chosen, drawn = settings["augmentation"], settings.get("rand_augment")
     ways = [f"augmented by {', '.join(chosen['operations'])}"] if chosen else []
     ways += [f"RandAugment ({drawn['num_ops']} operations at magnitude {drawn['magnitude']:g})"] if drawn else []

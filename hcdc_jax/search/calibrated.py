@@ -1,9 +1,9 @@
 """Calibrated search: which candidates to train in full next, by all that is known of them, weighed by evidence.
 
 Cheap scores (losses after training on condensed data) and a Gaussian process on the few full trainings each see best
-somewhere and mislead elsewhere. So several experts predict the log loss of every candidate of a pool, each is weighed by how
-well it foretold the full trainings, and the candidate of the largest expected improvement under all of them is trained
-next. An expert that was wrong loses its say.
+somewhere and mislead elsewhere. So several experts predict the log loss of every candidate of a pool, each is weighed
+by how well it foretold the full trainings, and the candidate of the largest expected improvement under all of them is
+trained next. An expert that was wrong loses its say.
 
     search = calibrated(space, pool, {"hcdc": Proxy(log_losses)})
     state = search.tell(search.init(), places, losses, hypergradients)
@@ -29,7 +29,7 @@ from hcdc_jax.spaces import Space
 APART = 0.15
 """Prior standard deviations within which candidates are one: a second full training would say nothing new."""
 LEAST_DEVIATION = 0.02
-"""Of a predicted log loss: two trainings of one candidate differ by about as much, and no expert knows more than that."""
+"""Of a predicted log loss: two trainings of one candidate differ by about as much, and no expert knows more."""
 FEWEST = 3
 """Full trainings without which no expert can be asked how well it foretold one."""
 
@@ -101,9 +101,9 @@ class Search(NamedTuple):
 
     Attributes:
       init: `init() -> State` that knows nothing.
-      tell: `tell(state, places, losses, hypergradients=None) -> State` that knows these full trainings, too: places [b] of
-        the pool, losses [b] (not finite where a training diverged), hypergradients [b, h] or None, NaN rows where there
-        are none.
+      tell: `tell(state, places, losses, hypergradients=None) -> State` that knows these full trainings, too: places [b]
+        of the pool, losses [b] (not finite where a training diverged), hypergradients [b, h] or None, NaN rows where
+        there are none.
       ask: `ask(state, count=1) -> Advice`.
       experts: names of those who are asked.
     """
@@ -121,8 +121,8 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
     """A search over a pool of candidates.
 
     Experts: for each proxy a line through its log losses, and a Gaussian process on what such a line leaves, with and
-    without slopes; and a Gaussian process that knows no proxy, with and without slopes. All are fitted anew when they are
-    asked. An expert's evidence is the sum over full trainings of the log density that it gave the result: before it
+    without slopes; and a Gaussian process that knows no proxy, with and without slopes. All are fitted anew when they
+    are asked. An expert's evidence is the sum over full trainings of the log density that it gave the result: before it
     was known, where it was asked, else predicted from the others; weights are proportional to exp(evidence /
     temperature), as posterior probabilities of models are.
 
@@ -165,8 +165,8 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
         known = _finite(state)
         if len(known.places) < FEWEST:
             raise UserError(
-                f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, of which there are "
-                f"{len(known.places)}: train more, or lower training.learning_rate"
+                f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, of which there "
+                f"are {len(known.places)}: train more, or lower training.learning_rate"
             )
         found = opinions(state)
         weights = _weights(known, found, temperature)
@@ -219,9 +219,7 @@ def _experts(space: Space, pool: np.ndarray, proxies: Mapping[str, Proxy]) -> di
     for name, proxy in proxies.items():
         filled = _filled(proxy)
         experts[f"{name} line"] = lambda state, proxy=filled: _line(proxy, state)
-        experts[f"{name} + values"] = lambda state, proxy=filled: _process(
-            space, pool, proxy, state, with_slopes=False
-        )
+        experts[f"{name} + values"] = lambda state, proxy=filled: _process(space, pool, proxy, state, with_slopes=False)
         if proxy.slope is not None:
             experts[f"{name} + hypergradients"] = lambda state, proxy=filled: _process(
                 space, pool, proxy, state, with_slopes=True
@@ -236,7 +234,7 @@ def _filled(proxy: Proxy) -> Proxy:
 
 
 def _exponent(proxy: Proxy, state: State) -> tuple[float, float]:
-    """Offset and exponent b >= 0 of the least-squares line from the proxy's log losses to those of the full trainings."""
+    """Offset and exponent b >= 0 of the least-squares line from a proxy's log losses to those of full trainings."""
     given, wanted = proxy.log_loss[state.places], state.log_loss
     centred = given - given.mean()
     exponent = max(float(centred @ wanted / max(centred @ centred, 1e-12)), 0.0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax import files
+from hcdc_jax import augment, files
 from hcdc_jax.augment import Augmentation
 from hcdc_jax.codec import to_arrays, to_tree
 from hcdc_jax.condense.base import Condenser
@@ -28,7 +30,16 @@ from hcdc_jax.condense.observers import (
     train_observer,
     train_observer_streamed,
 )
-from hcdc_jax.condense.statistics import Moments, Statistics, ViewMoments, statistics, statistics_of_batches
+from hcdc_jax.condense.statistics import (
+    Moments,
+    Shown,
+    Statistics,
+    ViewMoments,
+    order_of,
+    statistics,
+    statistics_of_batches,
+    view_of,
+)
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import Teacher
@@ -38,7 +49,7 @@ from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Reques
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
 from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, check_in_memory, key_for
-from hcdc_jax.types import Array, Params
+from hcdc_jax.types import Array, Batch, Params
 
 STATISTICS_BATCH = 64
 """Images at once; the authors' code takes so many, which decides its variances."""
@@ -69,6 +80,7 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
     return edc(
         tuple(one.look for one in observers(setup)), setup.data.num_classes, iterations=options.iterations,
         batch_size=options.batch_size, flatness=options.flatness if options.flatness_weight else "none",
+        mode=options.statistics,
     )  # fmt: skip
 
 
@@ -122,15 +134,14 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     """Parameters of the observers of a run, trained where they are missing, and what all of them cost at any time."""
     run, setup, options = request.run, request.run.setup, request.run.setup.config.edc
     real, folder = real_images(request), observers_of(request.run.folder, request.part)
-    operations = ("crop", "flip") if _mirrors(setup) else ("crop",)
     training = EpochTraining(
         jnp.float32(options.observer_rate),
         options.observer_epochs,
         options.observer_batch_size,
-        Augmentation(operations),
+        shown_to_observers(setup, real.inputs),
     )
-    nets, root = observers(setup), jax.random.fold_in(key_for(OBSERVERS, 0), 0 if request.part == "train" else 1)
-    keys = [jax.random.fold_in(root, number) for number in range(len(nets))]
+    nets = observers(setup)
+    keys = [_key_of(request.part, number) for number in range(len(nets))]
     streamed = isinstance(real.inputs, StreamedInputs)
     data, train_one = (setup.data.checksum, train_observer_streamed) if streamed else (checksum(real), train_observer)
     made_by = [identity_of(key, net, data, training) for key, net in zip(keys, nets, strict=True)]
@@ -151,6 +162,24 @@ def trained_observers(request: Request) -> tuple[list[Params], Cost]:
     return [params for params, _ in found], cost
 
 
+def _key_of(part: str, number: int) -> Array:
+    """Of all that is drawn for one observer."""
+    return jax.random.fold_in(jax.random.fold_in(key_for(OBSERVERS, 0), 0 if part == "train" else 1), number)
+
+
+def shown_to_observers(setup: Setup, inputs: Any) -> Augmentation | None:
+    """What observers see real images under in training, see `statistics.Mode`: shifts, and mirrors where they may be.
+
+    In mode "code" pictures that are decoded as random crops are not shifted besides.
+    """
+    mirrors = ("flip",) if _mirrors(setup) else ()
+    if setup.config.edc.statistics == "paper":
+        return Augmentation(("crop", *mirrors))
+    cropped = isinstance(inputs, StreamedInputs) and inputs.crops
+    operations = mirrors if cropped else ("crop", *mirrors)
+    return Augmentation(operations, acting="all") if operations else None
+
+
 def observing_teacher(run: Run) -> Teacher:
     """The observers of S_train together, trained where they are missing: the mean of their logits."""
     params, _ = trained_observers(Request(run, "train", 0, None, None))
@@ -159,21 +188,39 @@ def observing_teacher(run: Run) -> Teacher:
 
 def _statistics(request: Request, number: int, net: Observer, params: Params) -> Statistics:
     """What an observer reads from the real images: from disk, where this observer left it there."""
-    mode, folder = request.run.setup.config.edc.statistics, observers_of(request.run.folder, request.part)
+    setup, folder = request.run.setup, observers_of(request.run.folder, request.part)
+    mode, real, num_classes = setup.config.edc.statistics, real_images(request), setup.data.num_classes
+    shown = None
+    if mode == "code":
+        key = jax.random.fold_in(_key_of(request.part, number), 2)  # 0 and 1 are what its training splits it into
+        shown = Shown(key, shown_to_observers(setup, real.inputs))
     path, made_by = folder / f"statistics_{mode}_{number:02d}.npz", files.sha256(folder / f"observer_{number:02d}.npz")
+    # Files of older versions say nothing of views: their images were looked at as they are.
+    seen = "as they are" if shown is None else f"{augment.settings_of(shown.augmentation)}"
     if path.exists():
         arrays = read_arrays(path)
-        if str(arrays.pop("observer")) == made_by:
+        if str(arrays.pop("observer")) == made_by and str(arrays.pop("seen", "as they are")) == seen:
             return _read_statistics(to_tree(arrays))
-    real, num_classes = real_images(request), request.run.setup.data.num_classes
     if isinstance(real.inputs, StreamedInputs):
-        batches = read_batches(real, places_in_order(real.labels.shape[0], STATISTICS_BATCH))
-        found = statistics_of_batches(net.look, params, batches, num_classes, mode=mode)
+        found = statistics_of_batches(net.look, params, _batches(real, shown), num_classes, mode=mode)
     else:
-        found = statistics(net.look, params, real, num_classes, mode=mode, batch_size=STATISTICS_BATCH)
+        found = statistics(net.look, params, real, num_classes, mode=mode, batch_size=STATISTICS_BATCH, shown=shown)
     arrays = to_arrays({f"{place:04d}": view for place, view in enumerate(found)})
-    files.write_npz(path, arrays | {"observer": np.array(made_by)})
+    files.write_npz(path, arrays | {"observer": np.array(made_by), "seen": np.array(seen)})
     return found
+
+
+def _batches(real: Batch, shown: Shown | None) -> Iterator[Batch]:
+    """Batches of streamed images as they are, or as they are shown; then in an order that is drawn."""
+    slices = list(places_in_order(real.labels.shape[0], STATISTICS_BATCH))
+    if shown is None:
+        yield from read_batches(real, slices)
+        return
+    order = np.asarray(order_of(shown, real.labels.shape[0]))
+    crops = int(jax.random.bits(shown.key)) if real.inputs.crops else None
+    places = [order[place] for place in slices]
+    for place, batch in zip(places, read_batches(real, places, crops=crops), strict=True):
+        yield batch._replace(inputs=view_of(shown, batch.inputs, jnp.asarray(place)))
 
 
 def _read_statistics(tree: dict) -> Statistics:
