@@ -25,7 +25,7 @@ from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augme
 from hcdc_jax.config_values import Count, NonNegative, Positive, Probability, Range, Share, merge, parse_words
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import check
-from hcdc_jax.problem import Problem, loss_and_accuracy
+from hcdc_jax.problem import Problem, dealt, loss_and_accuracy
 from hcdc_jax.rand_augment import RandAugment, levels
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
 from hcdc_jax.train import Training, begin, optimizer_of, shown, take_step
@@ -411,13 +411,12 @@ def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -
 
 
 def _sliced(batch: Batch) -> Batch:
-    """The batch as [slices, k, ...], equally many each; the last is filled up by examples of weight 0."""
+    """The batch as [slices, k, ...], see `dealt`; what fills up the last slice has weight 0."""
     count = batch.labels.shape[0]
-    num_slices = -(-count // TEST_BATCH)
-    place = jnp.arange(num_slices * -(-count // num_slices))
-    filled: Batch = jax.tree.map(lambda leaf: leaf[place % count], batch)
-    filled = filled._replace(weights=jnp.where(place < count, filled.weights, 0))
-    return jax.tree.map(lambda leaf: leaf.reshape(num_slices, -1, *leaf.shape[1:]), filled)
+    places = dealt(count, TEST_BATCH)
+    slices: Batch = jax.tree.map(lambda leaf: leaf[places], batch)
+    filled = np.arange(places.size).reshape(places.shape) >= count
+    return slices._replace(weights=jnp.where(filled, 0, slices.weights))
 
 
 def _num_classes(problem: Problem, hparams: HParams, batch: Batch) -> int:

@@ -156,7 +156,7 @@ def fit_whitening(images: np.ndarray, *, eps: float = 0.1) -> Whitening:
 
     As in the code of FRePo (arXiv 2206.00719): C is the covariance of pixels whose channels have deviation 1, and r a
     share of its mean variance. 10,000 images of CIFAR-10 then have pixels of deviation 0.48, and details are magnified
-    up to 12.7 times.
+    up to 13 times.
 
     Args:
       images: the training images.
