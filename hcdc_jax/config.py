@@ -49,8 +49,9 @@ class DataConfig:
     test: Count | None = None  # of the test part
     shrink: Count = 1  # images: means of so many by so many pixels take their place
     label_noise: Probability = 0.0  # images: share of the training part that has the label of another class
-    # of images, by statistics of the training part, or by the constants that are usual for ImageNet
-    preprocessing: Literal["standard", "zca", "none", "imagenet"] = "standard"
+    # of images, by statistics of the training part, or by the constants that are usual for ImageNet; whitened as in
+    # FRePo's code ("zca": standardised before) or in MTT's ("zca_mtt": raw pixels), see docs/images.md
+    preprocessing: Literal["standard", "zca", "zca_mtt", "none", "imagenet"] = "standard"
     stream: bool = False  # training pictures of a folder are decoded batch by batch; for the methods edc and random
     side: Count | None = None  # of the squares that pictures of any size are cut to, where they are streamed
     resize: Count | None = None  # their shorter side before that, such as 256 for 224; data.side if left out

@@ -21,7 +21,7 @@ from hcdc_jax import metrics
 from hcdc_jax.candidates import Scores, memory_budget, memory_chunk_size, scores_of
 from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augmented, taught
 from hcdc_jax.errors import UserError
-from hcdc_jax.problem import Problem, loss_and_accuracy
+from hcdc_jax.problem import Problem, dealt, loss_and_accuracy
 from hcdc_jax.protocols import Protocol, stages
 from hcdc_jax.rand_augment import levels
 from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_each_device, over_candidates
@@ -234,13 +234,12 @@ def _tested(problem: Problem, params: Params, hparams: HParams, slices: Batch) -
 
 
 def _sliced(batch: Batch) -> Batch:
-    """The batch as [slices, k, ...], equally many each; the last is filled up by examples of weight 0."""
+    """The batch as [slices, k, ...], see `dealt`; what fills up the last slice has weight 0."""
     count = batch.labels.shape[0]
-    num_slices = -(-count // TEST_BATCH)
-    place = jnp.arange(num_slices * -(-count // num_slices))
-    filled: Batch = jax.tree.map(lambda leaf: leaf[place % count], batch)
-    filled = filled._replace(weights=jnp.where(place < count, filled.weights, 0))
-    return jax.tree.map(lambda leaf: leaf.reshape(num_slices, -1, *leaf.shape[1:]), filled)
+    places = dealt(count, TEST_BATCH)
+    slices: Batch = jax.tree.map(lambda leaf: leaf[places], batch)
+    filled = np.arange(places.size).reshape(places.shape) >= count
+    return slices._replace(weights=jnp.where(filled, 0, slices.weights))
 
 
 def _num_classes(problem: Problem, hparams: HParams, batch: Batch) -> int:

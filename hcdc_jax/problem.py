@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
@@ -129,6 +130,24 @@ def loss_and_accuracy(problem: Problem, params: Params, hparams: HParams, batch:
     if isinstance(val_loss, LossOfLogits) and val_loss.apply == problem.apply:
         return val_loss.loss(logits, batch), _share_right(logits, batch)
     return val_loss(params, hparams, batch), _share_right(logits, batch)
+
+
+def dealt(count: int, at_most: int) -> np.ndarray:
+    """Places [slices, k] of examples that a network is asked about slice by slice, where all at once are too many.
+
+    A norm that looks at its batch sees one slice, so slices are to be like the whole: equally large, and dealt at
+    random, the same way at any time. Data may lie sorted by class, and a slice of one class is no sample of it.
+
+    Args:
+      count: of the examples.
+      at_most: examples of a slice.
+
+    Returns:
+      The first `count` places, row by row, are each example once; those after them fill up the last slice.
+    """
+    slices = -(-count // at_most)
+    order = np.arange(count) if slices == 1 else np.random.default_rng(0).permutation(count)
+    return np.resize(order, (slices, -(-count // slices)))
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:

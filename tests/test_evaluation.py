@@ -121,6 +121,27 @@ def test_training_is_a_plain_loop_and_the_last_step_counts(forgets):
     assert abs(other[-1, 0] - history[-1, 0]) > 1e-2 * history[-1, 0]  # the loop can tell
 
 
+def test_under_batch_norm_a_sorted_test_part_is_judged_like_a_mixed_one():
+    """600 images, sorted by class, are looked at in slices; of one class alone batch norm leaves noise."""
+
+    def apply(params, hparams, inputs):
+        del hparams
+        signal = (inputs - inputs.mean(0, keepdims=True)).sum((1, 2, 3)) * params
+        return jnp.stack([signal, -signal], 1)
+
+    def loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    problem = Problem(lambda key, hparams: jnp.ones(()), apply, loss, loss)
+    labels, noise = np.repeat(np.arange(2), 300), np.random.default_rng(0).normal(size=600)
+    bright = (np.where(labels == 0, 3.0, 1.0) + 0.2 * noise)[:, None, None, None]
+    test = Batch(jnp.asarray(bright, jnp.float32), jnp.asarray(labels), jnp.ones(600))
+    protocol = Protocol("", epochs=1, learning_rate=1e-9)
+    found = evaluate_networks(KEY, problem, protocol, test, test, networks=1)
+    assert found.accuracy[0] > 0.99
+    np.testing.assert_allclose(found.loss[0], loss(1.0, (), test), rtol=0.05)
+
+
 def test_a_smooth_rate_and_the_average_of_parameters_are_those_of_the_loop():
     protocol = Protocol("", epochs=9, zeta=1.5, average=0.8, learning_rate=0.2, weight_decay=0.1)
     start = blobs(3)[0].reshape(3, -1).T

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.condense.pruning import Judge, area_under_margin, kept_places, margin, prune
+from hcdc_jax.condense.pruning import Judge, area_under_margin, kept_places, margin, prune, validation_accuracy
 from hcdc_jax.containers import (
     ImageStart,
     MemoryShapes,
@@ -21,6 +23,8 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.graph import fixed
 from hcdc_jax.errors import UserError
+from hcdc_jax.metrics import spearman
+from hcdc_jax.models import image_problem
 from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.train import Training, train
 from hcdc_jax.types import Batch
@@ -88,6 +92,63 @@ def test_an_epoch_is_as_many_steps_as_there_are_batches():
     params, _ = train(jax.random.split(KEY, 1)[0], judge.problem, (), batch_of(), judge.training)
     expected = margin(judge.problem.apply(params, (), batch_of().inputs), batch_of().labels)
     np.testing.assert_allclose(area_under_margin(KEY, batch_of(), judge), expected, rtol=1e-5)
+
+
+BATCH_NORM = image_problem("convnet", (8, 8, 1), 3, width=4, depth=1, norm="batch")
+
+
+def noisy_classes(per_class: int) -> Batch:
+    """Images of three classes, sorted by class: one of three patterns, each in noise and at a brightness of its own."""
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(3, dtype=np.int32), per_class)
+    images = rng.normal(size=(3, 8, 8, 1))[labels] + 1.5 * rng.normal(size=(len(labels), 8, 8, 1))
+    return batch_of((images + 2 * rng.normal(size=(len(labels), 1, 1, 1))).astype(np.float32), labels)
+
+
+def margins_epoch_by_epoch(batch: Batch, judge: Judge, per_epoch: int) -> np.ndarray:
+    """Of one network: trained anew for each number of epochs, then asked about all images at once."""
+    total, key, labels = 0.0, jax.random.split(KEY, 1)[0], np.asarray(batch.labels)
+    epochs = judge.training.steps // per_epoch
+    for epoch in range(1, epochs + 1):
+        training = dataclasses.replace(judge.training, steps=epoch * per_epoch)
+        params, _ = train(key, judge.problem, (), batch, training)
+        logits = np.asarray(judge.problem.apply(params, (), batch.inputs))
+        own = logits[np.arange(len(labels)), labels]
+        others = np.where(np.arange(3) == labels[:, None], -np.inf, logits).max(1)
+        total = total + own - others
+    return total / epochs
+
+
+def test_under_batch_norm_margins_are_those_of_the_whole_batch():
+    batch, judge = noisy_classes(20), judge_of(BATCH_NORM, steps=12, batch_size=15, inits=1)
+    expected = margins_epoch_by_epoch(batch, judge, per_epoch=4)
+    np.testing.assert_allclose(area_under_margin(KEY, batch, judge), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_under_batch_norm_many_images_are_asked_about_in_parts_that_are_like_the_whole():
+    """300 images sorted by class: parts in that order would be of one class or two."""
+    batch, judge = noisy_classes(100), judge_of(BATCH_NORM, steps=10, batch_size=60, inits=1)
+    expected = margins_epoch_by_epoch(batch, judge, per_epoch=5)
+    found = np.asarray(area_under_margin(KEY, batch, judge))
+    assert spearman(found, expected) > 0.99
+    assert np.abs(found - expected).max() < 0.2 * np.ptp(expected)
+
+
+def test_under_batch_norm_validation_is_that_of_whole_batches():
+    """Without its batch an image has lost its brightness, by which alone the classes differ."""
+
+    def apply(params, hparams, inputs):
+        signal = (inputs - inputs.mean(0, keepdims=True)).mean((1, 2, 3)) * params
+        return jnp.stack([signal, -signal], 1)
+
+    def loss(params, hparams, batch):
+        return mean_loss(apply(params, hparams, batch.inputs), batch)
+
+    problem = Problem(lambda key, hparams: jnp.ones(()), apply, loss, loss)
+    labels = np.repeat(np.arange(2), 200)
+    bright = batch_of(np.where(labels == 0, 3.0, 1.0)[:, None, None, None] * np.ones((400, *SHAPE)), labels)
+    places = np.arange(0, 400, 20)
+    assert validation_accuracy(KEY, bright, places, bright, judge_of(problem)) == 1.0
 
 
 def test_who_goes_is_what_the_strategy_says():

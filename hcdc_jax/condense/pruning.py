@@ -21,7 +21,7 @@ import numpy as np
 
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError, check_name
-from hcdc_jax.problem import Problem
+from hcdc_jax.problem import Problem, dealt
 from hcdc_jax.train import Training, advance, begin, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
@@ -29,7 +29,7 @@ STRATEGIES = ("double_end", "easy_only", "hard_only", "random")
 BETAS = tuple(i / 10 for i in range(11))
 """Shares of the hard end that are tried; the paper's grid is not known."""
 MOST_AT_ONCE = 256
-"""Images that a trained network is asked about at a time: it trains on fewer, so that no more memory is needed here."""
+"""Images that a trained network is asked about at a time, as in `evaluation`: what batch norm takes for its batch."""
 
 
 class Judge(NamedTuple):
@@ -157,7 +157,8 @@ def area_under_margin(key: Array, batch: Batch, judge: Judge) -> Array:
     """AUM [n]: the margin of each image, averaged over epochs and initialisations.
 
     Margins are those of the images as they are stored, after each epoch, with one state of the network for all; AUM's
-    own are those of the augmented images as they come up in training.
+    own are those of the augmented images as they come up in training. Batch norm sees all images as one batch, or, from
+    `MOST_AT_ONCE` on, in equal parts dealt at random.
 
     Args:
       key: for initialisations and batches.
@@ -226,10 +227,11 @@ def _accuracy(key, batch, places, validation, hparams, training, *, problem, ini
 
 
 def _logits(problem: Problem, params: Params, hparams: HParams, inputs: Array) -> Array:
-    """[n, num_classes] of images [n, h, w, c], some at a time."""
-    return jax.lax.map(
-        lambda image: problem.apply(params, hparams, image[None])[0], inputs, batch_size=min(MOST_AT_ONCE, len(inputs))
-    )
+    """[n, num_classes] of images [n, h, w, c]: of all together where they are few, else in slices, see `dealt`."""
+    places = dealt(len(inputs), MOST_AT_ONCE)
+    said = jax.lax.map(lambda place: problem.apply(params, hparams, inputs[place]), jnp.asarray(places))
+    # Back from the order of slices to that of the images; what filled up the last slice is left out.
+    return said.reshape(-1, said.shape[-1])[np.argsort(places.reshape(-1)[: len(inputs)])]
 
 
 def _of_each(one: Callable[[Array], Array], keys: Array) -> Array:

@@ -96,7 +96,7 @@ def _check_stream(config: Config) -> None:
         raise _at_once("the truth", "set truth.enabled = false")
     if config.labels.teachers:
         raise _at_once("the training of teachers", "leave out labels.teachers")
-    if options.preprocessing == "zca":
+    if options.preprocessing not in image_streams.PREPROCESSING:
         raise _at_once("whitening", "set data.preprocessing = 'standard' or 'imagenet'")
     if options.label_noise:
         raise UserError("data.label_noise is for images in memory: leave it out, or set data.stream = false")

@@ -165,8 +165,8 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
         known = _finite(state)
         if len(known.places) < FEWEST:
             raise UserError(
-                f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, of which there "
-                f"are {len(known.places)}: train more, or lower training.learning_rate"
+                f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, not with "
+                f"{len(known.places)}: train more, or lower training.learning_rate"
             )
         found = opinions(state)
         weights = _weights(known, found, temperature)

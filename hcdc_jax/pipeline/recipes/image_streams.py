@@ -11,6 +11,8 @@ from hcdc_jax.spaces import Space
 
 METHODS = ("random", "edc")
 """What never asks for all training images at once."""
+PREPROCESSING = ("none", "standard", "imagenet")
+"""Likewise."""
 AT_ONCE = 256
 """Images that are decoded at once for the statistics of pixels."""
 

@@ -19,6 +19,7 @@ from hcdc_jax.images import (
     PUBLISHED,
     Preprocessing,
     Standardisation,
+    fit_raw_whitening,
     fit_standardisation,
     fit_whitening,
     image_batch,
@@ -88,8 +89,8 @@ def _preprocessing(config: Config, data: ImageData) -> Preprocessing | None:
         return None
     if config.data.preprocessing == "imagenet":
         return imagenet_standardisation(data)
-    fit = {"standard": fit_standardisation, "zca": fit_whitening}[config.data.preprocessing]
-    return fit(data.images[data.train_idx])
+    fits = {"standard": fit_standardisation, "zca": fit_whitening, "zca_mtt": fit_raw_whitening}
+    return fits[config.data.preprocessing](data.images[data.train_idx])
 
 
 def imagenet_standardisation(data: ImageData | ImageStream) -> Standardisation:
@@ -172,7 +173,8 @@ def _words(setup: Setup) -> str:
         "none": "as they are",
         "standard": "standardised by channel",
         "imagenet": "standardised by channel as ImageNet is",
-        "zca": "standardised and whitened (ZCA)",
+        "zca": "standardised and whitened (ZCA of FRePo)",
+        "zca_mtt": "whitened without being standardised (ZCA of MTT)",
     }
     return f"pixels in [0, 1], {what[setup.config.data.preprocessing]}; the numbers lie under preprocessing/"
 
