@@ -215,11 +215,12 @@ def frozen_matching(
 
 def without_diverged(pool: Pool) -> Pool:
     """The pool with responses of 0 where their solve diverged: whatever stands there may be infinite or NaN."""
-    if pool.diverged is None or pool.response is None:
+    diverged = pool.diverged
+    if diverged is None or pool.response is None:
         return pool
 
     def emptied(leaf: Array) -> Array:
-        return jnp.where(pool.diverged.reshape(-1, *[1] * (leaf.ndim - 1)), 0.0, leaf)
+        return jnp.where(diverged.reshape(-1, *[1] * (leaf.ndim - 1)), 0.0, leaf)
 
     return pool._replace(response=jax.tree.map(emptied, pool.response))
 

@@ -166,7 +166,7 @@ def fit_whitening(images: np.ndarray, *, eps: float = 0.1) -> Whitening:
     Raises:
       UserError: the covariance is singular and `eps` is 0, or a channel is the same everywhere.
     """
-    std = fit_standardisation(images).std
+    std = np.asarray(fit_standardisation(images).std)
     mean, moment = _centred_moment(images, std)
     covariance = moment / len(images)
     return Whitening(mean, std, *_decomposed(covariance, eps, unit=covariance.trace() / len(covariance)))

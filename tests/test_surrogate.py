@@ -173,7 +173,8 @@ def test_a_symmetry_is_exact_in_predictions_and_worth_as_many_points(with_gradie
             if told:
                 mirrored = predict(points, even(points), -queries, gradients=gradients, space=space)
                 np.testing.assert_allclose(predicted, mirrored, atol=1e-9)
-    assert np.mean(found[True]) > np.mean(found[False]) + 0.1
+    # What ranks wrong halves at least.
+    assert 1 - np.mean(found[True]) < 0.5 * (1 - np.mean(found[False]))
 
 
 def test_slopes_are_carried_along_an_orbit():

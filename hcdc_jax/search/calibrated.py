@@ -202,7 +202,7 @@ def _failed(proxies: Mapping[str, Proxy], count: int) -> np.ndarray:
     """[n] which candidates every proxy failed at; none where there are no proxies."""
     if not proxies:
         return np.zeros(count, bool)
-    return np.stack([~np.isfinite(proxy.log_loss) for proxy in proxies.values()]).all(0)
+    return ~np.isfinite(np.stack([proxy.log_loss for proxy in proxies.values()])).any(0)
 
 
 def _finite(state: State) -> State:
