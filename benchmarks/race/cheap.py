@@ -32,7 +32,7 @@ from hcdc_jax.pipeline.setup import DRAWS, TRUTH, Run, Setup, key_for, solver_of
 from hcdc_jax.pipeline.targets import folder_of
 from hcdc_jax.pipeline.teaching import make_train
 from hcdc_jax.search.calibrated import Proxy
-from hcdc_jax.sharding import as_needed, in_order, local_devices, mesh_of, over_candidates
+from hcdc_jax.sharding import in_order, local_devices, mesh_of, over_candidates
 from hcdc_jax.spaces import Space
 from hcdc_jax.types import Array, Batch
 
@@ -174,16 +174,15 @@ def _first_views(setup: Setup, batch: Batch) -> Batch:
 def _slopes(setup: Setup, keys: list[Array], train: Batch, batches: tuple[Batch, ...]) -> list[np.ndarray]:
     """[n, h] slopes of the log of the mean loss on each of `batches`, over networks trained on S_train from the keys."""
     problem, candidates = setup.problem_on(train), setup.candidates
-    devices = as_needed(local_devices(), len(candidates), (train, batches))
+    devices = local_devices()[:1]  # two of one CPU have waited for each other for ever here
     size, alone = side_by_side(problem, candidates[0], train, (), None, devices[0].platform)
     mesh = mesh_of(devices)
     chunks, replicate = over_candidates(candidates, min(size, -(-len(candidates) // mesh.size)), mesh)
-    shared = replicate((setup.proxy_training, train, batches))
     options, solver = setup.config.hcdc, solver_of(setup.config)
 
     def of_key(key: Array) -> list[tuple[Array, Array]]:
         found = _sloped(
-            problem, chunks, (key, *shared), solver=solver, unrolled=options.sensitivity == "unroll",
+            problem, chunks, replicate((key, setup.proxy_training, train, batches)), solver=solver, unrolled=options.sensitivity == "unroll",
             direct=options.direct, mesh=mesh, alone=alone,
         )  # fmt: skip
         return in_order(mesh, found, len(candidates))
