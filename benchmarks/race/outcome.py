@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.race.methods import METHODS, Method, Table, Trail
 from hcdc_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, Drawing, house_style
 
-AFTER = (1, 2, 3, 4, 6, 8, 16)
+AFTER = (1, 2, 3, 4, 6, 8)
 """Full trainings after the first m at which tables look."""
 CLOSE = 0.3
 """Points of test accuracy within which the best is as good as found."""
