@@ -1,4 +1,4 @@
-"""Searches, replayed on tables: each says in which order it would train the candidates of a pool in full, at what cost."""
+"""Searches, replayed on tables: in which order each would train the candidates of a pool in full, at what cost."""
 
 from __future__ import annotations
 
