@@ -130,6 +130,8 @@ def figure(races: Mapping[str, Any]) -> Drawing:
             _draw(panel, race, key)
             panel.set_title(f"{name}: {words}")
             panel.set_yscale("symlog", linthresh=linear)
+            if key == "log_regret":  # which is never negative
+                panel.set_ylim(bottom=0)
             panel.yaxis.set_major_formatter("{x:g}")
     for panel in panels[-1]:
         panel.set(xscale="log", xlabel="full trainings", xticks=(4, 8, 16, 32, 64), xlim=(4, 64))
