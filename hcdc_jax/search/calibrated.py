@@ -7,7 +7,8 @@ trained next. An expert that was wrong loses its say.
 
     search = calibrated(space, pool, {"hcdc": Proxy(log_losses)})
     state = search.tell(search.init(), places, losses, hypergradients)
-    advice = search.ask(state)          # advice.places: train these in full, tell, and ask again
+    advice = search.ask(state)  # train advice.places in full, then
+    state = search.tell(state, advice.places, losses, hypergradients, advice)
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Advice(NamedTuple):
       weights: by expert, the share of its say.
       mean: [n] predicted log loss of every candidate.
       deviation: [n] standard deviation of that prediction, disagreement of the experts included.
+      opinions: of each expert.
     """
 
     places: np.ndarray
@@ -94,6 +96,7 @@ class Advice(NamedTuple):
     weights: dict[str, float]
     mean: np.ndarray
     deviation: np.ndarray
+    opinions: tuple[Opinion, ...]
 
 
 class Search(NamedTuple):
@@ -101,9 +104,9 @@ class Search(NamedTuple):
 
     Attributes:
       init: `init() -> State` that knows nothing.
-      tell: `tell(state, places, losses, hypergradients=None) -> State` that knows these full trainings, too: places [b]
-        of the pool, losses [b] (not finite where a training diverged), hypergradients [b, h] or None, NaN rows where
-        there are none.
+      tell: `tell(state, places, losses, hypergradients=None, advice=None) -> State` that knows these full trainings,
+        too: places [b] of the pool, losses [b] (not finite where a training diverged), hypergradients [b, h] or None,
+        NaN rows where there are none; and the advice that they followed, which is worked out again if it is not given.
       ask: `ask(state, count=1) -> Advice`.
       experts: names of those who are asked.
     """
@@ -145,10 +148,16 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
     def init() -> State:
         return State(np.zeros(0, int), np.zeros(0), np.zeros((0, h)), np.zeros((0, len(experts))))
 
-    def opinions(state: State) -> list[Opinion]:
-        return [expert(_finite(state)) for expert in experts.values()]
+    def opinions(state: State) -> tuple[Opinion, ...]:
+        return tuple(expert(_finite(state)) for expert in experts.values())
 
-    def tell(state: State, places: ArrayLike, losses: ArrayLike, hypergradients: ArrayLike | None = None) -> State:
+    def tell(
+        state: State,
+        places: ArrayLike,
+        losses: ArrayLike,
+        hypergradients: ArrayLike | None = None,
+        advice: Advice | None = None,
+    ) -> State:
         places, losses = np.atleast_1d(np.asarray(places, int)), np.atleast_1d(np.asarray(losses, np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(losses)
@@ -157,7 +166,7 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
             slopes = np.asarray(hypergradients, np.float64).reshape(-1, h) / losses[:, None]
         foretold = np.full((len(places), len(experts)), np.nan)
         if len(_finite(state).places) >= FEWEST:
-            for column, opinion in enumerate(opinions(state)):
+            for column, opinion in enumerate(opinions(state) if advice is None else advice.opinions):
                 foretold[:, column] = norm.logpdf(logs, opinion.mean[places], opinion.deviation[places])
         return State(*(np.concatenate(pair) for pair in zip(state, (places, logs, slopes, foretold), strict=True)))
 
@@ -177,7 +186,7 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
         spread = np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
         places = _apart(gains, orbits, np.concatenate([state.places, np.flatnonzero(failed)]), count)
         names = dict(zip(experts, weights.tolist(), strict=True))
-        return Advice(places, gains[places], names, mean, spread)
+        return Advice(places, gains[places], names, mean, spread, found)
 
     return Search(init, tell, ask, tuple(experts))
 
@@ -248,13 +257,13 @@ def _line(proxy: Proxy, state: State) -> Opinion:
     residual = state.log_loss - offset - exponent * given
     # Leverages of a line (of a constant where the exponent is 0): how far a result draws the line towards itself.
     centred = given - given.mean()
-    drawn = centred**2 / max(centred @ centred, 1e-12) if exponent else np.zeros(count)
-    leverage = np.minimum(1 / count + drawn, 0.9)
+    through = (exponent > 0) / max(centred @ centred, 1e-12)
+    leverage = np.minimum(1 / count + through * centred**2, 0.9)
     size = max(np.sqrt(residual @ residual / max(count - 2, 1)), LEAST_DEVIATION)
     left_out = norm.logpdf(residual / (1 - leverage), 0, size / np.sqrt(1 - leverage))
     mean = offset + exponent * proxy.log_loss
-    distance = (proxy.log_loss - given.mean()) ** 2 / max(centred @ centred, 1e-12) if exponent else 0.0
-    return Opinion(mean, size * np.sqrt(1 + 1 / count + distance), left_out)
+    away = through * (proxy.log_loss - given.mean()) ** 2
+    return Opinion(mean, size * np.sqrt(1 + 1 / count + away), left_out)
 
 
 def _process(space: Space, pool: np.ndarray, proxy: Proxy, state: State, *, with_slopes: bool) -> Opinion:
@@ -272,7 +281,7 @@ def _process(space: Space, pool: np.ndarray, proxy: Proxy, state: State, *, with
     return Opinion(mean + exponent * proxy.log_loss, np.maximum(deviation, LEAST_DEVIATION), left_out)
 
 
-def _weights(state: State, opinions: list[Opinion], temperature: float) -> np.ndarray:
+def _weights(state: State, opinions: tuple[Opinion, ...], temperature: float) -> np.ndarray:
     """[e] shares of the experts' say."""
     left_out = np.stack([opinion.left_out for opinion in opinions], 1)  # [m, e]
     evidence = np.where(np.isnan(state.foretold), left_out, state.foretold).sum(0) / temperature

@@ -119,7 +119,7 @@ def _frozen(request: Request, matched: Matched, match: _Match, placed: Callable[
     if slopes:
         cost = cost.plus(matched.gradient_cost)
         tell_of_exploded(request.run, request.seed, target)
-        _tell_of_diverged(request, pool, match)
+        _tell_of_diverged(request, pool, target, match)
     if setup.asks_jointly:
         pool = _together(pool, options.inits)
     else:  # all networks of a candidate have the same target
@@ -143,18 +143,23 @@ def _together(pool: Pool, inits: int) -> Pool:
     return Pool(jax.tree.map(by_candidate, pool.params), hparams, response, diverged)
 
 
-def _tell_of_diverged(request: Request, pool: Pool, match: _Match) -> None:
+def _tell_of_diverged(request: Request, pool: Pool, target: Target, match: _Match) -> None:
     """Says of how many networks on S_train the response is not used, if any.
 
     Raises:
-      UserError: of all of them, where nothing else is matched.
+      UserError: no hypergradient is left on one of both sides, where nothing else is matched.
     """
-    count = int(np.sum(np.asarray(pool.diverged)))
+    count, reads_losses = int(np.sum(np.asarray(pool.diverged))), request.run.setup.config.hcdc.distance in READ_VALUES
+    if not reads_losses and np.isnan(np.asarray(target.gradient)).any(1).all():
+        raise UserError(
+            f"seed {request.seed}: all hypergradients on the real data diverged, so that none can be matched; lengthen "
+            "training.steps, raise hcdc.damping, or set hcdc.distance = 'value'"
+        )
     if not count:
         return
     cure = "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'"
     told = f"the responses of {count} of {len(pool.hparams)} networks on S_train diverged, which are not at a minimum"
-    if count == len(pool.hparams) and request.run.setup.config.hcdc.distance not in READ_VALUES:
+    if count == len(pool.hparams) and not reads_losses:
         raise UserError(f"seed {request.seed}: {told}, so that no hypergradient can be matched; {cure}")
     request.run.progress.say(
         f"seed {request.seed}: {told}; {match.name} matches their losses alone, as far as hcdc.distance reads losses; "
