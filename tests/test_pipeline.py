@@ -163,7 +163,7 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
 
 
 def test_a_training_whose_hypergradient_diverged_counts_by_its_loss(in_process, tmp_path):
-    """Twenty steps end far from a minimum, where Chebyshev iteration grows and says so; the losses are as good as ever."""
+    """Twenty steps end far from a minimum, where Chebyshev iteration grows and says so; losses are as good as ever."""
     config = small_config(tmp_path, methods=("hcdc", "surrogate"))
     said = []
     with pipeline.opened(config, tmp_path / "run") as run:

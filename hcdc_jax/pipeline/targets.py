@@ -97,8 +97,8 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     matched = _targets(run, folder, key_for(TARGETS, seed), options.full_trainings, candidate, label)
     if not len(matched.hparams):
         raise UserError(
-            f"all {options.full_trainings} trainings on the real data diverged; lower training.learning_rate and run in "
-            "a new folder"
+            f"all {options.full_trainings} trainings on the real data diverged; lower training.learning_rate and run "
+            "in a new folder"
         )
     truth = log_spread(np.asarray(matched.target.value))
     if draws.spread < UNFELT * truth:
@@ -175,8 +175,8 @@ def _targets(
     unsolved = stacked["diverged"] & good
     if unsolved.any():
         run.progress.say(
-            f"{label}: the hypergradients of {unsolved.sum()} of {count} diverged and are left out; their losses count. "
-            "Lengthen training.steps, or raise hcdc.damping"
+            f"{label}: the hypergradients of {unsolved.sum()} of {count} diverged and are left out; their losses count: "
+            "lengthen training.steps, or raise hcdc.damping"
         )
     gradient = np.where(unsolved[:, None], np.nan, stacked["gradient"])
     return Matched(
