@@ -175,8 +175,8 @@ def _targets(
     unsolved = stacked["diverged"] & good
     if unsolved.any():
         run.progress.say(
-            f"{label}: the hypergradients of {unsolved.sum()} of {count} diverged and are left out; their losses count: "
-            "lengthen training.steps, or raise hcdc.damping"
+            f"{label}: the hypergradients of {unsolved.sum()} of {count} diverged and are left out; their losses "
+            "count. Lengthen training.steps, or raise hcdc.damping"
         )
     gradient = np.where(unsolved[:, None], np.nan, stacked["gradient"])
     return Matched(
