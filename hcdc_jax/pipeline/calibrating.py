@@ -175,13 +175,13 @@ def _with_slopes(
         value, gradient = frozen_hypergradient(
             problem.val_loss, network.params, network.hparams, network.response, batch, direct=direct
         )
-        return jnp.where(network.diverged, jnp.nan, gradient / value)
+        return gradient / value
 
+    usable = ~np.asarray(networks.diverged)[:, None]
     for name, batch in batches.items():
+        found = jax.lax.map(lambda network, batch=batch: log_slope(network, batch), without_diverged(networks))
         slopes[name] = slopes[name].copy()
-        slopes[name][places] = jax.lax.map(
-            lambda network, batch=batch: log_slope(network, batch), without_diverged(networks)
-        )
+        slopes[name][places] = np.where(usable, found, np.nan)
     return pool._replace(slopes=slopes)
 
 
@@ -247,5 +247,7 @@ def _result(
     stacked = {name: np.stack([told.records[i][name] for i in order]) for name in told.records[0]}
     spent = Elapsed()
     spent.run, spent.compile = (float(stacked[name].sum()) for name in ("seconds", "compile_seconds"))
-    val, test = (Scores(*(stacked[f"{part}_{field}"] for field in Scores._fields)) for part in ("val", "test"))
+    val, test = (
+        Scores(*(jnp.asarray(stacked[f"{part}_{field}"]) for field in Scores._fields)) for part in ("val", "test")
+    )
     return found, Retrained(told.pool.candidates[mine], val, test, spent)

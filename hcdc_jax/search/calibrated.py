@@ -211,7 +211,8 @@ def _failed(proxies: Mapping[str, Proxy], count: int) -> np.ndarray:
     """[n] which candidates every proxy failed at; none where there are no proxies."""
     if not proxies:
         return np.zeros(count, bool)
-    return ~np.isfinite(np.stack([proxy.log_loss for proxy in proxies.values()])).any(0)
+    scored = np.isfinite(np.stack([proxy.log_loss for proxy in proxies.values()]))
+    return np.asarray(~scored.any(0))
 
 
 def _finite(state: State) -> State:

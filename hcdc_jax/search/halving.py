@@ -175,7 +175,7 @@ def successive_halving(
         common = _Common(key, before, rung.steps - before, annealed, orders, train_batch, val_batch)
         climbing = candidates[alive], *trainees
         trainees, scores = _climb(workplace, common, climbing, lambda here, done=done: report(done + here))
-        parts.append(History(candidates[alive], *scores))
+        parts.append(History(candidates[alive], *map(np.asarray, scores)))
         done, before = done + rung.kept, rung.steps
         keep = bracket[level + 1].kept if level + 1 < len(bracket) else 1
         best = np.argsort(parts[-1].loss, kind="stable")[:keep]  # failed ones have infinite losses
