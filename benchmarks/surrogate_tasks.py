@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax import spaces
+from hcdc_jax.cells import number_of
+from hcdc_jax.data.nas_bench_201 import published_accuracies
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.folder import config_of
@@ -21,7 +23,6 @@ from hcdc_jax.pipeline.targets import folder_of
 from hcdc_jax.spaces import Space
 
 QUERIES, FEATURES = 200, 256
-CELLS = "additive, cells"
 
 
 class Draw(NamedTuple):
@@ -117,14 +118,16 @@ def fourier_params(rng: np.random.Generator, h: int, own: float = 0.0) -> Any:
 
 
 def drawn(space: Space, function: Callable, params_of: Callable, count: int, seed: int) -> Draw:
-    """A random function on a space, told at `count` points that fill it evenly, without noise."""
+    """A random function on a space, told at `count` points that fill it evenly, without noise.
+
+    Slopes are told where points of the space have neighbours, which cells do not have.
+    """
     params = params_of(np.random.default_rng(seed), len(space.hparam_names))
     points, queries = space.spread(seed, count), space.sample(jax.random.key(seed), QUERIES)
     values, slopes = map(np.asarray, _surface(function)(params, points))
-    return Draw(
-        space, np.asarray(points), values, np.asarray(queries), np.asarray(_surface(function)(params, queries)[0]),
-        slopes,
-    )  # fmt: skip
+    truth = np.asarray(_surface(function)(params, queries)[0])
+    told = slopes if space.mixed is None else None
+    return Draw(space, np.asarray(points), values, np.asarray(queries), truth, told)
 
 
 def drawn_tasks(
@@ -132,7 +135,8 @@ def drawn_tasks(
 ) -> list[Task]:
     """All kinds of drawn functions, each with every number of points."""
     kinds: list[tuple[str, Space, Callable, Callable]] = [
-        (CELLS, spaces.get("nas_bench_201"), additive, normal_params),
+        ("additive, cells", spaces.get("nas_bench_201"), additive, normal_params),
+        ("smooth, cells", spaces.get("nas_bench_201"), fourier, fourier_params),
         *(
             (f"{name}, {h} dimensions", cube(h), function, params_of)
             for name, function, params_of in (
@@ -152,6 +156,27 @@ def drawn_tasks(
             if space.orbit is not None:
                 tasks.append(Task(f"{name}, mirrored for peers", count, draw, seeds, mirrored=True))
     return tasks
+
+
+def published_tasks(seeds: Sequence[int], counts: Sequence[int] = (8, 16)) -> list[Task]:
+    """Logarithms of the published errors of NAS-Bench-201's cells on CIFAR-10; no hypergradients of these exist.
+
+    Raises:
+      UserError: `HCDC_DATA_DIR` does not have them.
+    """
+    errors = 100 - published_accuracies("cifar10", "val")
+    return [
+        Task("NAS-Bench-201, CIFAR-10", count, functools.partial(_published, errors, count), seeds) for count in counts
+    ]
+
+
+def _published(errors: np.ndarray, count: int, seed: int) -> Draw:
+    space = spaces.get("nas_bench_201")
+    points, queries = map(np.asarray, (space.spread(seed, count), space.sample(jax.random.key(seed), QUERIES)))
+    values, truth = (
+        np.log([errors[number_of(spaces.discrete_cell(cell))] for cell in cells]) for cells in (points, queries)
+    )
+    return Draw(space, points, values, queries, truth)
 
 
 def run_tasks(folder: Path, seeds: Sequence[int], counts: Sequence[int] = (8, 16)) -> list[Task]:
