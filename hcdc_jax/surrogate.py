@@ -40,12 +40,16 @@ class Prior(NamedTuple):
       signal: of the standard deviation of the function.
       value_noise: of the standard deviation of the noise on values, which are seeds apart.
       gradient_noise: the same on gradients, which come from truncated solves besides.
+      choice: of the length scales of categorical choices: what is added to their mean, and each one's own deviation in
+        place of the other. What choices do to a loss nearly adds up, which long length scales say; of sixteen cells of
+        six choices, shorter ones learn less than a linear model does (benchmarks/RESULTS.md).
     """
 
     length: tuple[float, float, float] = (math.log(2.0) - 0.5 * math.log(3.0), 0.6, 0.35)
     signal: tuple[float, float] = (0.0, 0.7)
     value_noise: tuple[float, float] = (np.log(0.05), 0.7)
     gradient_noise: tuple[float, float] = (np.log(0.2), 0.7)
+    choice: tuple[float, float] = (1.5, 0.2)
 
 
 class Observed(NamedTuple):
@@ -302,11 +306,13 @@ def _length_slopes(weights: np.ndarray, observed: Observed, kernel: _Kernel, jet
 def _prior_moments(prior: Prior, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the log parameters."""
     mean_length, common, own = prior.length
-    num_lengths = groups.max() + 1
+    longer, own_of_choice = prior.choice
+    is_choice = np.bincount(groups) > 1
     others = np.array([prior.signal, prior.value_noise, prior.gradient_noise])
-    mean = np.concatenate([np.full(num_lengths, mean_length + 0.5 * math.log(len(groups))), others[:, 0]])
-    covariance = np.diag(np.concatenate([np.full(num_lengths, own), others[:, 1]]) ** 2)
-    covariance[:num_lengths, :num_lengths] += common**2
+    lengths = mean_length + 0.5 * math.log(len(groups)) + np.where(is_choice, longer, 0.0)
+    mean = np.concatenate([lengths, others[:, 0]])
+    covariance = np.diag(np.concatenate([np.where(is_choice, own_of_choice, own), others[:, 1]]) ** 2)
+    covariance[: len(lengths), : len(lengths)] += common**2
     return mean, covariance
 
 
