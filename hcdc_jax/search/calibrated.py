@@ -13,7 +13,7 @@ trained next. An expert that was wrong loses its say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from scipy.special import log_ndtr, logsumexp
 from scipy.stats import norm
 
 from hcdc_jax import surrogate
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.spaces import Space
 
 APART = 0.15
@@ -120,7 +120,14 @@ class Search(NamedTuple):
 Expert = Callable[[State], Opinion]
 
 
-def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, temperature: float = 1.0) -> Search:
+def calibrated(
+    space: Space,
+    pool: ArrayLike,
+    proxies: Mapping[str, Proxy],
+    *,
+    temperature: float = 1.0,
+    asked: Collection[str] | None = None,
+) -> Search:
     """A search over a pool of candidates.
 
     Experts: for each proxy a line through its log losses, and a Gaussian process on what such a line leaves, with and
@@ -134,13 +141,19 @@ def calibrated(space: Space, pool: ArrayLike, proxies: Mapping[str, Proxy], *, t
       pool: [n, h] all candidates, those that are trained in full among them.
       proxies: by name.
       temperature: of the weights; 1 is Bayes' rule, more lets wrong experts keep their say for longer.
+      asked: names of the experts who are asked; all by default. `Search.experts` has them.
 
     Raises:
-      UserError: pool and proxies do not fit to each other or to the space, or nothing in the pool varies.
+      UserError: pool and proxies do not fit to each other or to the space, or nothing in the pool varies; or an expert
+        is asked for that there is not.
     """
     pool = np.asarray(pool)
     _check(space, pool, proxies)
     experts = _experts(space, pool, proxies)
+    if asked is not None:
+        for name in asked:
+            check_name("expert", name, experts)
+        experts = {name: expert for name, expert in experts.items() if name in asked}
     # In standard deviations of the space, all equals of every candidate: [n, k, h].
     orbits = np.asarray(jax.jit(jax.vmap(space.equivalents))(jnp.asarray(pool))) / np.asarray(space.prior_std)
     h, failed = pool.shape[1], _failed(proxies, len(pool))
