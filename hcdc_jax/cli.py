@@ -19,7 +19,7 @@ import jax
 import joblib
 
 from hcdc_jax import config as configs
-from hcdc_jax import data, distances, files, pipeline, protocols, search, spaces, terminal
+from hcdc_jax import data, distances, files, pipeline, protocols, spaces, terminal
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
@@ -334,7 +334,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
-        ("Searches", dict.fromkeys(search.SEARCHES, "")),
+        ("Searches", dict.fromkeys(get_args(pipeline.SearchMethod), "")),
         ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)

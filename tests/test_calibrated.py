@@ -74,9 +74,22 @@ def test_a_proxy_that_flatters_one_corner_is_seen_through():
 
 def test_evidence_is_what_was_foretold():
     _, _, state, search = run({"good": Proxy(LOGS)}, more=3)
-    assert np.isnan(state.foretold[:8]).all()
-    assert np.isfinite(state.foretold[8:]).all()
     assert state.foretold.shape == (11, len(search.experts))
+    assert np.isfinite(state.foretold).all()
+    # Of the first ones it is what each says given the others of the first, and what comes later does not change it.
+    early = search.tell(search.init(), state.places[:8], np.exp(state.log_loss[:8]))
+    plain, _, later, _ = run({"good": Proxy(LOGS)}, more=3, gradients=False)
+    np.testing.assert_allclose(early.foretold, later.foretold[:8], rtol=1e-6)
+    # Of later ones it is the density that was predicted, the noise of a training included.
+    advice = search.ask(early)
+    place = int(plain[8])
+    told = search.tell(early, [place], [np.exp(LOGS[place])], None, advice)
+    expected = [
+        norm.logpdf(LOGS[place], one.mean[place], np.hypot(one.deviation[place], one.noise)) for one in advice.opinions
+    ]
+    np.testing.assert_allclose(told.foretold[-1], expected)
+    shares = np.exp(told.foretold.sum(0) - told.foretold.sum(0).max())
+    np.testing.assert_allclose(list(search.ask(told).weights.values()), shares / shares.sum(), rtol=1e-6)
     assert search.experts == ("values", "hypergradients", "good line", "good + values")
 
 
@@ -139,9 +152,23 @@ def test_expected_improvement_is_the_integral_and_never_underflows():
 
 
 def test_what_is_apart():
-    orbits = np.array([[[0.0]], [[0.1]], [[0.3]], [[0.32]], [[1.0]]])
-    np.testing.assert_array_equal(_apart(np.array([5.0, 4, 3, 2, 1]), orbits, np.array([], int), 5), [0, 2, 4])
-    np.testing.assert_array_equal(_apart(np.array([5.0, 4, 3, 2, 1]), orbits, np.array([4]), 1), [0])
+    gains = np.array([5.0, 4, 3, 2, 1])
+    line = np.array([0.0, 0.1, 0.3, 0.32, 1.0])[:, None, None]
+    np.testing.assert_array_equal(_apart(gains, line, np.array([], int), 5), [0, 1, 2, 4])
+    np.testing.assert_array_equal(_apart(gains, np.repeat(line, 3, 2), np.array([], int), 5), [0, 2, 4])
+    np.testing.assert_array_equal(_apart(gains, line, np.array([4]), 1), [0])
+    np.testing.assert_array_equal(_apart(np.where(gains == 5, -np.inf, gains), line, np.array([4]), 1), [1])
+
+
+def test_a_proxy_that_hardly_varied_at_the_first_trainings_is_not_believed_elsewhere():
+    """Any exponent fits there; one of 80 was taken, and losses of exp(-12) were foretold."""
+    still = np.where(np.arange(300) < 8, 1e-3, 0.1) * np.random.default_rng(0).normal(size=300)
+    search = calibrated(SPACE, POOL, {"still": Proxy(still)})
+    state = search.tell(search.init(), range(8), np.exp(LOGS[:8]))
+    (opinion,) = (one for name, one in zip(search.experts, search.ask(state).opinions, strict=True) if "+ val" in name)
+    z = (opinion.mean - LOGS) / np.hypot(opinion.deviation, opinion.noise)
+    assert np.sqrt(np.mean(z[8:] ** 2)) < 3
+    assert opinion.mean.min() > LOGS.min() - 2 * np.ptp(LOGS)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +178,7 @@ def test_what_is_apart():
         (np.ones((5, 3)), {}, "nothing varies in the pool of 5 candidates"),
         (POOL, {"short": Proxy(LOGS[:7])}, "the proxy 'short' must have one log loss for each of the 300"),
         (POOL, {"dead": Proxy(np.full(300, np.nan))}, "the proxy 'dead' failed for every candidate"),
+        (POOL, {"flat": Proxy(LOGS, LOGS)}, r"the slopes of the proxy 'flat' must be \[300, 3\], not \[300\]"),
     ],
 )
 def test_bad_input_is_told_in_one_line(pool, proxies, message):
@@ -160,6 +188,10 @@ def test_bad_input_is_told_in_one_line(pool, proxies, message):
 
 def test_too_few_trainings_are_told():
     search = calibrated(SPACE, POOL, {})
+    with pytest.raises(UserError, match="must be of the pool, 0 to 299"):
+        search.tell(search.init(), [300], [1.0])
+    with pytest.raises(UserError, match="must be above 0"):
+        calibrated(SPACE, POOL, {}, temperature=0.0)
     state = search.tell(search.init(), [0, 1], np.exp(LOGS[:2]))
     with pytest.raises(UserError, match=f"at least {FEWEST} full trainings"):
         search.ask(state)

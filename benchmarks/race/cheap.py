@@ -6,7 +6,6 @@ The library's own stages make the condensed data; the full trainings that they m
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -172,7 +171,7 @@ def _first_views(setup: Setup, batch: Batch) -> Batch:
 
 
 def _slopes(setup: Setup, keys: list[Array], train: Batch, batches: tuple[Batch, ...]) -> list[np.ndarray]:
-    """[n, h] slopes of the log of the mean loss on each of `batches`, over networks trained on S_train from the keys."""
+    """[n, h] slopes of the log of the mean loss on each of `batches`, over networks on S_train from the keys."""
     problem, candidates = setup.problem_on(train), setup.candidates
     devices = local_devices()[:1]  # two of one CPU have waited for each other for ever here
     size, alone = side_by_side(problem, candidates[0], train, (), None, devices[0].platform)
@@ -181,10 +180,11 @@ def _slopes(setup: Setup, keys: list[Array], train: Batch, batches: tuple[Batch,
     options, solver = setup.config.hcdc, solver_of(setup.config)
 
     def of_key(key: Array) -> list[tuple[Array, Array]]:
+        shared = replicate((key, setup.proxy_training, train, batches))
+        unrolled = options.sensitivity == "unroll"
         found = _sloped(
-            problem, chunks, replicate((key, setup.proxy_training, train, batches)), solver=solver, unrolled=options.sensitivity == "unroll",
-            direct=options.direct, mesh=mesh, alone=alone,
-        )  # fmt: skip
+            problem, chunks, shared, solver=solver, unrolled=unrolled, direct=options.direct, mesh=mesh, alone=alone
+        )
         return in_order(mesh, found, len(candidates))
 
     sums = jax.tree.map(lambda *leaves: sum(np.asarray(leaf, np.float64) for leaf in leaves), *map(of_key, keys))

@@ -1,4 +1,4 @@
-"""Searches, replayed on tables: each says in which order it would train the candidates of a pool in full, at what cost."""
+"""Searches, replayed on tables: in which order each would train the candidates of a pool in full, at what cost."""
 
 from __future__ import annotations
 
@@ -192,9 +192,7 @@ def guided(
     space = table.space if symmetries else table.space._replace(orbit=None)
     known, slopes = {name: table.cheap.proxies[name] for name in proxies}, believed(table)
     experts = calibrated(space, table.pool.hparams, known).experts
-    search = calibrated(
-        space, table.pool.hparams, known, temperature=temperature, asked=tuple(filter(asked, experts))
-    )
+    search = calibrated(space, table.pool.hparams, known, temperature=temperature, asked=tuple(filter(asked, experts)))
     design, begin = table.cheap.design, time.perf_counter()
     state = search.tell(search.init(), design, table.loss[design], slopes[design])
     seconds, weights = [0.0] * len(design), []

@@ -22,9 +22,10 @@ from hcdc_jax.pipeline.draws import drawn
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import rank_keys, scores_on_each
 from hcdc_jax.pipeline.search_result import Found, Retrained
-from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, key_for, solver_of
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, key_for, solver_of
 from hcdc_jax.pipeline.shifts import stated
 from hcdc_jax.pipeline.targets import Matched, believed, full_training, matched_targets
+from hcdc_jax.pipeline.teaching import given_train
 from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
 from hcdc_jax.search.base import even_batch_size, in_batches
 from hcdc_jax.types import Array, Batch
@@ -40,11 +41,13 @@ class Calibrated(NamedTuple):
       found: the pool with its predicted losses; the best, those that were trained in full first.
       trained: the full trainings that it asked for, lowest loss first; None where it asked for none.
       story: what it believed, and why it stopped, for the result.
+      matched: the full trainings that it began from.
     """
 
     found: Found
     trained: Retrained | None
     story: dict[str, Any]
+    matched: Matched
 
 
 class _Pool(NamedTuple):
@@ -95,8 +98,13 @@ def search_calibrated(
             f"calibrated search does not know the shift of {condensed.card['method']}; choose another --artefact, or "
             "--method random"
         )
-    known = matched_targets(run, condensed.card["seed"], drawn(run, condensed.card["seed"], condensed.train))
-    known = known._replace(params=None)  # those who teach have done so
+    if setup.config.hcdc.extended_space == "mixes":
+        raise UserError(
+            "a calibrated search chooses among cells, and this run matched mixtures of them; choose another --method"
+        )
+    run_seed = condensed.card["seed"]
+    first_known = matched_targets(run, run_seed, drawn(run, run_seed, given_train(run, run_seed)))
+    known = first_known._replace(params=None)  # those who teach have done so
     batches = {condensed.card["method"]: condensed.val, "real_val": setup.val, "train_loss": condensed.train}
     m = len(known.hparams)
     with measured() as screening:
@@ -104,7 +112,7 @@ def search_calibrated(
         pool = _screened(run, condensed, batches, np.concatenate([known.hparams, drawn_now]))
         pool = _with_slopes(run, condensed, batches, pool, np.arange(m))
         search, target = _search(run, pool), believed(setup, known)
-        state = search.tell(search.init(), np.arange(m), target.value, target.gradient)
+        state = search.tell(search.init(), np.arange(m), target.value, _whole(setup, target.gradient))
         told, advice = _Told((), (), known, pool, state), search.ask(state)
     why = "as many full trainings as it was given are done"
     run.progress.start("full trainings of the search", top, 0)
@@ -113,7 +121,7 @@ def search_calibrated(
             why = "no candidate is expected to be better by a thousandth of the loss"
             break
         place = int(advice.places[0])
-        record = _trained(run, pool.candidates[place])
+        record = _fully_trained(run, pool.candidates[place])
         with measured() as thinking:
             told = _tell(run, search, told, place, record, advice)
             told = told._replace(pool=_with_slopes(run, condensed, batches, told.pool, np.array([place])))
@@ -124,7 +132,7 @@ def search_calibrated(
     losses = told.state.log_loss
     first = int(told.state.places[np.argmin(np.where(np.isfinite(losses), losses, np.inf))])
     if first < m and top:
-        record = _trained(run, pool.candidates[first])
+        record = _fully_trained(run, pool.candidates[first])
         told = told._replace(places=(*told.places, first), records=(*told.records, record))
     found, trained = _result(told, advice, condensed.card["method"], screening, best_of)
     story = {
@@ -133,7 +141,7 @@ def search_calibrated(
         "expected_gain": float(advice.gain[0]) if len(advice.places) else None,
         "asked_for": list(told.places),
     }
-    return Calibrated(found, trained, story)
+    return Calibrated(found, trained, story, first_known)
 
 
 def _search(run: Run, pool: _Pool) -> CalibratedSearch:
@@ -153,16 +161,21 @@ def _screened(run: Run, condensed: Condensed, batches: Mapping[str, Batch], cand
 
     run.progress.start("candidates on the condensed data", len(candidates), 0)
     found = in_batches(evaluate_fn, candidates, even_batch_size(len(candidates)), run.progress.update)
-    unknown = {} if setup.asks_jointly else {name: np.full(candidates.shape, np.nan) for name in batches}
+    # Networks that are asked together have no responses of their own, and partial slopes are none.
+    none = setup.asks_jointly or not _takes_whole(setup)
+    unknown = {} if none else {name: np.full(candidates.shape, np.nan) for name in batches}
     return _Pool(candidates, dict(zip(batches, found, strict=True)), unknown)
 
 
 def _with_slopes(
     run: Run, condensed: Condensed, batches: Mapping[str, Batch], pool: _Pool, places: np.ndarray
 ) -> _Pool:
-    """The pool with the slopes of its log losses at some places, NaN where a response diverged."""
+    """The pool with the slopes of its log losses at some places, NaN where a response diverged.
+
+    Of networks from other initialisations than those that are scored: one each.
+    """
     setup, slopes = run.setup, dict(pool.slopes)
-    if not slopes:  # networks that are asked together have no responses of their own
+    if not slopes:
         return pool
     problem, key = setup.problem_on(condensed.train), rank_keys(setup, condensed.card["seed"])[0]
     networks = condensed_pool(
@@ -178,6 +191,11 @@ def _with_slopes(
         return gradient / value
 
     usable = ~np.asarray(networks.diverged)[:, None]
+    if not usable.all():
+        run.progress.say(
+            f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged; the search does without "
+            "their slopes"
+        )
     for name, batch in batches.items():
         found = jax.lax.map(lambda network, batch=batch: log_slope(network, batch), without_diverged(networks))
         slopes[name] = slopes[name].copy()
@@ -190,15 +208,29 @@ def _tell(
 ) -> _Told:
     """Tells the search of a full training; of a hypergradient that diverged or exploded its loss alone."""
     known, gradient = told.known, np.full(len(record["hparams"]), np.nan)
+    if not np.isfinite(record["value"]):
+        run.progress.say(f"full training {len(told.places) + 1} of the search diverged, and says nothing")
+    elif record["diverged"]:
+        run.progress.say(f"the hypergradient of full training {len(told.places) + 1} diverged; its loss counts")
     if not record["diverged"] and np.isfinite(record["value"]):
         target = Target(jnp.asarray(record["value"])[None], jnp.asarray(record["gradient"])[None])
         known = known.plus(Matched(jnp.asarray(record["hparams"])[None], target, Cost()))
         gradient = np.asarray(believed(run.setup, known).gradient[-1])
-    state = search.tell(told.state, [place], [record["value"]], gradient[None], advice)
+    state = search.tell(told.state, [place], [record["value"]], _whole(run.setup, gradient[None]), advice)
     return _Told((*told.places, place), (*told.records, record), known, told.pool, state)
 
 
-def _trained(run: Run, hparams: np.ndarray) -> dict[str, np.ndarray]:
+def _takes_whole(setup: Setup) -> bool:
+    """Whether the hypergradients of the run are whole: how the weights follow, and the direct term."""
+    return setup.config.hcdc.direct and setup.config.hcdc.sensitivity != "direct"
+
+
+def _whole(setup: Setup, gradient: Any) -> Any:
+    """Hypergradients that are slopes; None where they are parts of them, which are enough for a match."""
+    return gradient if _takes_whole(setup) else None
+
+
+def _fully_trained(run: Run, hparams: np.ndarray) -> dict[str, np.ndarray]:
     """One full training with its hypergradient and scores, or what was kept of it.
 
     From the first seed of the truth, so that its scores can be held against the truth's.
@@ -250,4 +282,4 @@ def _result(
     val, test = (
         Scores(*(jnp.asarray(stacked[f"{part}_{field}"]) for field in Scores._fields)) for part in ("val", "test")
     )
-    return found, Retrained(told.pool.candidates[mine], val, test, spent)
+    return found, Retrained(told.pool.candidates[mine], val, test, spent, with_hypergradients=True)

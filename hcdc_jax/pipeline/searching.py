@@ -89,12 +89,13 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
     top = TOP.get(plan.method, 1) if plan.top is None else plan.top
-    if top or plan.halving:
+    if top or plan.halving or plan.method == "calibrated":
         check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
     story: dict[str, Any] = {}
+    matched = None
     if plan.method == "calibrated":
-        found, retrained, calibration = search_calibrated(
+        found, retrained, calibration, matched = search_calibrated(
             Run(setup, folder, progress), condensed, num=plan.num, top=top, seed=plan.seed,
             best_of=lambda history: _best(setup, history, top),
         )  # fmt: skip
@@ -111,7 +112,7 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
         "artefact": {name: condensed.card[name] for name in ("method", "seed")},
         "space": {"name": setup.space.name, "hparam_names": list(setup.space.hparam_names)},
         **outcome(setup, folder, found, retrained, rival),
-        **price(setup, folder, condensed.card, found, retrained, rival),
+        **price(setup, folder, condensed.card, found, retrained, rival, matched),
         **story,
         "history": found.history._asdict(),
     }
