@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from benchmarks.race.cheap import Cheap, nearest
 from benchmarks.race.curves import Curves
@@ -17,7 +18,7 @@ from hcdc_jax.search import History, open_study
 from hcdc_jax.search.calibrated import APART, Advice, calibrated
 from hcdc_jax.spaces import Space
 
-MORE = 16
+MORE = 8
 """Full trainings after the first m, by searches that think before each."""
 LONG = 64
 """Full trainings in all, by searches that do not."""
@@ -172,6 +173,7 @@ def best_first(table: Table, *, proxy: str, design: bool) -> Trail:
     return one_by_one([*before, *history.best(MORE, radius, avoided, table.space.equivalents)])
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # of matrices as small as these threads make a fit 90 times as long
 def guided(
     table: Table,
     *,
@@ -210,7 +212,8 @@ def guided(
 def believed(table: Table) -> np.ndarray:
     """[n, h] hypergradients without those that exploded, by the rule of `pipeline.targets.believed`."""
     loss, gradient = table.loss, table.pool.hypergradient
-    sizes = np.linalg.norm(np.asarray(table.space.prior_std) * gradient / loss[:, None], axis=1)
+    with np.errstate(invalid="ignore"):  # of who diverged
+        sizes = np.linalg.norm(np.asarray(table.space.prior_std) * gradient / loss[:, None], axis=1)
     limit = max(EXPLODED * log_spread(loss[table.cheap.design]), SLIGHT)
     return np.where((sizes <= limit)[:, None], gradient, np.nan)
 

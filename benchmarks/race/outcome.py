@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from benchmarks.race.methods import METHODS, Method, Table, Trail
 from hcdc_jax.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, Drawing, house_style
 
-AFTER = (1, 2, 3, 4, 6, 8, 16)
+AFTER = (1, 2, 3, 4, 6, 8)
 """Full trainings after the first m at which tables look."""
 CLOSE = 0.3
 """Points of test accuracy within which the best is as good as found."""
 DRAWN = {
-    "calibrated": BLUE, "surrogate_grad": GREEN, "hcdc_best": SKY, "tpe": ORANGE, "hyperband": PURPLE,
-    "successive_halving": VERMILION, "random": GREY,
+    "random": GREY, "successive_halving": VERMILION, "hyperband": PURPLE, "tpe": ORANGE, "hcdc_best": SKY,
+    "surrogate_grad": GREEN, "calibrated": BLUE,
 }  # fmt: skip
-"""Methods in the figure, and their colours."""
+"""Methods in the figure, the last one on top, and their colours."""
 
 
 def outcome(table: Table, method: Method, trail: Trail) -> dict[str, Any]:
@@ -80,23 +80,32 @@ def page(races: Mapping[str, Any], footnote: str) -> str:
 
 def _table(name: str, race: Mapping[str, Any]) -> list[str]:
     m = race["first"]
-    columns = ["method", *(f"{m} + {k}" for k in AFTER), f"≤ {CLOSE} from", f"log loss, {m} + 4", "seconds", "compiled"]
-    lines = [f"**{name}**, {race['candidates']} candidates, best {race['best_test_accuracy']:.1f} %", ""]
-    lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    costs = np.array([m + k for k in AFTER])
+    costs, after = np.array([m + k for k in AFTER]), [f"{m} + {k}" for k in AFTER]
+    points, logs = [], []
     for method, seeds in race["methods"].items():
         found = list(seeds.values())
-        regrets = np.array([at_costs(one, "regret", costs) for one in found])
-        logs = np.array([at_costs(one, "log_regret", [m + 4]) for one in found])
-        last = [np.array([at_costs(one, key, [m + 4])[0] for one in found]) for key in _SECONDS]
-        cells = [_quartiles(column) for column in regrets.T]
+
+        def at(key: str, found: Sequence[Any] = found) -> np.ndarray:
+            return np.array([at_costs(one, key, costs) for one in found]).T  # [costs, seeds]
+
         reached = np.array([held_from(one) for one in found])
-        cells += [_quartiles(reached, 0), _quartiles(logs[:, 0], 3), *(f"{np.median(one):.0f}" for one in last)]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return [*lines, ""]
+        seconds = (np.median(at(key)[-1]) for key in ("seconds", "seconds_with_compilation"))
+        points.append([method, *map(_quartiles, at("regret")), _quartiles(reached, 0)])
+        logs.append([method, *(_quartiles(row, 3) for row in at("log_regret")), *(f"{time:.0f}" for time in seconds)])
+    return [
+        f"**{name}**, {race['candidates']} candidates, the best of which has {race['best_test_accuracy']:.1f} % of "
+        f"test accuracy: regret in points after {m} full trainings and more",
+        "",
+        *_rows(["method", *after, f"≤ {CLOSE} from"], points),
+        f"**{name}**: regret in log validation loss, and seconds until {after[-1]} without and with compilation",
+        "",
+        *_rows(["method", *after, "seconds", "with compilation"], logs),
+    ]
 
 
-_SECONDS = ("seconds", "seconds_with_compilation")
+def _rows(columns: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return [lines[0], "|---" * len(columns) + "|", *lines[1:], ""]
 
 
 def _quartiles(values: np.ndarray, digits: int = 1) -> str:
@@ -111,34 +120,41 @@ def _quartiles(values: np.ndarray, digits: int = 1) -> str:
 
 @house_style
 def figure(races: Mapping[str, Any]) -> Drawing:
-    """Regret against full trainings, a panel a task: medians and quartiles over seeds."""
+    """Regret against full trainings, a row of panels a task: medians and quartiles over seeds."""
     if not races:
         return "no race is finished"
-    columns = min(len(races), 2)
-    rows = -(-len(races) // columns)
-    drawing = Figure(figsize=(WIDTH, 0.5 + 2.9 * rows), layout="constrained")
-    panels = drawing.subplots(rows, columns, squeeze=False).ravel()
-    for panel, (name, race) in zip(panels, races.items(), strict=False):
-        costs = np.geomspace(1, 64, 400)
-        for method, colour in DRAWN.items():
-            if method not in race["methods"]:
-                continue
-            found = np.array([at_costs(one, "regret", costs) for one in race["methods"][method].values()])
-            there = ~np.isnan(found).any(0)
-            low, middle, high = np.quantile(found[:, there], [0.25, 0.5, 0.75], axis=0)
-            label = f"{method}: {METHODS[method].about}"
-            panel.step(costs[there], middle, where="post", color=colour, label=label)
-            panel.fill_between(costs[there], low, high, step="post", color=colour, alpha=0.15, linewidth=0)
-        panel.axvline(race["first"], color=GREY, linewidth=0.8, linestyle=":")
-        panel.set(xscale="log", xticks=(1, 2, 4, 8, 16, 32, 64), xlim=(4, 64), title=name)
+    drawing = Figure(figsize=(WIDTH, 0.9 + 2.3 * len(races)), layout="constrained")
+    panels = drawing.subplots(len(races), len(_SHOWN), squeeze=False, sharex=True)
+    for row, (name, race) in zip(panels, races.items(), strict=True):
+        for panel, (key, (words, linear)) in zip(row, _SHOWN.items(), strict=True):
+            _draw(panel, race, key)
+            panel.set_title(f"{name}: {words}")
+            panel.set_yscale("symlog", linthresh=linear)
+            panel.yaxis.set_major_formatter("{x:g}")
+    for panel in panels[-1]:
+        panel.set(xscale="log", xlabel="full trainings", xticks=(4, 8, 16, 32, 64), xlim=(4, 64))
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.minorticks_off()
-        panel.set_yscale("symlog", linthresh=1)
-        panel.yaxis.set_major_formatter("{x:g}")
-    for panel in panels[len(races) :]:
-        panel.set_axis_off()
-    drawing.supxlabel("full trainings", fontsize=10)
-    drawing.supylabel("regret, points of test accuracy", fontsize=10)
-    handles, labels = panels[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    words = [f"{label}: {METHODS[label].about}" for label in labels]
+    drawing.legend(handles, words, loc="outside lower center", ncols=2, fontsize=8)
     return drawing
+
+
+_SHOWN = {"regret": ("regret, points of test accuracy", 1.0), "log_regret": ("regret in log validation loss", 0.01)}
+"""What panels show: in words, and up to where their axis is linear."""
+
+
+def _draw(panel: Any, race: Mapping[str, Any], key: str) -> None:
+    for method, colour in DRAWN.items():
+        if method not in race["methods"]:
+            continue
+        found = list(race["methods"][method].values())
+        # From where all seeds have trained one in full to where one has trained its last.
+        first, last = max(one["cost"][0] for one in found), min(one["cost"][-1] for one in found)
+        costs = np.geomspace(first, last, 400)
+        low, middle, high = np.quantile([at_costs(one, key, costs) for one in found], [0.25, 0.5, 0.75], axis=0)
+        width = 2.5 if method == "calibrated" else 1.2
+        panel.step(costs, middle, where="post", color=colour, label=method, linewidth=width)
+        panel.fill_between(costs, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
+    panel.axvline(race["first"], color=GREY, linewidth=0.8, linestyle=":")

@@ -193,8 +193,8 @@ def _with_slopes(
     usable = ~np.asarray(networks.diverged)[:, None]
     if not usable.all():
         run.progress.say(
-            f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged; the search does without "
-            "their slopes"
+            f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged: the search does "
+            "without their slopes"
         )
     for name, batch in batches.items():
         found = jax.lax.map(lambda network, batch=batch: log_slope(network, batch), without_diverged(networks))

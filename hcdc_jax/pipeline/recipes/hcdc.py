@@ -156,19 +156,17 @@ def _tell_of_diverged(request: Request, pool: Pool, target: Target, match: _Matc
     """
     flagged = np.zeros(len(pool.hparams), bool) if pool.diverged is None else np.asarray(pool.diverged)
     there = ~np.isnan(np.asarray(target.gradient)).all(1) & ~flagged
-    where, cure = (
-        f"seed {request.seed}",
-        "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'",
-    )
+    where, count = f"seed {request.seed}", f"{flagged.sum()} of {len(flagged)}"
+    cure = "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'"
     if not there.any() and not set(match.asked(request.run.setup)) & set(READ_VALUES):
         raise UserError(
-            f"{where}: no network has a hypergradient that did not diverge on both sides, so none can be matched; {cure}, "
-            "or hcdc.distance = 'value'"
+            f"{where}: no network has a hypergradient that did not diverge on both sides, so none can be matched; "
+            f"{cure}, or hcdc.distance = 'value'"
         )
     if flagged.any():
         request.run.progress.say(
-            f"{where}: the responses of {flagged.sum()} of {len(flagged)} networks on S_train diverged, which are not at a "
-            f"minimum; {match.name} matches their losses alone, as far as hcdc.distance reads losses; {cure}"
+            f"{where}: the responses of {count} networks on S_train diverged, which are not at a minimum; {match.name} "
+            f"matches their losses alone, as far as hcdc.distance reads losses; {cure}"
         )
 
 
