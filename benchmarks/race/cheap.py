@@ -171,11 +171,7 @@ def _first_views(setup: Setup, batch: Batch) -> Batch:
 
 
 def _slopes(setup: Setup, keys: list[Array], train: Batch, batches: tuple[Batch, ...]) -> list[np.ndarray]:
-<<<<<<< HEAD
-    """[n, h] slopes of the log of the mean loss on each of `batches`, over networks on S_train from the keys."""
-=======
     """[n, h] slopes of the log loss on each of `batches`, the mean over networks trained on S_train from the keys."""
->>>>>>> w-race
     problem, candidates = setup.problem_on(train), setup.candidates
     devices = local_devices()[:1]  # two of one CPU have waited for each other for ever here
     size, alone = side_by_side(problem, candidates[0], train, (), None, devices[0].platform)
@@ -185,17 +181,10 @@ def _slopes(setup: Setup, keys: list[Array], train: Batch, batches: tuple[Batch,
 
     def of_key(key: Array) -> list[tuple[Array, Array]]:
         shared = replicate((key, setup.proxy_training, train, batches))
-<<<<<<< HEAD
-        unrolled = options.sensitivity == "unroll"
-        found = _sloped(
-            problem, chunks, shared, solver=solver, unrolled=unrolled, direct=options.direct, mesh=mesh, alone=alone
-        )
-=======
         found = _sloped(
             problem, chunks, shared, solver=solver, unrolled=options.sensitivity == "unroll", direct=options.direct,
             mesh=mesh, alone=alone,
         )  # fmt: skip
->>>>>>> w-race
         return in_order(mesh, found, len(candidates))
 
     sums = jax.tree.map(lambda *leaves: sum(np.asarray(leaf, np.float64) for leaf in leaves), *map(of_key, keys))
