@@ -18,22 +18,30 @@ from hcdc_jax.types import Batch
 NUM_CLASSES, CANDIDATES = 10, 27
 
 
-def halving() -> dict[str, dict[str, float]]:
+def halving(*names: str) -> dict[str, dict[str, float]]:
     """Milliseconds of a training step of one candidate, in a bracket of 27 and where `evaluate` trains all 27 in full.
 
-    An MLP on 20,000 random images in mini-batches of 100, whose order costs more than the step itself if each candidate
-    draws its own; and cells of NAS-Bench-201 on 64 images, which skip what they do not have unless they are computed
-    side by side.
+    "mlp": on 20,000 random images in mini-batches of 100, whose order costs more than the step itself if each candidate
+    draws its own. "cells": of NAS-Bench-201 on 64 images; they skip what they do not have unless they are computed side
+    by side.
     """
-    regularisation, cells = spaces.get("regularisation"), spaces.get("nas_bench_201")
-    mlp = image_problem("mlp", (14, 14, 1), NUM_CLASSES, read=regularisation.read, width=64)
-    one_cell = image_problem(
-        "nas_bench_201", (16, 16, 3), NUM_CLASSES, read=cells.read, width=4, depth=1, norm="batch", weight_decay=1e-3
-    )
-    return {
-        "mlp, 20,000 images": _measured(mlp, regularisation, (14, 14, 1), 20_000, Training(steps=243, batch_size=100)),
-        "cells, 64 images": _measured(one_cell, cells, (16, 16, 3), 64, Training(steps=27)),
-    }
+    return {name: SETTINGS[name]() for name in names or SETTINGS}
+
+
+def _mlp() -> dict[str, float]:
+    space, shape = spaces.get("regularisation"), (14, 14, 1)
+    problem = image_problem("mlp", shape, NUM_CLASSES, read=space.read, width=64)
+    return _measured(problem, space, shape, 20_000, Training(steps=243, batch_size=100))
+
+
+def _cells() -> dict[str, float]:
+    space, shape = spaces.get("nas_bench_201"), (16, 16, 3)
+    options = {"width": 4, "depth": 1, "norm": "batch", "weight_decay": 1e-3}
+    problem = image_problem("nas_bench_201", shape, NUM_CLASSES, read=space.read, **options)
+    return _measured(problem, space, shape, 64, Training(steps=81))
+
+
+SETTINGS = {"mlp": _mlp, "cells": _cells}
 
 
 def _measured(

@@ -1,6 +1,6 @@
 """How well successive halving chooses, by its brackets and by where the schedule of its trainings ends.
 
-    python -m benchmarks.halving_schedules [config ...] [--out DIR] [--section.field value ...]
+    python -m benchmarks.halving_schedules [config ...] [--brackets NAME ...] [--out DIR] [--section.field value ...]
 
 The truth is that of the configuration: means over full trainings from `truth.seeds` initialisations. Each seed of the
 configuration is a search from an initialisation of its own. Prints a table and writes `halving_schedules.md`.
@@ -43,6 +43,7 @@ def truth(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = parser_of(__doc__, "halving_schedules")
     parser.add_argument("configs", nargs="*", type=Path)
+    parser.add_argument("--brackets", nargs="+", choices=BRACKETS, default=list(BRACKETS))
     args, overrides = parsed(parser)
     lines = [
         "| | schedule ends with | Spearman, losses | Spearman, accuracies | regret, points | "
@@ -53,9 +54,9 @@ def main() -> None:
         config = configs.apply_overrides(configs.load(path), overrides)
         setup = pipeline.prepare(config)
         losses, accuracies = truth(setup)
-        for name, bracket in BRACKETS.items():
+        for name in args.brackets:
             for schedule in ("full", "rung") if config.training.schedule == "cosine" else ("full",):
-                rows = [_searched(setup, seed, schedule, bracket, losses, accuracies) for seed in config.seeds]
+                rows = [_searched(setup, seed, schedule, BRACKETS[name], losses, accuracies) for seed in config.seeds]
                 means = [spread(metrics.summarise(part), 3) for part in np.array(rows).T]
                 lines.append(f"| {path.stem}, {name} | {schedule} | {' | '.join(means)} |")
                 print(lines[-1], flush=True)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import jax
 import joblib
 
 from hcdc_jax import config as configs
-from hcdc_jax import data, distances, files, pipeline, protocols, search, spaces, terminal
+from hcdc_jax import data, distances, files, pipeline, protocols, spaces, terminal
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
 from hcdc_jax.config import Config
@@ -173,10 +173,10 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = pipeline.SearchPlan
     sub = add("search", _search, "search on the condensed data of a run, then train the best on the full data")
     sub.add_argument("target", metavar="CONFIG|DIR")
-    sub.add_argument("--method", choices=tuple(search.SEARCHES), default=plan.method, help=f"({plan.method})")
+    sub.add_argument("--method", choices=get_args(pipeline.SearchMethod), default=plan.method, help=f"({plan.method})")
     sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
     sub.add_argument(
-        "--top", type=_seed, default=plan.top, metavar="K", help=f"train the best K on the full data ({plan.top})"
+        "--top", type=_seed, default=plan.top, metavar="K", help="train K on the full data (1; calibrated: up to 6)"
     )
     sub.add_argument("--seed", type=_seed, default=plan.seed, metavar="N", help=f"of the search ({plan.seed})")
     sub.add_argument("--artefact", metavar="NAME", help="whose condensed data, METHOD or METHOD_seedN (the primary's)")
@@ -334,7 +334,7 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
         ("Spaces", dict.fromkeys(spaces.names(), "")),
         ("Distances", dict.fromkeys(distances.names(), "")),
-        ("Searches", dict.fromkeys(search.SEARCHES, "")),
+        ("Searches", dict.fromkeys(get_args(pipeline.SearchMethod), "")),
         ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)

@@ -56,8 +56,9 @@ def over_candidates(candidates: HParams, chunk_size: int, mesh: Mesh) -> tuple[H
     width = chunk_size * mesh.size
 
     def chunk(leaf):
+        of = np if isinstance(leaf, np.ndarray) else jnp  # what lies with the host is cut there, at no call per leaf
         padding = -leaf.shape[0] % width
-        padded = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], padding, axis=0)]) if padding else jnp.asarray(leaf)
+        padded = of.concatenate([leaf, of.repeat(leaf[-1:], padding, axis=0)]) if padding else of.asarray(leaf)
         return padded.reshape(-1, width, *leaf.shape[1:])
 
     return (
@@ -100,12 +101,14 @@ def on_each_device(
 
 def in_order(mesh: Mesh, results: PyTree, count: int) -> PyTree:
     """Results with the leading axes of the chunks, as those [count, ...] of the candidates; joined on the host."""
+    if mesh.size > 1:
+        return jax.tree.map(jnp.asarray, on_host(results, count))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
 
-    def joined(leaf):
-        leaf = leaf if mesh.size == 1 else np.asarray(leaf)
-        return jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])[:count])
 
-    return jax.tree.map(joined, results)
+def on_host(results: PyTree, count: int) -> PyTree:
+    """As `in_order`, as arrays of the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:count], results)
 
 
 def local_devices(devices: Sequence[Device] | int | None = None) -> Sequence[Device]:

@@ -40,12 +40,31 @@ class Prior(NamedTuple):
       signal: of the standard deviation of the function.
       value_noise: of the standard deviation of the noise on values, which are seeds apart.
       gradient_noise: the same on gradients, which come from truncated solves besides.
+      choice: of the length scales of categorical choices: what is added to their mean, and each one's own deviation in
+        place of the other. What choices do to a loss nearly adds up, which long length scales say; of sixteen cells of
+        six choices, shorter ones learn less than a linear model does (benchmarks/RESULTS.md).
     """
 
     length: tuple[float, float, float] = (math.log(2.0) - 0.5 * math.log(3.0), 0.6, 0.35)
     signal: tuple[float, float] = (0.0, 0.7)
     value_noise: tuple[float, float] = (np.log(0.05), 0.7)
     gradient_noise: tuple[float, float] = (np.log(0.2), 0.7)
+    choice: tuple[float, float] = (1.5, 0.2)
+
+
+class Trend(NamedTuple):
+    """A function known beforehand, of which the unknown one may hold a multiple.
+
+    Its coefficient has the prior N(0, 1) in units of the spread of the values: it is free to vanish, and uncertain
+    where the observed points say nothing of it.
+
+    Attributes:
+      values: [m] at the observed points, in units in which it varies by about 1 over all that will be predicted.
+      slopes: [m, h] in the hyperparameters; NaN where they are not known, and slopes observed there are not read.
+    """
+
+    values: np.ndarray
+    slopes: np.ndarray
 
 
 class Observed(NamedTuple):
@@ -56,6 +75,7 @@ class Observed(NamedTuple):
       read_out: [n, m k (1 + h)] makes the n observed numbers, values first, of values and gradients at these points;
         [n, m k] where no gradient was observed.
       numbers: [n].
+      trend: [n] the same numbers of the trend; 0 without one.
       owner: [n] which of the m points each belongs to.
       is_slope: [n].
     """
@@ -63,6 +83,7 @@ class Observed(NamedTuple):
     orbits: np.ndarray
     read_out: np.ndarray
     numbers: np.ndarray
+    trend: np.ndarray
     owner: np.ndarray
     is_slope: np.ndarray
 
@@ -99,6 +120,7 @@ def fit(
     values: ArrayLike,
     gradients: ArrayLike | None = None,
     *,
+    trend: Trend | None = None,
     prior: Prior | None = None,
 ) -> Process:
     """A Gaussian process with a squared-exponential kernel, its parameters at the maximum of their posterior.
@@ -112,18 +134,25 @@ def fit(
       points: [m, h] hyperparameters.
       values: [m].
       gradients: [m, h] slopes of the values with respect to `points`, or None; NaN where they were not observed.
+      trend: what the function may hold a multiple of, on top of the process.
       prior: of the kernel's parameters.
     """
     prior = prior or Prior()
     values = np.asarray(values, np.float64)
     scale = np.asarray(space.prior_std)
     slopes = np.full(np.shape(points), np.nan) if gradients is None else scale * np.asarray(gradients, np.float64)
+    if trend is None:
+        trend = Trend(np.zeros(len(values)), np.zeros_like(slopes))
+    slopes = np.where(np.isnan(trend.slopes), np.nan, slopes)
     there = ~np.isnan(slopes)
     centre, spread = float(values.mean()), max(float(values.std()), 1e-12)  # equal values: any scale will do
     if there.any():
         # Of one point, or of equal values, the slopes alone tell how far the process moves.
-        spread = max(spread, 0.3 * float(np.sqrt(np.mean(slopes[there] ** 2))))
+        # The median, since a single slope may have exploded.
+        spread = max(spread, 0.3 * float(np.median(np.abs(slopes[there]))))
     observed = _observe(space, np.asarray(points), (values - centre) / spread, slopes / spread)
+    trend_numbers = np.concatenate([trend.values, (scale * trend.slopes)[there]])
+    observed = observed._replace(trend=trend_numbers)
     groups = groups_of(space)
     log_params, log_posterior = _most_probable(observed, groups, prior)
     covariance = _covariance(observed, _jet(observed, _kernel_of(log_params, groups)), log_params)
@@ -132,15 +161,24 @@ def fit(
     return Process(space, observed, log_params, groups, centre, spread, factor, weights, log_posterior)
 
 
-def predict(process: Process, queries: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and standard deviation of the function, without noise, at `queries` [n, h]: two arrays [n]."""
+def predict(process: Process, queries: ArrayLike, trend: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and standard deviation of the function, without noise, at `queries` [n, h]: two arrays [n].
+
+    Args:
+      process: fitted.
+      queries: [n, h] hyperparameters.
+      trend: [n] values of the trend there, if it was fitted with one.
+    """
     queries, parts = np.asarray(queries), []
+    trend = np.zeros(len(queries)) if trend is None else np.asarray(trend, np.float64)
     kernel = _kernel_of(process.log_params, process.groups)
     for begin in range(0, len(queries), AT_ONCE):
         orbits = _orbits(process.space, queries[begin : begin + AT_ONCE])  # [b, k, h]
         b, k, _ = orbits.shape
         cross = _covariances(np.concatenate(orbits), process.observed, kernel).reshape(b, k, -1).sum(1) / math.sqrt(k)
-        own = _values(orbits[:, :, None], orbits[:, None], kernel).sum((1, 2)) / k
+        here = trend[begin : begin + AT_ONCE]
+        cross += here[:, None] * process.observed.trend
+        own = _values(orbits[:, :, None], orbits[:, None], kernel).sum((1, 2)) / k + here**2
         explained = solve_triangular(process.factor, cross.T, lower=True)
         parts.append((cross @ process.weights, np.sqrt(np.maximum(own - (explained**2).sum(0), 0.0))))
     mean, deviation = map(np.concatenate, zip(*parts, strict=True))
@@ -164,6 +202,23 @@ def left_out(process: Process) -> tuple[np.ndarray, np.ndarray]:
         mean.append(observed.numbers[mine[0]] - covariance[0] @ process.weights[mine])
         deviation.append(math.sqrt(covariance[0, 0]))
     return process.centre + process.spread * np.array(mean), process.spread * np.array(deviation)
+
+
+def noise_of(process: Process) -> float:
+    """Standard deviation of the noise on values."""
+    return process.spread * float(np.exp(process.log_params[-2]))
+
+
+def power_law(given: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Offset and exponent of the least-squares line from one array [m] of log losses to another.
+
+    Where those given are all the same, or run against those wanted, the exponent is 0: they say nothing.
+    """
+    if not given.size:
+        return 0.0, 0.0
+    centred = given - given.mean()
+    exponent = max(float(centred @ wanted / max(centred @ centred, 1e-12)), 0.0)
+    return float(wanted.mean() - exponent * given.mean()), exponent
 
 
 class _Kernel(NamedTuple):
@@ -250,6 +305,7 @@ def _observe(space: Space, points: np.ndarray, values: np.ndarray, slopes: np.nd
         orbits=orbits.reshape(m * k, h),
         read_out=read_out / math.sqrt(k),
         numbers=np.concatenate([values, slopes[there]]),
+        trend=np.zeros(m + there.sum()),
         owner=np.concatenate([here, np.repeat(here, there.sum(1))]),
         is_slope=np.arange(m + there.sum()) >= m,
     )
@@ -272,7 +328,8 @@ def _jet(observed: Observed, kernel: _Kernel) -> np.ndarray:
 
 def _covariance(observed: Observed, jet: np.ndarray, log_params: np.ndarray) -> np.ndarray:
     """[n, n] of what was observed."""
-    return observed.read_out @ jet @ observed.read_out.T + np.diag(_noise(observed, log_params))
+    of_process = observed.read_out @ jet @ observed.read_out.T
+    return of_process + np.outer(observed.trend, observed.trend) + np.diag(_noise(observed, log_params))
 
 
 def _length_slopes(weights: np.ndarray, observed: Observed, kernel: _Kernel, jet: np.ndarray) -> np.ndarray:
@@ -302,11 +359,13 @@ def _length_slopes(weights: np.ndarray, observed: Observed, kernel: _Kernel, jet
 def _prior_moments(prior: Prior, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the log parameters."""
     mean_length, common, own = prior.length
-    num_lengths = groups.max() + 1
+    longer, own_of_choice = prior.choice
+    is_choice = np.bincount(groups) > 1
     others = np.array([prior.signal, prior.value_noise, prior.gradient_noise])
-    mean = np.concatenate([np.full(num_lengths, mean_length + 0.5 * math.log(len(groups))), others[:, 0]])
-    covariance = np.diag(np.concatenate([np.full(num_lengths, own), others[:, 1]]) ** 2)
-    covariance[:num_lengths, :num_lengths] += common**2
+    lengths = mean_length + 0.5 * math.log(len(groups)) + np.where(is_choice, longer, 0.0)
+    mean = np.concatenate([lengths, others[:, 0]])
+    covariance = np.diag(np.concatenate([np.where(is_choice, own_of_choice, own), others[:, 1]]) ** 2)
+    covariance[: len(lengths), : len(lengths)] += common**2
     return mean, covariance
 
 

@@ -185,6 +185,33 @@ class TestSearch:
         assert result["full_trainings"] == {"condense": 3, "retrain": 3}
         assert result["artefact"] == {"method": "hcdc", "seed": 0}
 
+    def test_a_calibrated_search_asks_for_trainings_one_by_one_and_goes_on_from_what_it_has(self, copy, hcdc):
+        hcdc("search", copy, "--num", "30", "--method", "calibrated", "--top", "2")
+        result = json.loads((copy / "search_calibrated.json").read_text())
+        assert result["candidates"] == 33, "the matched candidates are among them"
+        asked = result["calibration"]["asked_for"]
+        assert result["full_trainings"] == {"condense": 3, "retrain": len(asked)}
+        assert 2 <= len(asked) <= 3, "the best of the first three is trained once more for its network"
+        assert len(set(asked)) == len(asked)
+        assert sum(result["calibration"]["weights"].values()) == pytest.approx(1)
+        losses = [row["val_loss"] for row in result["finalists"]]
+        assert losses == sorted(losses)
+        assert result["selected"]["val_loss"] == losses[0]
+        hparams = np.float32([list(row["hparams"].values()) for row in result["finalists"]])
+        places = result["best"][: len(asked)]
+        np.testing.assert_allclose(hparams, np.array(result["history"]["hparams"])[places])
+        setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(copy))
+        alone = hc.evaluate(
+            key_for(TRUTH, 0), setup.problem, hparams, setup.train, setup.test, training=setup.training, chunk_size=1
+        )
+        np.testing.assert_allclose([row["test_accuracy"] for row in result["finalists"]], alone.accuracy, atol=1e-6)
+        kept = {path: path.stat().st_mtime_ns for path in (copy / "checkpoints" / "searched").glob("*.npz")}
+        assert len(kept) == len(asked)
+        hcdc("search", copy, "--num", "30", "--method", "calibrated", "--top", "3")
+        longer = json.loads((copy / "search_calibrated.json").read_text())
+        assert longer["calibration"]["asked_for"][:2] == asked[:2]
+        assert all(path.stat().st_mtime_ns == at for path, at in kept.items()), "nothing is trained twice"
+
     def test_no_finalists(self, copy, hcdc):
         out = hcdc("search", copy, "--num", "20", "--top", "0", "--artefact", "random_seed0", "--method", "grid")
         result = json.loads((copy / "search_grid.json").read_text())

@@ -50,6 +50,7 @@ PIPELINE = [
     ["checks"],
     ["building"],
     ["condensing", "ranking", "true_scores", "searching", "evaluating"],
+    ["calibrating"],
     ["search_result"],
     ["reporting"],
     ["teaching"],

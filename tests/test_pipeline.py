@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ from hcdc_jax import pipeline
 from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline import checks, clock, matched_networks, recipes
+from hcdc_jax.pipeline import checks, clock, draws, matched_networks, recipes, targets
 from hcdc_jax.pipeline.draws import stratified
 from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.recipes import graphs
@@ -156,9 +157,32 @@ def test_targets_that_all_diverge_are_told(in_process, tmp_path):
     config = small_config(tmp_path, methods=("hcdc",), training=training, hcdc={"full_trainings": 2})
     with (
         pipeline.opened(config, tmp_path / "run") as run,
-        pytest.raises(UserError, match=r"all 2 hypergradients on the real data diverged; lower"),
+        pytest.raises(UserError, match=r"all 2 trainings on the real data diverged; lower"),
     ):
         pipeline.condense(run)
+
+
+def test_a_training_whose_hypergradient_diverged_counts_by_its_loss(in_process, tmp_path):
+    """Twenty steps end far from a minimum, where Chebyshev iteration grows and says so; losses are as good as ever."""
+    config = small_config(tmp_path, methods=("hcdc", "surrogate"))
+    said = []
+    with pipeline.opened(config, tmp_path / "run") as run:
+        run = run._replace(progress=run.progress._replace(say=said.append))
+        pipeline.condense(run)
+        kept = [read_arrays(path) for path in sorted(tmp_path.glob("run/checkpoints/targets_seed0/*.npz"))]
+        matched = targets.matched_targets(run, 0, draws.drawn(run, 0, run.setup.train))
+    diverged = np.array([record["diverged"] for record in kept])
+    assert diverged.any()
+    np.testing.assert_array_equal(matched.target.value, [record["value"] for record in kept])
+    np.testing.assert_array_equal(np.isnan(matched.target.gradient).all(1), diverged)
+    assert any("hypergradients of" in line and "their losses count" in line for line in said)
+    cosine = dataclasses.replace(config, hcdc=dataclasses.replace(config.hcdc, distance="cosine"))
+    if diverged.all():
+        with (
+            pipeline.opened(cosine, tmp_path / "cosine") as run,
+            pytest.raises(UserError, match="no network has a hypergradient that did not diverge on both sides"),
+        ):
+            pipeline.condense(run)
 
 
 def test_a_network_that_diverges_on_the_condensed_data_is_left_out(in_process, tmp_path, monkeypatch):
@@ -331,7 +355,7 @@ def test_where_every_response_diverged_nothing_but_losses_can_be_matched(in_proc
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"distance": "cosine"})
     with (
         pipeline.opened(config, tmp_path / "run") as run,
-        pytest.raises(UserError, match=r"no hypergradient can be matched; lengthen training.proxy_steps"),
+        pytest.raises(UserError, match=r"so none can be matched; lengthen training.proxy_steps"),
     ):
         pipeline.condense(run)
 

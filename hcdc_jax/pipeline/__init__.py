@@ -6,12 +6,13 @@ from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
-from hcdc_jax.pipeline.searching import SearchPlan, search
+from hcdc_jax.pipeline.searching import SearchMethod, SearchPlan, search
 from hcdc_jax.pipeline.true_scores import truth
 
 __all__ = [
     "EvaluationPlan",
     "Progress",
+    "SearchMethod",
     "SearchPlan",
     "condense",
     "evaluate_condensed",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hcdc_jax.candidates import Scores, evaluate, memory_budget, memory_chunk_size, score_each, train_each
+from hcdc_jax.candidates import Scores, evaluate, evaluate_on, memory_budget, memory_chunk_size, score_each, train_each
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
@@ -76,6 +76,18 @@ def mean_scores(
         training, problem = setup.proxy_training, setup.problem_on(train_batch)
         scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
     return scores, elapsed
+
+
+def scores_on_each(
+    setup: Setup, keys: list[Array], candidates: Array, train_batch: Batch, batches: tuple[Batch, ...]
+) -> tuple[Scores, ...]:
+    """`mean_scores` on several batches, with one training for all of them."""
+    if setup.asks_jointly:
+        networks = networks_on(setup, keys, candidates, train_batch)
+        return tuple(networks.on(batch)[0] for batch in batches)
+    problem, training = setup.problem_on(train_batch), setup.proxy_training
+    runs = [evaluate_on(key, problem, candidates, train_batch, batches, training=training) for key in keys]
+    return tuple(_mean(list(of_batch)) for of_batch in zip(*runs, strict=True))
 
 
 def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch, training: Training) -> dict[str, Any]:

@@ -17,8 +17,10 @@ from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
+from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.reporting import full_training_seconds
 from hcdc_jax.pipeline.setup import Run, Setup
+from hcdc_jax.pipeline.targets import Matched
 from hcdc_jax.pipeline.teaching import teachers_of, train_place
 from hcdc_jax.search import Halving, History, break_even
 
@@ -32,12 +34,21 @@ class Found(NamedTuple):
 
 
 class Retrained(NamedTuple):
-    """The second stage: candidates [k, h], their scores on the real validation and test parts, and its time."""
+    """The second stage: candidates [k, h], their scores on the real validation and test parts, and its time.
+
+    Attributes:
+      hparams: [k, h].
+      val: on the real validation part.
+      test: on the real test part.
+      elapsed: of the trainings.
+      with_hypergradients: whether that holds hypergradients, so that it says nothing of a training alone.
+    """
 
     hparams: np.ndarray
     val: Scores
     test: Scores
     elapsed: Elapsed
+    with_hypergradients: bool = False
 
 
 class Rival(NamedTuple):
@@ -79,7 +90,8 @@ def outcome(
         ]
         i = int(np.argmin(retrained.val.loss))
         test = jax.tree.map(lambda leaf: leaf[i], retrained.test)
-        selected = chosen(retrained.hparams[i], retrained.val.loss[i], test)
+        if np.isfinite(retrained.val.loss[i]):  # else all of them diverged
+            selected = chosen(retrained.hparams[i], retrained.val.loss[i], test)
     if rival is not None:
         halving = chosen(rival.halving.winner, rival.halving.loss, rival.test)
     return {
@@ -100,16 +112,31 @@ def price(
     found: Found,
     retrained: Retrained | None,
     rival: Rival | None,
+    matched: Matched | None = None,
 ) -> dict[str, Any]:
-    """Time and full trainings of every part, and from how many candidates on they are worth it."""
+    """Time and full trainings of every part, and from how many candidates on they are worth it.
+
+    Args:
+      setup: the run.
+      folder: of the run.
+      card: of the condensed data that was searched on.
+      found: the first stage.
+      retrained: the second stage, if there was one.
+      rival: successive halving, if it was run.
+      matched: full trainings that the search itself began from; charged as far as the condensed data has not paid them.
+    """
     cost = _condense_cost(setup, folder, card["method"], card["seed"])
+    if cost is not None and matched is not None:
+        cost = cost if cost.full_trainings else cost.plus(matched.cost)
+        cost = cost if pays_for_hypergradients(setup, card["method"]) else cost.plus(matched.gradient_cost)
     count = 0 if retrained is None else len(retrained.hparams)
     parts = {"search": found.elapsed}
     trainings = {"condense": None if cost is None else cost.full_trainings, "retrain": float(count)}
     seen = [full_training_seconds(folder)]
     if retrained is not None:
         parts["retrain"] = retrained.elapsed
-        seen.append(retrained.elapsed.run / count)
+        if not retrained.with_hypergradients:
+            seen.append(retrained.elapsed.run / count)
     if rival is not None:
         parts["successive_halving"] = rival.elapsed
         trainings["successive_halving"] = rival.halving.full_trainings
@@ -121,6 +148,8 @@ def price(
         # Finalists count as one even where none was trained: a search that ends without a network has not ended.
         untimed = cost.full_trainings - cost.timed_trainings
         spent, each = cost.seconds + untimed * full, found.elapsed.run / len(found.history.loss)
+        if retrained is not None and retrained.with_hypergradients:
+            spent += max(retrained.elapsed.run - count * full, 0.0)
         pays = {
             "all_in_full": metrics.break_even(spent, each, full, max(count, 1)),
             "successive_halving": break_even(spent, each, full, setup.training.steps, retrained=max(count, 1)),

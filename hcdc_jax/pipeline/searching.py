@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +15,20 @@ from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate_on, score
 from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import describe
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
-from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, check_in_memory, key_for
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.types import Array
 
-SearchMethod: TypeAlias = Literal["random", "grid", "hypergradient", "optuna"]
+SearchMethod: TypeAlias = Literal["calibrated", "random", "grid", "hypergradient", "optuna"]
+TOP = {"calibrated": 6}
+"""How many are trained in full where the plan does not say: one, or what a method needs to learn where it was wrong."""
 
 APART = 0.1
 """Prior standard deviations within which candidates are one: full trainings of both would say the same."""
@@ -41,9 +44,10 @@ class SearchPlan:
     """What is searched, and how.
 
     Attributes:
-      method: a name in `search.SEARCHES`.
+      method: a name in `search.SEARCHES`, or "calibrated".
       num: candidates on the condensed data.
-      top: how many of the best are then trained on the full data.
+      top: how many of the best are then trained on the full data; of "calibrated" at most, one by one, each chosen by
+        what those before have told. None: `TOP`, or 1.
       seed: of the search.
       artefact: whose condensed data, as `<method>` or `<method>_seed<k>`; by default those of the primary artefact.
       halving: also search by successive halving on the full data, among as many candidates.
@@ -53,7 +57,7 @@ class SearchPlan:
 
     method: SearchMethod = "random"
     num: int = 1000
-    top: int = 1
+    top: int | None = None
     seed: int = 0
     artefact: str | None = None
     halving: bool = False
@@ -81,23 +85,35 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
         its study is of another space. Nothing is written then.
     """
     progress = progress or silent()
-    check_name("search", plan.method, SEARCHES)
+    check_name("search", plan.method, get_args(SearchMethod))
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
-    if plan.top or plan.halving:
+    top = TOP.get(plan.method, 1) if plan.top is None else plan.top
+    if top or plan.halving or plan.method == "calibrated":
         check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
-    found = _search_condensed(setup, condensed, plan, progress)
-    best = found.history.hparams[found.places[: plan.top]]
-    retrained = _retrain(setup, best, progress) if len(best) else None
+    story: dict[str, Any] = {}
+    matched = None
+    if plan.method == "calibrated":
+        found, retrained, calibration, matched = search_calibrated(
+            Run(setup, folder, progress), condensed, num=plan.num, top=top, seed=plan.seed,
+            best_of=lambda history: _best(setup, history, top),
+        )  # fmt: skip
+        story = {"calibration": calibration}
+    else:
+        found = _search_condensed(setup, condensed, plan, top, progress)
+        best = found.history.hparams[found.places[:top]]
+        retrained = _retrain(setup, best, progress) if len(best) else None
     rival = _halve(setup, plan, progress) if plan.halving else None
     content = {
-        **{name: getattr(plan, name) for name in ("method", "num", "top", "seed")},
+        **{name: getattr(plan, name) for name in ("method", "num", "seed")},
+        "top": top,
         **{name: value for name, value in describe(setup).items() if name != "space"},
         "artefact": {name: condensed.card[name] for name in ("method", "seed")},
         "space": {"name": setup.space.name, "hparam_names": list(setup.space.hparam_names)},
         **outcome(setup, folder, found, retrained, rival),
-        **price(setup, folder, condensed.card, found, retrained, rival),
+        **price(setup, folder, condensed.card, found, retrained, rival, matched),
+        **story,
         "history": found.history._asdict(),
     }
     files.write_json(folder / f"search_{plan.method}.json", content)
@@ -114,7 +130,13 @@ def _condensed(setup: Setup, folder: Path, name: str | None) -> Condensed:
     return condensed
 
 
-def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, progress: Progress) -> Found:
+def _best(setup: Setup, history: History, top: int) -> np.ndarray:
+    """Places of the best different candidates, `LISTED` at least."""
+    radius = APART * np.asarray(setup.space.prior_std)
+    return history.best(max(top, LISTED), radius, equivalents=setup.space.equivalents)
+
+
+def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, top: int, progress: Progress) -> Found:
     keys, key = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed)
 
     def evaluate_fn(candidates: Array) -> Scores:
@@ -135,9 +157,7 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, prog
         history = SEARCHES[plan.method](key, setup.space, evaluate_fn, plan.num, report=progress.update, **extra)
     if len(history.loss) < plan.num:  # a grid, or descents of equal length
         progress.update(plan.num)
-    radius = APART * np.asarray(setup.space.prior_std)
-    places = history.best(max(plan.top, LISTED), radius, equivalents=setup.space.equivalents)
-    return Found(history, places, elapsed)
+    return Found(history, _best(setup, history, top), elapsed)
 
 
 def _retrain(setup: Setup, hparams: np.ndarray, progress: Progress) -> Retrained:

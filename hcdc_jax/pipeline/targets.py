@@ -33,11 +33,11 @@ SLIGHT = 0.1
 
 
 class Matched(NamedTuple):
-    """The matched candidates and what the real data say about them; those that diverged are left out.
+    """The matched candidates and what the real data say about them; trainings that diverged are left out.
 
     Attributes:
       hparams: [m, h].
-      target: values [m] and hypergradients [m, h].
+      target: values [m] and hypergradients [m, h], NaN where the solve of one diverged.
       cost: of the draws and of all m full trainings, the diverged ones included: what their values cost.
       gradient_cost: of their hypergradients, on top; who does not look at these does not pay for them.
       params: of the trained networks, leading axis [m], where they are kept: where they teach.
@@ -79,7 +79,7 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
       draws: the candidates to match.
 
     Raises:
-      UserError: all targets diverged.
+      UserError: all trainings diverged.
     """
     setup, options, folder = run.setup, run.setup.config.hcdc, folder_of(run.folder, seed)
 
@@ -97,8 +97,8 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     matched = _targets(run, folder, key_for(TARGETS, seed), options.full_trainings, candidate, label)
     if not len(matched.hparams):
         raise UserError(
-            f"all {options.full_trainings} hypergradients on the real data diverged; lower training.learning_rate, or "
-            "raise hcdc.damping, and run in a new folder"
+            f"all {options.full_trainings} trainings on the real data diverged; lower training.learning_rate and run "
+            "in a new folder"
         )
     truth = log_spread(np.asarray(matched.target.value))
     if draws.spread < UNFELT * truth:
@@ -169,12 +169,19 @@ def _targets(
     records = [read_arrays(path) for path in paths]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
     networks = {name: array for name, array in stacked.items() if name.startswith("params/")}
-    good = ~stacked["diverged"] & np.isfinite(stacked["value"])
+    good = np.isfinite(stacked["value"])
     if not good.all():
-        run.progress.say(f"{label}: {(~good).sum()} of {count} targets diverged and are left out")
+        run.progress.say(f"{label}: {(~good).sum()} of {count} diverged and are left out")
+    unsolved = stacked["diverged"] & good
+    if unsolved.any():
+        run.progress.say(
+            f"{label}: the hypergradients of {unsolved.sum()} of {count} diverged and are left out; their losses "
+            "count. Lengthen training.steps, or raise hcdc.damping"
+        )
+    gradient = np.where(unsolved[:, None], np.nan, stacked["gradient"])
     return Matched(
         hparams=jnp.asarray(stacked["hparams"][good]),
-        target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(stacked["gradient"][good])),
+        target=Target(jnp.asarray(stacked["value"][good]), jnp.asarray(gradient[good])),
         cost=Cost(
             compile_seconds=float(stacked["compile_seconds"].sum()),
             training_seconds=float(stacked["training_seconds"].sum()),
@@ -239,11 +246,21 @@ def _thrifty(setup: Setup) -> Training:
 
 
 def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]:
-    target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
-    return _record(setup, hparams, *target_of(setup, key, jnp.asarray(hparams)))
+    return _record(setup, hparams, *full_training(setup, key, jnp.asarray(hparams)))
 
 
 _Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
+
+
+def full_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
+    """One full training with its hypergradient, as `hcdc.sensitivity` takes it.
+
+    Returns:
+      (target, params, diverged, training, targeting): the loss on the real validation part and its hypergradient [h],
+      the network, whether either diverged, and the times of the training and of the hypergradient.
+    """
+    target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
+    return target_of(setup, key, hparams)
 
 
 def _after_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
@@ -276,6 +293,6 @@ def _downhill(setup: Setup, record: dict[str, np.ndarray], otherwise: np.ndarray
     scale = np.asarray(setup.space.prior_std, np.float32)
     slope = record["gradient"] * scale
     length = float(np.linalg.norm(slope))
-    if not np.isfinite(length) or length == 0:  # a diverged or a collapsed network leads nowhere
+    if record["diverged"] or not np.isfinite(length) or length == 0:  # a diverged or a collapsed network leads nowhere
         return otherwise
     return np.asarray(setup.space.project(jnp.asarray(record["hparams"] - scale * slope / length)))

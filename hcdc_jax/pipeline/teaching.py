@@ -18,6 +18,7 @@ from hcdc_jax.pipeline.halves import Half, Place, make_half, read_half
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe, half_key
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.pipeline.teachers import Teachers, labels_of, teachers
+from hcdc_jax.types import Batch
 
 TAUGHT = "_taught"
 """Ends the names of files of halves that teachers labelled."""
@@ -48,8 +49,13 @@ def teachers_of(run: Run, seed: int) -> Teachers:
 
     The candidates they are chosen from are those that hcdc matches, drawn by means of the S_train of hcdc.
     """
+    return teachers(run, seed, given_train(run, seed))
+
+
+def given_train(run: Run, seed: int) -> Batch:
+    """The S_train of hcdc with its own labels, by means of which matched candidates are drawn, whoever asks first."""
     recipe = recipes.given_recipe(run.setup.config)
-    return teachers(run, seed, make_half(run, recipe, "train", seed, method=recipe.name).batch)
+    return make_half(run, recipe, "train", seed, method=recipe.name).batch
 
 
 def relabelled_start(run: Run, seed: int, method: str, start: ImageStart) -> ImageStart:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from hcdc_jax.search.base import EvaluateFn, History, in_batches, score_all
+from hcdc_jax.search.calibrated import Advice, Opinion, Proxy, calibrated
+from hcdc_jax.search.calibrated import Search as CalibratedSearch
+from hcdc_jax.search.calibrated import State as CalibratedState
 from hcdc_jax.search.halving import Halving, Rung, break_even, full_trainings, rungs, successive_halving
 from hcdc_jax.search.hypergradient_descent import Objective, hypergradient_search
 from hcdc_jax.search.optuna_search import open_study, optuna_search
@@ -19,13 +22,19 @@ SEARCHES = {
 
 __all__ = [
     "SEARCHES",
+    "Advice",
+    "CalibratedSearch",
+    "CalibratedState",
     "EvaluateFn",
     "Halving",
     "History",
     "Objective",
+    "Opinion",
+    "Proxy",
     "Rung",
     "ZeroCost",
     "break_even",
+    "calibrated",
     "full_trainings",
     "grad_norm",
     "grid",

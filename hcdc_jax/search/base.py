@@ -65,7 +65,8 @@ class History(NamedTuple):
         taken = list(np.asarray(avoided, self.hparams.dtype).reshape(-1, self.hparams.shape[1]))
         orbits = self.hparams[:, None]  # [n, k, h]
         if equivalents is not None:
-            orbits = np.asarray(jax.vmap(equivalents)(jnp.asarray(self.hparams)))
+            orbits = np.array(jax.vmap(equivalents)(jnp.asarray(self.hparams)), self.hparams.dtype)
+            orbits[:, 0] = self.hparams  # itself, to the last digit
         for place in np.argsort(self.loss, kind="stable"):
             if len(places) == count:
                 break

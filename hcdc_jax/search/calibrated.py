@@ -13,6 +13,8 @@ trained next. An expert that was wrong loses its say.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -28,9 +30,12 @@ from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.spaces import Space
 
 APART = 0.15
-"""Prior standard deviations within which candidates are one: a second full training would say nothing new."""
+"""Prior standard deviations within which candidates are one, in three dimensions and more: a second full training there
+would say nothing new. A third of it in one dimension, where eight such intervals would cover most of the space."""
 LEAST_DEVIATION = 0.02
 """Of a predicted log loss: two trainings of one candidate differ by about as much, and no expert knows more."""
+FLOOR = 1e-8
+"""Losses below it count as it, as in `distances.value`: the logarithm of 0 is no result."""
 FEWEST = 3
 """Full trainings without which no expert can be asked how well it foretold one."""
 
@@ -54,8 +59,8 @@ class State(NamedTuple):
       places: [m] of the pool.
       log_loss: [m]; not finite where a training diverged.
       slope: [m, h] of it, NaN where it is not known.
-      foretold: [m, e] log density that each expert gave a result before it was known; NaN for those that no expert was
-        asked about.
+      foretold: [m, e] log density that each expert gave a result before it was known; of the first ones, before which
+        nobody could be asked, what each says of one given the others. NaN where a training diverged.
     """
 
     places: np.ndarray
@@ -69,13 +74,15 @@ class Opinion(NamedTuple):
 
     Attributes:
       mean: [n] predicted log loss.
-      deviation: [n] its standard deviation.
+      deviation: [n] its standard deviation, without the noise of a training.
       left_out: [m] log density of each result, predicted from the others.
+      noise: standard deviation of what two trainings of one candidate differ by.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     left_out: np.ndarray
+    noise: float
 
 
 class Advice(NamedTuple):
@@ -130,24 +137,27 @@ def calibrated(
 ) -> Search:
     """A search over a pool of candidates.
 
-    Experts: for each proxy a line through its log losses, and a Gaussian process on what such a line leaves, with and
+    Experts: for each proxy a line through its log losses, and a Gaussian process on top of a multiple of them, with and
     without slopes; and a Gaussian process that knows no proxy, with and without slopes. All are fitted anew when they
-    are asked. An expert's evidence is the sum over full trainings of the log density that it gave the result: before it
-    was known, where it was asked, else predicted from the others; weights are proportional to exp(evidence /
-    temperature), as posterior probabilities of models are.
+    are asked. An expert's evidence is the sum over full trainings of the log density that it gave the result, see
+    `State.foretold`; weights are proportional to exp(evidence / temperature). For trainings that were foretold that is
+    Bayes' rule; leaving one out of the first ones is its usual stand-in (pseudo-Bayes, Geisser and Eddy 1979), and it
+    flatters whoever was fitted to them, as S_val was: what the search trains is what corrects that.
 
     Args:
       space: of the candidates; candidates of one orbit are one.
       pool: [n, h] all candidates, those that are trained in full among them.
       proxies: by name.
-      temperature: of the weights; 1 is Bayes' rule, more lets wrong experts keep their say for longer.
+      temperature: of the weights, above 0; more than 1 lets wrong experts keep their say for longer.
       asked: names of the experts who are asked; all by default. `Search.experts` has them.
 
     Raises:
-      UserError: pool and proxies do not fit to each other or to the space, or nothing in the pool varies; or an expert
-        is asked for that there is not.
+      UserError: pool and proxies do not fit to each other or to the space, nothing in the pool varies, the temperature
+        is not above 0, or an expert is asked for that there is not.
     """
     pool = np.asarray(pool)
+    if not temperature > 0:
+        raise UserError(f"the temperature of the weights must be above 0, got {temperature}")
     _check(space, pool, proxies)
     experts = _experts(space, pool, proxies)
     if asked is not None:
@@ -172,16 +182,24 @@ def calibrated(
         advice: Advice | None = None,
     ) -> State:
         places, losses = np.atleast_1d(np.asarray(places, int)), np.atleast_1d(np.asarray(losses, np.float64))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(losses)
+        if len(places) and not (places.min() >= 0 and places.max() < len(pool)):
+            raise UserError(f"full trainings must be of the pool, 0 to {len(pool) - 1}, got {places.tolist()}")
+        losses = np.where(losses >= 0, np.maximum(losses, FLOOR), np.nan)
         slopes = np.full((len(places), h), np.nan)
         if hypergradients is not None:
             slopes = np.asarray(hypergradients, np.float64).reshape(-1, h) / losses[:, None]
         foretold = np.full((len(places), len(experts)), np.nan)
-        if len(_finite(state).places) >= FEWEST:
+        first = len(_finite(state).places) < FEWEST
+        if not first:
             for column, opinion in enumerate(opinions(state) if advice is None else advice.opinions):
-                foretold[:, column] = norm.logpdf(logs, opinion.mean[places], opinion.deviation[places])
-        return State(*(np.concatenate(pair) for pair in zip(state, (places, logs, slopes, foretold), strict=True)))
+                width = np.hypot(opinion.deviation[places], opinion.noise)
+                foretold[:, column] = norm.logpdf(np.log(losses), opinion.mean[places], width)
+        new = (places, np.log(losses), slopes, foretold)
+        state = State(*(np.concatenate(pair) for pair in zip(state, new, strict=True)))
+        finite = np.isfinite(state.log_loss)
+        if first and finite.sum() >= FEWEST:  # scored once, before any of them can have been chosen by these scores
+            state.foretold[finite] = np.stack([opinion.left_out for opinion in opinions(state)], 1)
+        return state
 
     def ask(state: State, count: int = 1) -> Advice:
         known = _finite(state)
@@ -191,13 +209,14 @@ def calibrated(
                 f"{len(known.places)}: train more, or lower training.learning_rate"
             )
         found = opinions(state)
-        weights = _weights(known, found, temperature)
+        weights = _weights(known, temperature)
         means, deviations = np.stack([one.mean for one in found]), np.stack([one.deviation for one in found])
         best = known.log_loss.min()
         gains = np.exp(logsumexp(_log_improvement(best, means, deviations), axis=0, b=weights[:, None]))
+        gains[failed] = -np.inf
         mean = weights @ means
         spread = np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
-        places = _apart(gains, orbits, np.concatenate([state.places, np.flatnonzero(failed)]), count)
+        places = _apart(gains, orbits, state.places, count)
         names = dict(zip(experts, weights.tolist(), strict=True))
         return Advice(places, gains[places], names, mean, spread, found)
 
@@ -216,6 +235,10 @@ def _check(space: Space, pool: np.ndarray, proxies: Mapping[str, Proxy]) -> None
                 f"the proxy {name!r} must have one log loss for each of the {len(pool)} candidates of the pool, not "
                 f"{list(np.shape(proxy.log_loss))}"
             )
+        if proxy.slope is not None and np.shape(proxy.slope) != pool.shape:
+            raise UserError(
+                f"the slopes of the proxy {name!r} must be {list(pool.shape)}, not {list(np.shape(proxy.slope))}"
+            )
         if not np.isfinite(proxy.log_loss).any():
             raise UserError(f"the proxy {name!r} failed for every candidate: leave it out")
 
@@ -224,7 +247,8 @@ def _failed(proxies: Mapping[str, Proxy], count: int) -> np.ndarray:
     """[n] which candidates every proxy failed at; none where there are no proxies."""
     if not proxies:
         return np.zeros(count, bool)
-    return ~np.isfinite(np.stack([proxy.log_loss for proxy in proxies.values()])).any(0)
+    scored = np.isfinite(np.stack([proxy.log_loss for proxy in proxies.values()]))
+    return np.asarray(~scored.any(0))
 
 
 def _finite(state: State) -> State:
@@ -233,71 +257,67 @@ def _finite(state: State) -> State:
 
 
 def _experts(space: Space, pool: np.ndarray, proxies: Mapping[str, Proxy]) -> dict[str, Expert]:
-    nothing = Proxy(np.zeros(len(pool)), np.zeros(pool.shape))
-    experts: dict[str, Expert] = {
-        "values": lambda state: _process(space, pool, nothing, state, with_slopes=False),
-        "hypergradients": lambda state: _process(space, pool, nothing, state, with_slopes=True),
-    }
+    def process(proxy: Proxy | None, *, with_slopes: bool) -> Expert:
+        return lambda state: _process(space, pool, proxy, state, with_slopes=with_slopes)
+
+    experts = {"values": process(None, with_slopes=False), "hypergradients": process(None, with_slopes=True)}
     for name, proxy in proxies.items():
-        filled = _filled(proxy)
-        experts[f"{name} line"] = lambda state, proxy=filled: _line(proxy, state)
-        experts[f"{name} + values"] = lambda state, proxy=filled: _process(space, pool, proxy, state, with_slopes=False)
+        experts[f"{name} line"] = functools.partial(_line, proxy)
+        experts[f"{name} + values"] = process(proxy, with_slopes=False)
         if proxy.slope is not None:
-            experts[f"{name} + hypergradients"] = lambda state, proxy=filled: _process(
-                space, pool, proxy, state, with_slopes=True
-            )
+            experts[f"{name} + hypergradients"] = process(proxy, with_slopes=True)
     return experts
 
 
-def _filled(proxy: Proxy) -> Proxy:
-    """The worst score in place of those that failed: they are no candidates for the best."""
+def _filled(proxy: Proxy) -> np.ndarray:
+    """[n] log losses, the worst in place of those that failed: they are no candidates for the best."""
     finite = np.isfinite(proxy.log_loss)
-    return proxy._replace(log_loss=np.where(finite, proxy.log_loss, np.max(proxy.log_loss[finite])))
-
-
-def _exponent(proxy: Proxy, state: State) -> tuple[float, float]:
-    """Offset and exponent b >= 0 of the least-squares line from a proxy's log losses to those of full trainings."""
-    given, wanted = proxy.log_loss[state.places], state.log_loss
-    centred = given - given.mean()
-    exponent = max(float(centred @ wanted / max(centred @ centred, 1e-12)), 0.0)
-    return float(wanted.mean() - exponent * given.mean()), exponent
+    return np.where(finite, proxy.log_loss, np.max(proxy.log_loss[finite]))
 
 
 def _line(proxy: Proxy, state: State) -> Opinion:
-    """Ordinary regression: what it leaves is noise of one size everywhere."""
-    offset, exponent = _exponent(proxy, state)
-    given, count = proxy.log_loss[state.places], len(state.places)
-    residual = state.log_loss - offset - exponent * given
-    # Leverages of a line (of a constant where the exponent is 0): how far a result draws the line towards itself.
-    centred = given - given.mean()
-    through = (exponent > 0) / max(centred @ centred, 1e-12)
-    leverage = np.minimum(1 / count + through * centred**2, 0.9)
-    size = max(np.sqrt(residual @ residual / max(count - 2, 1)), LEAST_DEVIATION)
-    left_out = norm.logpdf(residual / (1 - leverage), 0, size / np.sqrt(1 - leverage))
-    mean = offset + exponent * proxy.log_loss
-    away = through * (proxy.log_loss - given.mean()) ** 2
-    return Opinion(mean, size * np.sqrt(1 + 1 / count + away), left_out)
+    """A line through the log losses of the proxy: what it leaves is of one size everywhere."""
+    given, wanted = proxy.log_loss[state.places], state.log_loss
+    known = np.isfinite(given)
+
+    def through(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ordinary regression on some of the trainings: mean and deviation at the proxy's log losses `queries`."""
+        x, y = given[rows], wanted[rows]
+        offset, exponent = surrogate.power_law(x, y)
+        residual, centred = y - offset - exponent * x, x - x.mean()
+        size = max(math.sqrt(residual @ residual / max(len(x) - 2, 1)), LEAST_DEVIATION)
+        away = (exponent > 0) * (queries - x.mean()) ** 2 / max(centred @ centred, 1e-12)
+        return offset + exponent * queries, size * np.sqrt(1 + 1 / len(x) + away)
+
+    # Where too few are known to draw a line, and of trainings that the proxy has no score of: what all of them say.
+    left_out = norm.logpdf(wanted, wanted.mean(), max(wanted.std(), LEAST_DEVIATION))
+    if known.sum() < FEWEST:
+        flat = np.full(len(proxy.log_loss), wanted.mean())
+        return Opinion(flat, np.full_like(flat, max(wanted.std(), LEAST_DEVIATION)), left_out, 0.0)
+    for j in np.flatnonzero(known):
+        left_out[j] = norm.logpdf(wanted[j], *through(known & (np.arange(len(wanted)) != j), given[j]))
+    return Opinion(*through(known, _filled(proxy)), left_out, 0.0)
 
 
-def _process(space: Space, pool: np.ndarray, proxy: Proxy, state: State, *, with_slopes: bool) -> Opinion:
-    """A Gaussian process on what a line through the proxy leaves."""
-    _, exponent = _exponent(proxy, state)
-    slopes = None
-    if with_slopes:
-        assert proxy.slope is not None
-        slopes = state.slope - exponent * proxy.slope[state.places]
-    process = surrogate.fit(space, pool[state.places], state.log_loss - exponent * proxy.log_loss[state.places], slopes)
-    mean, deviation = surrogate.predict(process, pool)
+def _process(space: Space, pool: np.ndarray, proxy: Proxy | None, state: State, *, with_slopes: bool) -> Opinion:
+    """A Gaussian process on top of a multiple of the proxy's log losses, which is free to vanish."""
+    places, trend, everywhere = state.places, None, None
+    if proxy is not None:
+        filled, finite = _filled(proxy), np.isfinite(proxy.log_loss[places])
+        unit = max(float(filled.std()), 1e-12)
+        everywhere = (filled - (filled[places][finite] if finite.any() else filled).mean()) / unit
+        slopes = np.zeros((len(places), pool.shape[1])) if proxy.slope is None else proxy.slope[places] / unit
+        trend = surrogate.Trend(np.where(finite, everywhere[places], 0.0), slopes)
+    process = surrogate.fit(space, pool[places], state.log_loss, state.slope if with_slopes else None, trend=trend)
+    mean, deviation = surrogate.predict(process, pool, everywhere)
     of_others, width = surrogate.left_out(process)
-    residual = state.log_loss - exponent * proxy.log_loss[state.places]
-    left_out = norm.logpdf(residual, of_others, np.maximum(width, LEAST_DEVIATION))
-    return Opinion(mean + exponent * proxy.log_loss, np.maximum(deviation, LEAST_DEVIATION), left_out)
+    left_out = norm.logpdf(state.log_loss, of_others, np.maximum(width, LEAST_DEVIATION))
+    return Opinion(mean, np.maximum(deviation, LEAST_DEVIATION), left_out, surrogate.noise_of(process))
 
 
-def _weights(state: State, opinions: tuple[Opinion, ...], temperature: float) -> np.ndarray:
+def _weights(state: State, temperature: float) -> np.ndarray:
     """[e] shares of the experts' say."""
-    left_out = np.stack([opinion.left_out for opinion in opinions], 1)  # [m, e]
-    evidence = np.where(np.isnan(state.foretold), left_out, state.foretold).sum(0) / temperature
+    evidence = np.nansum(state.foretold, 0) / temperature
     return np.exp(evidence - logsumexp(evidence))
 
 
@@ -314,10 +334,10 @@ def _log_improvement(best: float, mean: np.ndarray, deviation: np.ndarray) -> np
 
 def _apart(gains: np.ndarray, orbits: np.ndarray, taken: np.ndarray, count: int) -> np.ndarray:
     """Places of the `count` largest gains that are apart from what is taken, and from one another."""
-    near = np.zeros(len(gains), bool)
+    near, radius = np.isneginf(gains), APART * min(1.0, orbits.shape[-1] / 3)
 
     def take(place: int) -> None:
-        near.__ior__((np.abs(orbits - orbits[place, 0]) <= APART).all(-1).any(-1))
+        near[(np.abs(orbits - orbits[place, 0]) <= radius).all(-1).any(-1)] = True
 
     for place in taken:
         take(place)

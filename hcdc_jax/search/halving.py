@@ -16,7 +16,7 @@ from hcdc_jax.candidates import Scores, over_chunks, score, side_by_side
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import History, Report, even_batch_size, ignore, in_batches
-from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, on_all_devices, over_candidates
+from hcdc_jax.sharding import Device, as_needed, local_devices, mesh_of, on_all_devices, on_host, over_candidates
 from hcdc_jax.train import Trainee, Training, advance, begin, orders_of, shapes_of_step
 from hcdc_jax.types import Array, Batch, Params, PyTree
 
@@ -139,7 +139,8 @@ def successive_halving(
     - "rung": on a rung of s steps, step t has the rate of a training of s steps, and each rung is judged at rate 0. The
       first rung's scores are those of `evaluate` with as many steps. Who goes on does so at the higher rate that the
       next rung has there (three quarters of the peak after a third of the steps), a warm restart with the optimiser's
-      state kept; so no later network, the winner's included, is one that `train` gives.
+      state kept; so no later network, the winner's included, is one that `train` gives. It was no better where it was
+      measured (docs/search.md), and is no default for that reason.
 
     Args:
       key: for the initialisation and the order of mini-batches, the same for all candidates, as in `evaluate`.
@@ -174,7 +175,7 @@ def successive_halving(
         common = _Common(key, before, rung.steps - before, annealed, orders, train_batch, val_batch)
         climbing = candidates[alive], *trainees
         trainees, scores = _climb(workplace, common, climbing, lambda here, done=done: report(done + here))
-        parts.append(History(candidates[alive], *scores))
+        parts.append(History(candidates[alive], *map(np.asarray, scores)))
         done, before = done + rung.kept, rung.steps
         keep = bracket[level + 1].kept if level + 1 < len(bracket) else 1
         best = np.argsort(parts[-1].loss, kind="stable")[:keep]  # failed ones have infinite losses
@@ -235,7 +236,8 @@ def _climb(workplace: _Workplace, common: _Common, trainees: PyTree, report: Rep
     """Takes trainees, (hparams, params, opt_state) with leading axes [kept], up one rung; arrays of the host.
 
     They come in equal parts, of which the last alone may hold a copy or two: a rung that filled up the width of the
-    first one would cost as much as all candidates. There is one program for each width, whatever the steps.
+    first one would cost as much as all candidates. Each width compiles a program of its own, whatever the steps: one
+    for all rungs where candidates are trained one by one, at most one for each rung elsewhere.
     """
     problem, chunk_size, devices = workplace
     hparams, kept = trainees[0], len(trainees[0])
@@ -249,7 +251,7 @@ def _climb(workplace: _Workplace, common: _Common, trainees: PyTree, report: Rep
     def of_rows(rows: Array) -> PyTree:
         mine = jax.tree.map(lambda leaf: leaf[np.asarray(rows)], trainees)
         chunks, _ = over_candidates(mine, -(-together // mesh.size), mesh)
-        return in_order(mesh, _advance(problem, common, chunks, mesh=mesh, alone=alone), together)
+        return on_host(_advance(problem, common, chunks, mesh=mesh, alone=alone), together)
 
     return in_batches(of_rows, np.arange(kept), together, report)
 

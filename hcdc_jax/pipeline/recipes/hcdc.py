@@ -52,11 +52,15 @@ class _Match(NamedTuple):
     condenser: Callable[[Setup, Container], Condenser]
     distances: tuple[str, ...]
 
-    def reads_hypergradients(self, setup: Setup) -> bool:
-        """Whether they enter the match; else nobody pays for them."""
+    def asked(self, setup: Setup) -> tuple[str, ...]:
+        """The distances that S_val may be matched by."""
         options = setup.config.hcdc
         fixed = self.condenser is _condenser and options.selection == "fixed"
-        return ((options.distance,) if fixed else self.distances) != ("value",)
+        return (options.distance,) if fixed else self.distances
+
+    def reads_hypergradients(self, setup: Setup) -> bool:
+        """Whether they enter the match; else nobody pays for them."""
+        return self.asked(setup) != ("value",)
 
 
 _HCDC = _Match("hcdc", _condenser, DISTANCES)
@@ -119,12 +123,13 @@ def _frozen(request: Request, matched: Matched, match: _Match, placed: Callable[
     if slopes:
         cost = cost.plus(matched.gradient_cost)
         tell_of_exploded(request.run, request.seed, target)
-        _tell_of_diverged(request, pool, match)
     if setup.asks_jointly:
         pool = _together(pool, options.inits)
     else:  # all networks of a candidate have the same target
         target = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * options.inits), target)
     pool, target = _trained(request, pool, target)
+    if slopes:
+        _tell_of_diverged(request, pool, target, match)
     rates = setup.kind.rates(setup, request.start)
     data = HCDCData(pool, target, jnp.asarray(setup.space.prior_std), rates)
     return Work(data, cost, np.asarray(matched.hparams))
@@ -143,23 +148,26 @@ def _together(pool: Pool, inits: int) -> Pool:
     return Pool(jax.tree.map(by_candidate, pool.params), hparams, response, diverged)
 
 
-def _tell_of_diverged(request: Request, pool: Pool, match: _Match) -> None:
+def _tell_of_diverged(request: Request, pool: Pool, target: Target, match: _Match) -> None:
     """Says of how many networks on S_train the response is not used, if any.
 
     Raises:
-      UserError: of all of them, where nothing else is matched.
+      UserError: no network has a hypergradient on both sides, and nothing else is matched.
     """
-    count = int(np.sum(np.asarray(pool.diverged)))
-    if not count:
-        return
+    flagged = np.zeros(len(pool.hparams), bool) if pool.diverged is None else np.asarray(pool.diverged)
+    there = ~np.isnan(np.asarray(target.gradient)).all(1) & ~flagged
+    where, count = f"seed {request.seed}", f"{flagged.sum()} of {len(flagged)}"
     cure = "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'"
-    told = f"the responses of {count} of {len(pool.hparams)} networks on S_train diverged, which are not at a minimum"
-    if count == len(pool.hparams) and request.run.setup.config.hcdc.distance not in READ_VALUES:
-        raise UserError(f"seed {request.seed}: {told}, so that no hypergradient can be matched; {cure}")
-    request.run.progress.say(
-        f"seed {request.seed}: {told}; {match.name} matches their losses alone, as far as hcdc.distance reads losses; "
-        f"{cure}"
-    )
+    if not there.any() and not set(match.asked(request.run.setup)) & set(READ_VALUES):
+        raise UserError(
+            f"{where}: no network has a hypergradient that did not diverge on both sides, so none can be matched; "
+            f"{cure}, or hcdc.distance = 'value'"
+        )
+    if flagged.any():
+        request.run.progress.say(
+            f"{where}: the responses of {count} networks on S_train diverged, which are not at a minimum; {match.name} "
+            f"matches their losses alone, as far as hcdc.distance reads losses; {cure}"
+        )
 
 
 def _trained(request: Request, pool: Pool, target: Target) -> tuple[Pool, Target]:
@@ -201,6 +209,12 @@ def _first(setup: Setup, part: str, seed: int) -> Start:
 
 
 _START = to_learn(_first)
+
+
+def pays_for_hypergradients(setup: Setup, name: str) -> bool:
+    """Whether the price of the S_val of that name holds the hypergradients of the full trainings."""
+    return any(match.name == name and match.reads_hypergradients(setup) for match in (_HCDC, _VALUE_ONLY, _SHIFTED))
+
 
 METHOD = Method(
     "hypergradients matched at networks trained on the real data (arXiv 2405.17535)",

@@ -7,8 +7,10 @@ import numpy as np
 
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
+from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.recipes.rivals import paid, predicted_logs
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
+from hcdc_jax.surrogate import power_law
 
 BUILDS_ON = "hcdc"
 """The method whose S_val it reads."""
@@ -34,20 +36,10 @@ def _both(trial: Trial) -> Verdict:
     losses = jnp.asarray(np.where(scores.status & np.isfinite(logs), np.exp(logs), np.inf), jnp.float32)
     stored = trial.train_scalars + s_val.scalars + sum(leaf.size for leaf in (paid_for.hparams, *paid_for.target))
     cost = s_val.cost.plus(Cost(fitting.run, fitting.compile))
+    if not pays_for_hypergradients(setup, BUILDS_ON):
+        cost = cost.plus(paid_for.gradient_cost)
     scores = scores._replace(loss=losses, status=np.isfinite(losses))
     return Verdict(scores, elapsed, stored, cost, s_val.matched)
-
-
-def power_law(given: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
-    """Offset and exponent of the least-squares line from one array [m] of log losses to another.
-
-    Where those given are all the same, or run against those wanted, the exponent is 0: they say nothing.
-    """
-    if not given.size:
-        return 0.0, 0.0
-    centred = given - given.mean()
-    exponent = max(float(centred @ wanted / max(centred @ centred, 1e-12)), 0.0)
-    return float(wanted.mean() - exponent * given.mean()), exponent
 
 
 METHOD = Method(

@@ -1,0 +1,285 @@
+"""Calibrated search on a run: what is known of the pool, and the full trainings that the search asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax import files
+from hcdc_jax.artefact import Condensed
+from hcdc_jax.candidates import Scores, score
+from hcdc_jax.condense.hcdc import condensed_pool
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
+from hcdc_jax.frozen import Pool, Target, frozen_hypergradient, without_diverged
+from hcdc_jax.pipeline.clock import Elapsed, measured
+from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.scoring import rank_keys, scores_on_each
+from hcdc_jax.pipeline.search_result import Found, Retrained
+from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, key_for, solver_of
+from hcdc_jax.pipeline.shifts import stated
+from hcdc_jax.pipeline.targets import Matched, believed, full_training, matched_targets
+from hcdc_jax.pipeline.teaching import given_train
+from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
+from hcdc_jax.search.base import even_batch_size, in_batches
+from hcdc_jax.types import Array, Batch
+
+LEAST_GAIN = 1e-3
+"""Expected improvement of the log loss below which no training is asked for: a thousandth of the loss."""
+
+
+class Calibrated(NamedTuple):
+    """What a calibrated search found.
+
+    Attributes:
+      found: the pool with its predicted losses; the best, those that were trained in full first.
+      trained: the full trainings that it asked for, lowest loss first; None where it asked for none.
+      story: what it believed, and why it stopped, for the result.
+      matched: the full trainings that it began from.
+    """
+
+    found: Found
+    trained: Retrained | None
+    story: dict[str, Any]
+    matched: Matched
+
+
+class _Pool(NamedTuple):
+    """What is known of all candidates, the matched ones first.
+
+    Attributes:
+      candidates: [n, h].
+      scores: of networks trained on S_train, by what they were asked about.
+      slopes: [n, h] of these log losses, NaN where they were not computed; empty where they are never.
+    """
+
+    candidates: np.ndarray
+    scores: dict[str, Scores]
+    slopes: dict[str, np.ndarray]
+
+
+class _Told(NamedTuple):
+    """How far a search has come: the places that it had trained, their records, and all that is known."""
+
+    places: tuple[int, ...]
+    records: tuple[dict[str, np.ndarray], ...]
+    known: Matched
+    pool: _Pool
+    state: CalibratedState
+
+
+def search_calibrated(
+    run: Run, condensed: Condensed, *, num: int, top: int, seed: int, best_of: Callable[[History], np.ndarray]
+) -> Calibrated:
+    """Searches a pool with the full trainings that HCDC has paid for, and asks for at most `top` more.
+
+    Where the best of all is one of the first trainings it is trained once more, for its network: one above `top` then.
+
+    Args:
+      run: the run; its matched full trainings are read, or made where they are missing.
+      condensed: S_train and S_val.
+      num: candidates of the pool, independent draws from the prior.
+      top: full trainings at most.
+      seed: of the pool.
+      best_of: places of the best candidates of a history that are to be named.
+
+    Raises:
+      UserError: the condensed data moves candidates before it trains them, or too few full trainings came to an end.
+    """
+    setup = run.setup
+    if stated(setup, condensed) is not None:
+        raise UserError(
+            f"calibrated search does not know the shift of {condensed.card['method']}; choose another --artefact, or "
+            "--method random"
+        )
+    if setup.config.hcdc.extended_space == "mixes":
+        raise UserError(
+            "a calibrated search chooses among cells, and this run matched mixtures of them; choose another --method"
+        )
+    run_seed = condensed.card["seed"]
+    first_known = matched_targets(run, run_seed, drawn(run, run_seed, given_train(run, run_seed)))
+    known = first_known._replace(params=None)  # those who teach have done so
+    batches = {condensed.card["method"]: condensed.val, "real_val": setup.val, "train_loss": condensed.train}
+    m = len(known.hparams)
+    with measured() as screening:
+        drawn_now = setup.space.sample(key_for(SEARCH, seed), num)
+        pool = _screened(run, condensed, batches, np.concatenate([known.hparams, drawn_now]))
+        pool = _with_slopes(run, condensed, batches, pool, np.arange(m))
+        search, target = _search(run, pool), believed(setup, known)
+        state = search.tell(search.init(), np.arange(m), target.value, _whole(setup, target.gradient))
+        told, advice = _Told((), (), known, pool, state), search.ask(state)
+    why = "as many full trainings as it was given are done"
+    run.progress.start("full trainings of the search", top, 0)
+    while len(told.places) < top:
+        if not len(advice.places) or advice.gain[0] < LEAST_GAIN:
+            why = "no candidate is expected to be better by a thousandth of the loss"
+            break
+        place = int(advice.places[0])
+        record = _fully_trained(run, pool.candidates[place])
+        with measured() as thinking:
+            told = _tell(run, search, told, place, record, advice)
+            told = told._replace(pool=_with_slopes(run, condensed, batches, told.pool, np.array([place])))
+            search = _search(run, told.pool)
+            advice = search.ask(told.state)
+        screening = screening.plus(thinking)
+        run.progress.update(len(told.places))
+    losses = told.state.log_loss
+    first = int(told.state.places[np.argmin(np.where(np.isfinite(losses), losses, np.inf))])
+    if first < m and top:
+        record = _fully_trained(run, pool.candidates[first])
+        told = told._replace(places=(*told.places, first), records=(*told.records, record))
+    found, trained = _result(told, advice, condensed.card["method"], screening, best_of)
+    story = {
+        "stopped": why,
+        "weights": advice.weights,
+        "expected_gain": float(advice.gain[0]) if len(advice.places) else None,
+        "asked_for": list(told.places),
+    }
+    return Calibrated(found, trained, story, first_known)
+
+
+def _search(run: Run, pool: _Pool) -> CalibratedSearch:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = {name: np.log(np.where(one.status, one.loss, np.nan)) for name, one in pool.scores.items()}
+    return calibrated(
+        run.setup.space, pool.candidates, {name: Proxy(logs[name], pool.slopes.get(name)) for name in logs}
+    )
+
+
+def _screened(run: Run, condensed: Condensed, batches: Mapping[str, Batch], candidates: np.ndarray) -> _Pool:
+    """All candidates trained on S_train and asked about each batch."""
+    setup, keys = run.setup, rank_keys(run.setup, condensed.card["seed"])
+
+    def evaluate_fn(some: Array) -> tuple[Scores, ...]:
+        return scores_on_each(setup, keys, some, condensed.train, tuple(batches.values()))
+
+    run.progress.start("candidates on the condensed data", len(candidates), 0)
+    found = in_batches(evaluate_fn, candidates, even_batch_size(len(candidates)), run.progress.update)
+    # Networks that are asked together have no responses of their own, and partial slopes are none.
+    none = setup.asks_jointly or not _takes_whole(setup)
+    unknown = {} if none else {name: np.full(candidates.shape, np.nan) for name in batches}
+    return _Pool(candidates, dict(zip(batches, found, strict=True)), unknown)
+
+
+def _with_slopes(
+    run: Run, condensed: Condensed, batches: Mapping[str, Batch], pool: _Pool, places: np.ndarray
+) -> _Pool:
+    """The pool with the slopes of its log losses at some places, NaN where a response diverged.
+
+    Of networks from other initialisations than those that are scored: one each.
+    """
+    setup, slopes = run.setup, dict(pool.slopes)
+    if not slopes:
+        return pool
+    problem, key = setup.problem_on(condensed.train), rank_keys(setup, condensed.card["seed"])[0]
+    networks = condensed_pool(
+        key, problem, jnp.asarray(pool.candidates[places]), condensed.train, setup.proxy_training,
+        solver=solver_of(setup.config), sensitivity=setup.config.hcdc.sensitivity,
+    )  # fmt: skip
+    direct = setup.config.hcdc.direct
+
+    def log_slope(network: Pool, batch: Batch) -> Array:
+        value, gradient = frozen_hypergradient(
+            problem.val_loss, network.params, network.hparams, network.response, batch, direct=direct
+        )
+        return gradient / value
+
+    usable = ~np.asarray(networks.diverged)[:, None]
+    if not usable.all():
+        run.progress.say(
+            f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged: the search does "
+            "without their slopes"
+        )
+    for name, batch in batches.items():
+        found = jax.lax.map(lambda network, batch=batch: log_slope(network, batch), without_diverged(networks))
+        slopes[name] = slopes[name].copy()
+        slopes[name][places] = np.where(usable, found, np.nan)
+    return pool._replace(slopes=slopes)
+
+
+def _tell(
+    run: Run, search: CalibratedSearch, told: _Told, place: int, record: dict[str, np.ndarray], advice: Advice
+) -> _Told:
+    """Tells the search of a full training; of a hypergradient that diverged or exploded its loss alone."""
+    known, gradient = told.known, np.full(len(record["hparams"]), np.nan)
+    if not np.isfinite(record["value"]):
+        run.progress.say(f"full training {len(told.places) + 1} of the search diverged, and says nothing")
+    elif record["diverged"]:
+        run.progress.say(f"the hypergradient of full training {len(told.places) + 1} diverged; its loss counts")
+    if not record["diverged"] and np.isfinite(record["value"]):
+        target = Target(jnp.asarray(record["value"])[None], jnp.asarray(record["gradient"])[None])
+        known = known.plus(Matched(jnp.asarray(record["hparams"])[None], target, Cost()))
+        gradient = np.asarray(believed(run.setup, known).gradient[-1])
+    state = search.tell(told.state, [place], [record["value"]], _whole(run.setup, gradient[None]), advice)
+    return _Told((*told.places, place), (*told.records, record), known, told.pool, state)
+
+
+def _takes_whole(setup: Setup) -> bool:
+    """Whether the hypergradients of the run are whole: how the weights follow, and the direct term."""
+    return setup.config.hcdc.direct and setup.config.hcdc.sensitivity != "direct"
+
+
+def _whole(setup: Setup, gradient: Any) -> Any:
+    """Hypergradients that are slopes; None where they are parts of them, which are enough for a match."""
+    return gradient if _takes_whole(setup) else None
+
+
+def _fully_trained(run: Run, hparams: np.ndarray) -> dict[str, np.ndarray]:
+    """One full training with its hypergradient and scores, or what was kept of it.
+
+    From the first seed of the truth, so that its scores can be held against the truth's.
+    """
+    setup = run.setup
+    path = run.folder / "checkpoints" / "searched" / f"{hashlib.sha256(hparams.tobytes()).hexdigest()[:16]}.npz"
+    if not path.exists():
+        target, params, diverged, training, targeting = full_training(setup, key_for(TRUTH, 0), jnp.asarray(hparams))
+        scores = {
+            f"{part}_{name}": np.asarray(value)
+            for part, batch in (("val", setup.val), ("test", setup.test))
+            for name, value in score(setup.problem, params, jnp.asarray(hparams), batch)._asdict().items()
+        }
+        files.write_npz(
+            path,
+            {
+                "hparams": hparams, "value": np.asarray(target.value), "gradient": np.asarray(target.gradient),
+                "diverged": np.asarray(diverged), "seconds": np.asarray(training.run + targeting.run),
+                "compile_seconds": np.asarray(training.compile + targeting.compile), **scores,
+            },
+        )  # fmt: skip
+    return read_arrays(path)
+
+
+def _result(
+    told: _Told,
+    advice: Advice,
+    method: str,
+    screening: Elapsed,
+    best_of: Callable[[History], np.ndarray],
+) -> tuple[Found, Retrained | None]:
+    status = np.asarray(told.pool.scores[method].status)
+    history = History(
+        told.pool.candidates,
+        np.where(status, np.exp(advice.mean), np.inf),
+        np.asarray(told.pool.scores[method].accuracy),
+        status,
+    )
+    order = np.argsort([float(record["val_loss"]) for record in told.records], kind="stable")
+    mine = np.array(told.places, int)[order]
+    listed = best_of(history)
+    places = np.concatenate([mine, listed[~np.isin(listed, mine)]])[: max(len(listed), len(mine))]
+    found = Found(history, places, screening)
+    if not len(order):
+        return found, None
+    stacked = {name: np.stack([told.records[i][name] for i in order]) for name in told.records[0]}
+    spent = Elapsed()
+    spent.run, spent.compile = (float(stacked[name].sum()) for name in ("seconds", "compile_seconds"))
+    val, test = (
+        Scores(*(jnp.asarray(stacked[f"{part}_{field}"]) for field in Scores._fields)) for part in ("val", "test")
+    )
+    return found, Retrained(told.pool.candidates[mine], val, test, spent, with_hypergradients=True)
