@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 
 from hcdc_jax.spaces import Space
 
@@ -154,7 +155,9 @@ def fit(
     trend_numbers = np.concatenate([trend.values, (scale * trend.slopes)[there]])
     observed = observed._replace(trend=trend_numbers)
     groups = groups_of(space)
-    log_params, log_posterior = _most_probable(observed, groups, prior)
+    # Threads that wait for one another over matrices of this size take ten to eighty times as long on a busy machine.
+    with _threads().limit(limits=1, user_api="blas"):
+        log_params, log_posterior = _most_probable(observed, groups, prior)
     covariance = _covariance(observed, _jet(observed, _kernel_of(log_params, groups)), log_params)
     factor = np.linalg.cholesky(covariance)
     weights = cho_solve((factor, True), observed.numbers)
@@ -267,6 +270,11 @@ def groups_of(space: Space) -> np.ndarray:
     for choice in space.choices:
         groups[list(choice)] = groups[choice[0]]
     return np.unique(groups, return_inverse=True)[1]
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @functools.cache

@@ -350,7 +350,7 @@ def test_frozen_gradient_is_the_derivative_of_the_joint_distance(three, distance
     @jax.jit
     @jax.value_and_grad
     def oracle(batch):
-        values, g = jax.vmap(lambda p, h, r: frozen_hypergradient(ridge_val_loss, p, h, r, batch))(*three.pool)
+        values, g = jax.vmap(lambda p, h, r: frozen_hypergradient(ridge_val_loss, p, h, r, batch))(*three.pool[:3])
         return distances.get(distance)(values, g * scale[None], target.value, target.gradient * scale[None])
 
     frozen = functools.partial(frozen_matching, ridge_val_loss, distance=distance, scale=scale)
