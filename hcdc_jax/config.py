@@ -260,9 +260,8 @@ class EDCConfig:
     # weight of the statistics of all images; those of classes have the rest
     alpha: Annotated[float, Range(low=0, high=1)] = 0.5
     matching_weight: NonNegative = 0.01  # of statistics beside the cross-entropy; 0.1 for ImageNet-1k
-    first_layer: NonNegative = (
-        10.0  # factor of the statistics of the first norm and convolution; in "code" of the latter
-    )
+    # factor of the statistics of the first norm and convolution; in "code" of the latter alone
+    first_layer: NonNegative = 10.0
     momentum: Annotated[float, Range(low=0, high=0.999)] = 0.8  # of the average of a batch's statistics over steps
     crop_area: Share = 0.5  # observers see crops of at least this share; 0.08 is the strong augmentation, 1 is none
     flatness: Literal["none", "paper", "code"] = "paper"  # logits are held near those of averaged images

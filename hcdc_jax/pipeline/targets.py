@@ -189,7 +189,8 @@ def _targets(
         ),
         gradient_cost=Cost(
             seconds=float(stacked["target_seconds"].sum()),
-            compile_seconds=float(stacked["target_compile_seconds"].sum()),
+            # Records of older versions have no times of compilation apart.
+            compile_seconds=float(stacked.get("target_compile_seconds", np.zeros(1)).sum()),
             timed_trainings=count if options.sensitivity == "unroll" else 0,
         ),
         params=to_tree({name: array[good] for name, array in networks.items()}).get("params"),
