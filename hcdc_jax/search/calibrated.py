@@ -181,20 +181,14 @@ def calibrated(
         hypergradients: ArrayLike | None = None,
         advice: Advice | None = None,
     ) -> State:
-        places, losses = np.atleast_1d(np.asarray(places, int)), np.atleast_1d(np.asarray(losses, np.float64))
-        if len(places) and not (places.min() >= 0 and places.max() < len(pool)):
-            raise UserError(f"full trainings must be of the pool, 0 to {len(pool) - 1}, got {places.tolist()}")
-        losses = np.where(losses >= 0, np.maximum(losses, FLOOR), np.nan)
-        slopes = np.full((len(places), h), np.nan)
-        if hypergradients is not None:
-            slopes = np.asarray(hypergradients, np.float64).reshape(-1, h) / losses[:, None]
+        places, logs, slopes = _results(pool, places, losses, hypergradients)
         foretold = np.full((len(places), len(experts)), np.nan)
         first = len(_finite(state).places) < FEWEST
         if not first:
             for column, opinion in enumerate(opinions(state) if advice is None else advice.opinions):
                 width = np.hypot(opinion.deviation[places], opinion.noise)
-                foretold[:, column] = norm.logpdf(np.log(losses), opinion.mean[places], width)
-        new = (places, np.log(losses), slopes, foretold)
+                foretold[:, column] = norm.logpdf(logs, opinion.mean[places], width)
+        new = State(places, logs, slopes, foretold)
         state = State(*(np.concatenate(pair) for pair in zip(state, new, strict=True)))
         finite = np.isfinite(state.log_loss)
         if first and finite.sum() >= FEWEST:  # scored once, before any of them can have been chosen by these scores
@@ -202,25 +196,33 @@ def calibrated(
         return state
 
     def ask(state: State, count: int = 1) -> Advice:
-        known = _finite(state)
-        if len(known.places) < FEWEST:
-            raise UserError(
-                f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, not with "
-                f"{len(known.places)}: train more, or lower training.learning_rate"
-            )
-        found = opinions(state)
-        weights = _weights(known, temperature)
-        means, deviations = np.stack([one.mean for one in found]), np.stack([one.deviation for one in found])
-        best = known.log_loss.min()
-        gains = np.exp(logsumexp(_log_improvement(best, means, deviations), axis=0, b=weights[:, None]))
+        known = _enough(_finite(state))
+        found, weights = opinions(state), _weights(known, temperature)
+        gains, mean, spread = _mixed(found, weights, known.log_loss.min())
         gains[failed] = -np.inf
-        mean = weights @ means
-        spread = np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
         places = _apart(gains, orbits, state.places, count)
         names = dict(zip(experts, weights.tolist(), strict=True))
         return Advice(places, gains[places], names, mean, spread, found)
 
     return Search(init, tell, ask, tuple(experts))
+
+
+def _results(
+    pool: np.ndarray, places: ArrayLike, losses: ArrayLike, hypergradients: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places [b], log losses [b], NaN where a training diverged, and their slopes [b, h], NaN where they are not known.
+
+    Raises:
+      UserError: a place that is not of the pool.
+    """
+    places, losses = np.atleast_1d(np.asarray(places, int)), np.atleast_1d(np.asarray(losses, np.float64))
+    if len(places) and not (places.min() >= 0 and places.max() < len(pool)):
+        raise UserError(f"full trainings must be of the pool, 0 to {len(pool) - 1}, got {places.tolist()}")
+    losses = np.where(losses >= 0, np.maximum(losses, FLOOR), np.nan)
+    slopes = np.full((len(places), pool.shape[1]), np.nan)
+    if hypergradients is not None:
+        slopes = np.asarray(hypergradients, np.float64).reshape(slopes.shape) / losses[:, None]
+    return places, np.log(losses), slopes
 
 
 def _check(space: Space, pool: np.ndarray, proxies: Mapping[str, Proxy]) -> None:
@@ -254,6 +256,30 @@ def _failed(proxies: Mapping[str, Proxy], count: int) -> np.ndarray:
 def _finite(state: State) -> State:
     """Without the trainings that diverged."""
     return State(*(array[np.isfinite(state.log_loss)] for array in state))
+
+
+def _enough(state: State) -> State:
+    """The state.
+
+    Raises:
+      UserError: it holds too few full trainings to ask anybody how well one was foretold.
+    """
+    if len(state.places) < FEWEST:
+        raise UserError(
+            f"a calibrated search begins with at least {FEWEST} full trainings that did not diverge, not with "
+            f"{len(state.places)}: train more, or lower training.learning_rate"
+        )
+    return state
+
+
+def _mixed(
+    opinions: tuple[Opinion, ...], weights: np.ndarray, best: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Expected improvement [n] over the best, mean [n] and deviation [n] of the experts' mixture."""
+    means, deviations = (np.stack(part) for part in zip(*((one.mean, one.deviation) for one in opinions), strict=True))
+    gains = np.exp(logsumexp(_log_improvement(best, means, deviations), axis=0, b=weights[:, None]))
+    mean = weights @ means
+    return gains, mean, np.sqrt(weights @ (deviations**2 + (means - mean) ** 2))
 
 
 def _experts(space: Space, pool: np.ndarray, proxies: Mapping[str, Proxy]) -> dict[str, Expert]:
