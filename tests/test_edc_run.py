@@ -91,7 +91,7 @@ def test_what_does_not_go_with_it_is_refused(methods, changes, message):
 def test_mistakes_are_told_before_anything_is_written(tmp_path):
     mistakes = [
         ({"observers": 2 * ONE["observers"]}, "'edc.observers' holds 'convnet:width=2,depth=1' twice"),
-        ({"observers": ("convnett",)}, "did you mean 'convnet'?"),
+        ({"observers": ("convnett",)}, "did you mean 'convnet' or 'convnext_tiny'?"),
         ({"batch_size": 15}, "edc.batch_size = 15 does not divide into 10 classes"),
         ({"mosaic_factor": 3}, "mosaics of 3 x 3 tiles take 9 images of each class"),
     ]

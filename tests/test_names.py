@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hcdc_jax as hc
-from hcdc_jax import augment, condense, distances, evaluation, models, pipeline, spaces
+from hcdc_jax import augment, condense, distances, models, pipeline, protocols, spaces
 from hcdc_jax import config as configs
 from hcdc_jax.cells import cell_of
 from hcdc_jax.condense import experts, kernels, pruning, statistics
@@ -89,13 +89,13 @@ ASKED = {
         lambda name: hmn_container((8, 8, 1), 3, start=name),
         "start of a memory network", "fit_rael", "fit_real",
     ),
-    "protocol": (evaluation.described_protocol, "protocol", "edc_sof", "edc_soft"),
+    "protocol": (protocols.described_protocol, "protocol", "edc_sof", "edc_soft"),
     "protocol of values": (
-        lambda name: evaluation.changed_protocol(name, {}, where="test"),
+        lambda name: protocols.changed_protocol(name, {}, where="test"),
         "protocol", "dsaa", "dsa",
     ),
     "setting of a protocol": (
-        lambda name: evaluation.described_protocol(f"dsa:{name}=3"),
+        lambda name: protocols.described_protocol(f"dsa:{name}=3"),
         "setting of protocol dsa", "epoch", "epochs",
     ),
     "optimiser": (lambda name: hc.Training(optimizer=name), "optimiser", "adm", "adam"),
