@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, key_for, solver_o
 from hcdc_jax.pipeline.shifts import stated
 from hcdc_jax.pipeline.targets import Matched, believed, full_training, matched_targets
 from hcdc_jax.pipeline.teaching import given_train
+from hcdc_jax.problem import Problem
 from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
 from hcdc_jax.search.base import even_batch_size, in_batches
 from hcdc_jax.types import Array, Batch
@@ -103,8 +105,8 @@ def search_calibrated(
             "a calibrated search chooses among cells, and this run matched mixtures of them; choose another --method"
         )
     run_seed = condensed.card["seed"]
-    first_known = matched_targets(run, run_seed, drawn(run, run_seed, given_train(run, run_seed)))
-    known = first_known._replace(params=None)  # those who teach have done so
+    matched = matched_targets(run, run_seed, drawn(run, run_seed, given_train(run, run_seed)))
+    known = matched._replace(params=None)  # those who teach have done so
     batches = {condensed.card["method"]: condensed.val, "real_val": setup.val, "train_loss": condensed.train}
     m = len(known.hparams)
     with measured() as screening:
@@ -141,7 +143,7 @@ def search_calibrated(
         "expected_gain": float(advice.gain[0]) if len(advice.places) else None,
         "asked_for": list(told.places),
     }
-    return Calibrated(found, trained, story, first_known)
+    return Calibrated(found, trained, story, matched)
 
 
 def _search(run: Run, pool: _Pool) -> CalibratedSearch:
@@ -182,25 +184,31 @@ def _with_slopes(
         key, problem, jnp.asarray(pool.candidates[places]), condensed.train, setup.proxy_training,
         solver=solver_of(setup.config), sensitivity=setup.config.hcdc.sensitivity,
     )  # fmt: skip
-    direct = setup.config.hcdc.direct
-
-    def log_slope(network: Pool, batch: Batch) -> Array:
-        value, gradient = frozen_hypergradient(
-            problem.val_loss, network.params, network.hparams, network.response, batch, direct=direct
-        )
-        return gradient / value
-
     usable = ~np.asarray(networks.diverged)[:, None]
     if not usable.all():
         run.progress.say(
             f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged: the search does "
             "without their slopes"
         )
+    networks = without_diverged(networks)
     for name, batch in batches.items():
-        found = jax.lax.map(lambda network, batch=batch: log_slope(network, batch), without_diverged(networks))
+        found = _log_slopes(networks, batch, problem=problem, direct=setup.config.hcdc.direct)
         slopes[name] = slopes[name].copy()
         slopes[name][places] = np.where(usable, found, np.nan)
     return pool._replace(slopes=slopes)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "direct"))
+def _log_slopes(networks: Pool, batch: Batch, *, problem: Problem, direct: bool) -> Array:
+    """[k, h] slopes of the log losses of networks on a batch; compiled once for all trainings of a search."""
+
+    def one(network: Pool) -> Array:
+        value, gradient = frozen_hypergradient(
+            problem.val_loss, network.params, network.hparams, network.response, batch, direct=direct
+        )
+        return gradient / value
+
+    return jax.lax.map(one, networks)
 
 
 def _tell(
