@@ -26,6 +26,7 @@ from hcdc_jax.metrics import rank_report
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
 from hcdc_jax.protocols import Protocol
+from hcdc_jax.study import Study
 from hcdc_jax.train import Training, train
 from hcdc_jax.types import Batch
 from hcdc_jax.version import __version__
@@ -40,6 +41,7 @@ __all__ = [
     "Problem",
     "Protocol",
     "Scores",
+    "Study",
     "Target",
     "Training",
     "UserError",

@@ -57,6 +57,11 @@ class Condensed:
     variables: Variables
     preprocessing: Preprocessing | None = None
 
+    def __repr__(self) -> str:
+        sizes = [len(np.asarray(batch.labels)) for batch in (self.train, self.val)]
+        made_of = f"{sizes[0]} + {sizes[1]} examples of {self.card.get('source', {}).get('name')}"
+        return f"Condensed({self.card['method']}, seed {self.card['seed']}: {made_of})"
+
     def as_sklearn(self) -> tuple[np.ndarray, np.ndarray, Any]:
         """`(X, y, split)` for scikit-learn's searches: `GridSearchCV(model, grid, cv=split).fit(X, y)`.
 

@@ -108,6 +108,7 @@ class CondenseConfig:
 
     ratio: Share = 0.018  # nodes of S_train as a share of all nodes
     images_per_class: Count = 10  # of S_train; containers other than pixels make more of as many numbers
+    examples: Count = 100  # of S_train in a study of arrays, as many of each class as can be
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
     container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours

@@ -47,13 +47,13 @@ class GraphRates(NamedTuple):
 
 
 class PixelRates(NamedTuple):
-    """Adam step size of synthetic images; traced.
+    """Adam step size of synthetic images, or of other arrays; traced.
 
     Attributes:
-      pixels: in the units of the pixels.
+      pixels: in the units of the pixels; of a pytree of arrays a pytree of the same structure.
     """
 
-    pixels: Array
+    pixels: PyTree
 
 
 class MemoryRates(NamedTuple):
@@ -122,7 +122,8 @@ def has_diverged(variables: Variables, start: Variables) -> bool:
     def size(variables: Variables) -> float:
         fields = learned_fields(variables)
         inputs = next(fields[name] for name in _OF_EXAMPLES if name in fields)
-        return float(np.sqrt(np.mean(np.square(np.asarray(inputs, np.float64)))))
+        numbers = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(inputs)])
+        return float(np.sqrt(np.mean(np.square(numbers))))
 
     return not all_finite(variables) or 0 < MOST_GROWTH * size(start) < size(variables)
 
@@ -149,8 +150,20 @@ def adam(rates: GraphRates | PixelRates | MemoryRates) -> optax.GradientTransfor
         return labels if isinstance(variables, dict) else type(variables)(**labels)
 
     transforms: dict[Hashable, optax.GradientTransformation] = {"given": optax.set_to_zero()}
-    transforms |= {name: optax.adam(rate) for name, rate in rates._asdict().items()}
+    transforms |= {name: _adam_of(rate) for name, rate in rates._asdict().items()}
     return optax.partition(transforms, label)
+
+
+def _adam_of(rate: PyTree) -> optax.GradientTransformation:
+    """Adam with a step size for each leaf, where `rate` has as many leaves as what it moves."""
+    if jax.tree_util.all_leaves([rate]):
+        return optax.adam(rate)
+
+    def scaled_by_leaf(updates: PyTree, params: PyTree = None) -> PyTree:
+        del params
+        return jax.tree.map(lambda step, update: -step * update, rate, updates)
+
+    return optax.chain(optax.scale_by_adam(), optax.stateless(scaled_by_leaf))
 
 
 def run(

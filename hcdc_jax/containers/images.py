@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,20 @@ import numpy as np
 
 from hcdc_jax.containers.base import Container
 from hcdc_jax.errors import check_name
-from hcdc_jax.types import Array, Batch
+from hcdc_jax.types import Array, Batch, PyTree
 
 
 class ImageStart(NamedTuple):
-    """Images on the host that a container starts from.
+    """Images on the host that a container starts from, or other arrays of floats.
 
     Attributes:
-      images: [n, height, width, channels], normalised as the network reads them.
+      images: [n, height, width, channels], normalised as the network reads them; of a study whatever its network reads,
+        a pytree with leading axis [n].
       labels: [n] int, or [n, num_classes] class probabilities. Condensers that work class by class want them sorted,
         equally many of each.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
 
 
@@ -31,12 +32,12 @@ class ImageVariables(NamedTuple):
     """Variables of synthetic images: the pixels are learned, labels and weights are given.
 
     Attributes:
-      pixels: [n, height, width, channels].
-      labels: [n] int or [n, num_classes] float.
+      pixels: [n, height, width, channels], or a pytree with leading axis [n].
+      labels: [n] int or [n, num_classes] float; of numbers to predict [n] float.
       weights: [n] float.
     """
 
-    pixels: Array
+    pixels: PyTree
     labels: Array
     weights: Array
 
@@ -57,11 +58,12 @@ def image_container(start: str = "real") -> Container:
     check_name("start of images", start, STARTS, where="in 'condense.init'")
 
     def init(key, start_images):
-        images = jnp.asarray(start_images.images, float)
+        images = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), start_images.images)
         labels = jnp.asarray(start_images.labels)
-        labels = labels.astype(jnp.int32 if labels.ndim == 1 else images.dtype)
-        pixels = jax.random.normal(key, images.shape, images.dtype) if start == "noise" else images
-        return ImageVariables(pixels, labels, jnp.ones(len(images), images.dtype))
+        labels = labels.astype(float if jnp.issubdtype(labels.dtype, jnp.floating) else jnp.int32)
+        noise = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape, leaf.dtype), images)
+        pixels = noise if start == "noise" else images
+        return ImageVariables(pixels, labels, jnp.ones(len(labels), float))
 
     return Container(init, given, lambda variables, places: given(taken(variables, places)), taken)
 

@@ -1,5 +1,7 @@
 """Readers of data: the only package that knows where data lies and in what form."""
 
+from hcdc_jax.data.arrays import ArrayData as ArrayData
+from hcdc_jax.data.arrays import array_data as array_data
 from hcdc_jax.data.graphs import GraphData as GraphData
 from hcdc_jax.data.graphs import summary as summary
 from hcdc_jax.data.image_streams import ImageStream as ImageStream

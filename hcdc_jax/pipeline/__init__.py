@@ -4,21 +4,27 @@ from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.driver import opened, prepare, resolved, run
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.progress import Progress, silent
+from hcdc_jax.pipeline.ranked import Ranking, candidates_of, rank_on
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.searching import SearchMethod, SearchPlan, search
+from hcdc_jax.pipeline.setup import Source
 from hcdc_jax.pipeline.true_scores import truth
 
 __all__ = [
     "EvaluationPlan",
     "Progress",
+    "Ranking",
     "SearchMethod",
     "SearchPlan",
+    "Source",
+    "candidates_of",
     "condense",
     "evaluate_condensed",
     "opened",
     "prepare",
     "rank",
+    "rank_on",
     "resolved",
     "run",
     "search",

@@ -4,35 +4,48 @@ from __future__ import annotations
 
 from hcdc_jax.cells import cell_of, is_connected
 from hcdc_jax.config import Config
-from hcdc_jax.data import GraphData, ImageData, ImageStream
+from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import graphs, image_streams, images, zero_cost
-from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, key_for, space_of
+from hcdc_jax.pipeline.recipes import arrays, graphs, image_streams, images, zero_cost
+from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, Source, check_space, key_for, space_of
 from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
 from hcdc_jax.soft_labels import SoftLoss, either_loss
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array
 
-KINDS: dict[type, Kind] = {GraphData: graphs.KIND, ImageData: images.KIND, ImageStream: image_streams.KIND}
+KINDS: dict[type, Kind] = {
+    ArrayData: arrays.KIND,
+    GraphData: graphs.KIND,
+    ImageData: images.KIND,
+    ImageStream: image_streams.KIND,
+}
 CELLS = "nas_bench_201"
 """Name of the space and of the network that need each other."""
-MODELS = (*graphs.KIND.models, *images.KIND.models)
+MODELS = (*graphs.KIND.models, *images.KIND.models, *arrays.KIND.models)
 
 
-def build(config: Config, data: Data) -> Setup:
+def build(config: Config, data: Data, source: Source | None = None) -> Setup:
     """Builds everything that a run needs; `checks` has the messages for what cannot be built.
 
     Args:
       config: of the run.
       data: the real data.
+      source: the study, whose space and network take the place of what the configuration names.
 
     Raises:
       UserError: settings that the space or the data do not go with.
     """
-    options, kind, space = config.training, KINDS[type(data)], space_of(config)
+    options, kind = config.training, KINDS[type(data)]
+    if source is None:
+        space, problem = space_of(config), None
+        _check_names_go_with(config, kind, space, data.name)
+    else:
+        space, problem = source.space, source.problem
+        check_space(config, space)
     _check_goes_with(config, kind, space, data.name)
-    real = kind.build(config, data, space)
+    arrays.check_taught(config, data)
+    real = kind.build(config, data, space, problem)
 
     def training(steps: int, batch_size: int | None, order: str = "shuffled") -> Training:
         return Training(
@@ -43,7 +56,8 @@ def build(config: Config, data: Data) -> Setup:
     val_loss = _val_loss(config)
 
     def judged(problem: Problem) -> Problem:
-        return problem if val_loss is mean_loss else judged_by(problem, val_loss)
+        # The network of a study has a validation loss of its own.
+        return problem if val_loss is mean_loss or source is not None else judged_by(problem, val_loss)
 
     order = "stored" if "unshuffled" in (options.dcbench_compat or ()) else "shuffled"
 
@@ -66,6 +80,7 @@ def build(config: Config, data: Data) -> Setup:
         proxy_problem=judged(real.proxy_problem or real.problem),
         relay_problem=real.problem,
         val_loss=val_loss,
+        facts={} if source is None else source.facts,
     )
 
 
@@ -96,7 +111,8 @@ def _candidates(config: Config, space: Space) -> Array:
     return one_hot(cells)
 
 
-def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+def _check_names_go_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+    """Whether the space and the network that a configuration names go with the data and with each other."""
     where = f"{name} holds {kind.unit}"
     of_graphs = space.basis is not None
     if of_graphs != (kind is graphs.KIND):
@@ -108,6 +124,10 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
             f"space.name = {space.name!r} does not go with model.name = {config.model.name!r}: the cells of "
             f"{CELLS!r} are searched in the network of that name, which has nothing else to search"
         )
+
+
+def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+    where = f"{name} holds {kind.unit}"
     if config.condense.container not in kind.containers:
         stores = next(other.unit for other in KINDS.values() if config.condense.container in other.containers)
         raise UserError(

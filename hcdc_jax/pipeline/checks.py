@@ -12,19 +12,20 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, MODELS
 from hcdc_jax.pipeline.recipes import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
-from hcdc_jax.pipeline.setup import Setup, space_of
+from hcdc_jax.pipeline.setup import OWN, Setup, Source, space_of
 
 
-def check_config(config: Config) -> None:
-    """Checks the values, the names, and what they mean together.
+def check_config(config: Config, source: Source | None = None) -> None:
+    """Checks the values, the names, and what they mean together; a study brings its own space and network.
 
     Raises:
       UserError: what is wrong, in one line.
     """
     validate(config)
     check_methods(config, recipes.METHODS)
-    check_name("space", config.space.name, spaces.names(), where="in 'space.name'")
-    check_name("model", config.model.name, MODELS, where="in 'model.name'")
+    if source is None:
+        check_name("space", config.space.name, [*spaces.names(), OWN], where="in 'space.name'")
+        check_name("model", config.model.name, MODELS, where="in 'model.name'")
     _check_table(config)
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):
@@ -39,12 +40,12 @@ def check_config(config: Config) -> None:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:
         _check_refinements(config)
-    _check_matched(config)
+    _check_matched(config, source)
     _check_labels(config)
     _check_dcbench(config)
 
 
-def _check_matched(config: Config) -> None:
+def _check_matched(config: Config, source: Source | None) -> None:
     options = config.hcdc
     if options.sensitivity != "unroll" and (options.side_by_side > 1 or options.adjoint_batch_size):
         raise UserError(
@@ -61,7 +62,8 @@ def _check_matched(config: Config) -> None:
     if options.extended_space == "trajectories" and options.side_by_side > 1:
         raise UserError("points of hcdc.extended_space = 'trajectories' follow one another: set hcdc.side_by_side = 1")
     if options.design == "factorial":
-        space_of(config).factorial(0, options.full_trainings)
+        space = space_of(config) if source is None else source.space
+        space.factorial(0, options.full_trainings)
 
 
 def _check_table(config: Config) -> None:

@@ -19,18 +19,24 @@ from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
-from hcdc_jax.pipeline.setup import Data, Run, Setup
+from hcdc_jax.pipeline.setup import Data, Run, Setup, Source
 from hcdc_jax.pipeline.true_scores import check_truth, truth
 
 
 def run(
-    config: Config, folder: str | Path, *, resume: bool = False, progress: Progress | None = None
+    config: Config,
+    folder: str | Path,
+    *,
+    source: Source | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Condenses, ranks, trains the truth if it is enabled, and writes the report.
 
     Args:
       config: what is run.
       folder: where everything is written; made if it does not exist.
+      source: what a study brings in place of the data, the space and the network that the configuration names.
       resume: go on with this run if the folder already holds it. However often it was interrupted, the result is that
         of an uninterrupted run.
       progress: told what is going on; nobody by default.
@@ -42,7 +48,7 @@ def run(
       UserError: what is wrong with the configuration, the data or the folder, in one line. What is wrong with the
         first two is found before anything is written.
     """
-    with opened(config, folder, resume=resume, progress=progress) as opened_run:
+    with opened(config, folder, source=source, resume=resume, progress=progress) as opened_run:
         condense(opened_run)
         rank(opened_run)
         if config.truth.enabled:
@@ -52,13 +58,19 @@ def run(
 
 @contextmanager
 def opened(
-    config: Config, folder: str | Path, *, resume: bool = True, progress: Progress | None = None
+    config: Config,
+    folder: str | Path,
+    *,
+    source: Source | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
 ) -> Iterator[Run]:
     """A run whose folder belongs to this process, for the stages `condense`, `rank` and `truth`.
 
     Args:
       config: as in `run`.
       folder: as in `run`.
+      source: as in `run`.
       resume: as in `run`.
       progress: as in `run`.
 
@@ -66,24 +78,24 @@ def opened(
       UserError: as `run`.
     """
     config, folder = resolved(config), Path(folder)
-    check_config(config)
+    check_config(config, source)
     check_owner(folder, config, resume=resume)
     progress = saying_once(progress or silent())
-    setup = prepare(config)
+    setup = prepare(config, source)
     with claimed(folder, setup):
         check_truth(setup, folder)
         progress.say(_about(setup))
         yield Run(setup, folder, progress)
 
 
-def prepare(config: Config) -> Setup:
-    """Reads the data of a configuration and builds what its stages need; writes nothing.
+def prepare(config: Config, source: Source | None = None) -> Setup:
+    """Reads the data of a configuration, or takes that of a study, and builds what stages need; writes nothing.
 
     Raises:
       UserError: what is wrong with the configuration or the data.
     """
-    check_config(config)
-    setup = build(config, _read(config.data))
+    check_config(config, source)
+    setup = build(config, _read(config.data) if source is None else source.data, source)
     check_sizes(setup)
     return setup
 
@@ -115,4 +127,4 @@ def _about(setup: Setup) -> str:
     return f"{setup.data.name}: {told}; {condensed}"
 
 
-_TOLD = ("nodes", "edges", "features", "images", "height", "width", "channels", "classes")
+_TOLD = ("nodes", "edges", "features", "images", "height", "width", "channels", "examples", "numbers", "classes")

@@ -20,6 +20,8 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup
 
 CONFIG = "config.toml"
+FINGERPRINTS = ("losses", "space")
+"""Facts of a study that may not change while its folder is worked in; under other versions of JAX losses read differently."""
 
 
 def check_owner(folder: Path, config: Config, *, resume: bool) -> None:
@@ -94,6 +96,7 @@ def describe(setup: Setup) -> dict[str, Any]:
             **_flaws(setup),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
+        **({"study": dict(setup.facts)} if setup.facts else {}),
     }
 
 
@@ -127,12 +130,19 @@ def check_same_data(folder: Path, info: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["data"]["checksum"]
+        told = json.loads(path.read_text(encoding="utf-8"))
+        before, study = told["data"]["checksum"], told.get("study", {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; delete it and run again with --resume") from error
     if before != info["data"]["checksum"]:
         raise UserError(
             f"the data set {info['data']['name']} has changed since {folder} was begun; choose another --out folder"
+        )
+    ours = info.get("study", {})
+    changed = [name for name in FINGERPRINTS if study.get(name) != ours.get(name)]
+    if changed and told["versions"] == info["versions"]:
+        raise UserError(
+            f"the {' and the '.join(changed)} of the study have changed since {folder} was begun; choose another folder"
         )
 
 

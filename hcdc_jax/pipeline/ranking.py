@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax import files
-from hcdc_jax.artefact import Condensed, load_condensed
+from hcdc_jax.artefact import load_condensed
 from hcdc_jax.candidates import ask_each, scored_at_once
 from hcdc_jax.config import config_hash
-from hcdc_jax.images import pixels_of
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
 from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
@@ -89,8 +88,7 @@ def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dic
     condensed = load_condensed(folder, name, seed, config_hash=config_hash(setup.config))
     place = Place(folder, recipe.name, "val", seed)
     half = read_half(place)
-    write = _write_images if setup.kind.unit == "images" else _write_adjacency
-    write(folder / "results", f"{name}_seed{seed}", condensed)
+    setup.kind.keep_figure(folder / "results", f"{name}_seed{seed}", condensed)
     shift = stated(setup, condensed)
     if shift is None:
         networks = trial.networks()
@@ -118,24 +116,3 @@ def _trace(setup: Setup, recipe: Recipe, place: Place, networks: Networks, train
 def _losses(problem: Problem, params: Params, hparams: HParams, batches: Batch) -> Array:
     """[t] validation losses of a trained candidate on t batches, stacked."""
     return jax.lax.map(lambda batch: problem.val_loss(params, hparams, batch), batches)
-
-
-def _write_images(folder: Path, name: str, condensed: Condensed) -> None:
-    """The pixels of both halves as one sees them, in [0, 1] as far as they are images, for the figure."""
-    arrays = {}
-    for part, batch in (("train", condensed.train), ("val", condensed.val)):
-        arrays[part] = pixels_of(batch.inputs, condensed.preprocessing)
-        arrays[f"{part}_labels"] = np.asarray(batch.labels)
-    files.write_npz(folder / f"{name}_images.npz", arrays)
-
-
-def _write_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
-    """The weights of the propagation P_1 of both halves, for the figure of the learned graph."""
-    arrays = {}
-    for part, batch in (("train", condensed.train), ("val", condensed.val)):
-        terms = np.asarray(batch.inputs.edges)
-        if terms.shape[-1] < 2:
-            return  # filters of order 0 do not propagate
-        arrays[part] = np.abs(terms[..., 1])
-        arrays[f"{part}_labels"] = np.where(np.asarray(batch.weights) > 0, np.asarray(batch.labels), -1)
-    files.write_npz(folder / f"{name}_adjacency.npz", arrays)

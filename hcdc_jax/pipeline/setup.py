@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -13,7 +14,8 @@ from hcdc_jax import spaces
 from hcdc_jax.condense.coresets import Selection
 from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
-from hcdc_jax.data import GraphData, ImageData, ImageStream
+from hcdc_jax.artefact import Condensed
+from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, StreamedInputs
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
@@ -22,9 +24,28 @@ from hcdc_jax.problem import Problem, ValLoss, joint
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch
 
-Data: TypeAlias = GraphData | ImageData | ImageStream
+Data: TypeAlias = ArrayData | GraphData | ImageData | ImageStream
 Start: TypeAlias = Any
 """What a container starts from: a `GraphStart` or an `ImageStart`."""
+
+OWN = "own"
+"""Name, in a configuration, of the space and of the network that a study brings."""
+
+
+class Source(NamedTuple):
+    """What a study brings in place of what a configuration names.
+
+    Attributes:
+      data: that is condensed.
+      problem: that is trained.
+      space: that is searched.
+      facts: what tells one study from another, by name, for `results/info.json`.
+    """
+
+    data: Data
+    problem: Problem
+    space: spaces.Space
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 class RealParts(NamedTuple):
@@ -60,7 +81,7 @@ class Kind(NamedTuple):
       containers: names of what can store it.
       methods: names of the methods that are for this kind alone.
       summary: `summary(data)`, its counts.
-      build: `build(config, data, space)`, the real data and the problem.
+      build: `build(config, data, space, problem)`, the real data and the problem, that of `config.model` where it is None.
       count: `count(config, data, part)`, examples of S_train ("train") or of S_val ("val").
       sampled: `sampled(setup, part, seed, selection)`, real examples, as many as are to be stored; raises `UserError`
         for impossible sizes.
@@ -78,6 +99,8 @@ class Kind(NamedTuple):
       words: `words(setup)`, what was done to the data, for the card.
       storage: `storage(setup)`, what a container makes of the budget, in words; empty where it stores the examples.
       num_parameters: `num_parameters(setup)`, [n] numbers that each candidate learns; None where all learn as many.
+      keep_figure: `keep_figure(folder, name, condensed)` writes what the figure of condensed data is drawn from, if
+        there is one.
     """
 
     unit: str
@@ -85,7 +108,7 @@ class Kind(NamedTuple):
     containers: tuple[str, ...]
     methods: tuple[str, ...]
     summary: Callable[[Any], dict[str, Any]]
-    build: Callable[[Config, Any, spaces.Space], RealParts]
+    build: Callable[[Config, Any, spaces.Space, Problem | None], RealParts]
     count: Callable[[Config, Any, str], int]
     sampled: Callable[[Setup, str, int, Selection], Start]
     to_learn: Callable[[Setup, str, int], Start]
@@ -100,6 +123,7 @@ class Kind(NamedTuple):
     words: Callable[[Setup], str]
     storage: Callable[[Setup], str]
     num_parameters: Callable[[Setup], np.ndarray | None]
+    keep_figure: Callable[[Path, str, Condensed], None]
 
 
 class Setup(NamedTuple):
@@ -123,6 +147,7 @@ class Setup(NamedTuple):
       relay_problem: `problem` with the cross-entropy for its validation loss, whatever candidates are ranked by:
         condensers match the gradients of what is trained on.
       val_loss: of logits, what candidates are ranked by.
+      facts: what tells the study from another, see `Source`.
     """
 
     config: Config
@@ -141,6 +166,7 @@ class Setup(NamedTuple):
     proxy_problem: Problem
     relay_problem: Problem
     val_loss: ValLoss
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def problem_on(self, condensed_train: Batch) -> Problem:
         """What is trained on this S_train: labels of teachers have a loss of their own."""
@@ -201,6 +227,8 @@ def space_of(config: Config) -> spaces.Space:
     Raises:
       UserError: a basis or a prior that the space does not have, or hypergradients that would say nothing about it.
     """
+    if config.space.name == OWN:
+        raise UserError(f"space.name = {OWN!r} is the space of a study: give its Python file in place of a configuration")
     options, taken = config.space, spaces.options(config.space.name)
     given = {"order": options.order, "basis": options.basis, "prior": options.prior}
     space = spaces.get(options.name, **{key: value for key, value in given.items() if key in taken})
@@ -208,6 +236,16 @@ def space_of(config: Config) -> spaces.Space:
         raise UserError(f"the space {space.name!r} has a basis of its own: set space.basis = {space.basis!r}")
     if options.prior != "box" and "prior" not in taken:
         raise UserError(f"the space {space.name!r} has a prior of its own: leave out space.prior")
+    check_space(config, space)
+    return space
+
+
+def check_space(config: Config, space: spaces.Space) -> None:
+    """Checks that the methods of a run can search a space.
+
+    Raises:
+      UserError: hypergradients would say nothing about it.
+    """
     if len(space.hparam_names) == 1:
         where = f"the space {space.name!r} has one hyperparameter, of which a cosine sees the sign alone"
         if "hcdc" in config.methods and config.hcdc.distance in ("cosine", "weighted_cosine"):
@@ -230,7 +268,6 @@ def space_of(config: Config) -> spaces.Space:
             raise UserError(f"{where}: leave out the method hcdc_shared")
         if shares_theta(config):
             raise UserError(f"{where}: set hcdc.theta = 'own'")
-    return space
 
 
 def pool(data: Data, part: str) -> np.ndarray:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax import files
+from hcdc_jax.artefact import Condensed
 from hcdc_jax.condense import coresets
 from hcdc_jax.condense.base import GraphRates
 from hcdc_jax.config import Config
@@ -21,6 +24,7 @@ from hcdc_jax.graphs import batch_of, normalised_adjacency, real_batch, real_gra
 from hcdc_jax.models.graph import spectral_gnn
 from hcdc_jax.pipeline.recipes.starts import sampling_rng
 from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
+from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.types import Batch
 
@@ -96,7 +100,7 @@ def embeddings(setup: Setup, part: str) -> np.ndarray:
     return np.asarray(smooth if isinstance(smooth, np.ndarray) else smooth.toarray())
 
 
-def build(config: Config, data: GraphData, space: Space) -> RealParts:
+def build(config: Config, data: GraphData, space: Space, problem: Problem | None) -> RealParts:
     """The filter network and the real graph, its features propagated once for all networks.
 
     Raises:
@@ -111,7 +115,7 @@ def build(config: Config, data: GraphData, space: Space) -> RealParts:
     for key, value in of_images.items():
         if value is not None:
             raise UserError(f"{key} is for images; a graph is trained on as a whole: leave it out")
-    problem = MODELS[config.model.name](
+    problem = problem or MODELS[config.model.name](
         data.num_features,
         data.num_classes,
         hidden=config.model.hidden,
@@ -204,6 +208,18 @@ def _words(setup: Setup) -> str:
     return f"edges [i, j, k] hold P_k of the {space.basis} basis, k = 0 ... {space.order}; nodes hold X"
 
 
+def _keep_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
+    """The weights of the propagation P_1 of both halves, for the figure of the learned graph."""
+    arrays = {}
+    for part, batch in (("train", condensed.train), ("val", condensed.val)):
+        terms = np.asarray(batch.inputs.edges)
+        if terms.shape[-1] < 2:
+            return  # filters of order 0 do not propagate
+        arrays[part] = np.abs(terms[..., 1])
+        arrays[f"{part}_labels"] = np.where(np.asarray(batch.weights) > 0, np.asarray(batch.labels), -1)
+    files.write_npz(folder / f"{name}_adjacency.npz", arrays)
+
+
 KIND = Kind(
     num_parameters=lambda setup: None,
     unit="nodes",
@@ -225,4 +241,5 @@ KIND = Kind(
     real_scalars=_real_scalars,
     words=_words,
     storage=lambda setup: "",
+    keep_figure=_keep_adjacency,
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hcdc_jax import files
+from hcdc_jax.artefact import Condensed
 from hcdc_jax.condense.class_batches import balanced_sample
 from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.config import Config, ModelConfig
@@ -23,20 +26,22 @@ from hcdc_jax.images import (
     fit_standardisation,
     fit_whitening,
     image_batch,
+    pixels_of,
 )
 from hcdc_jax.models import image_net_options, image_nets, image_problem
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.recipes import image_containers
 from hcdc_jax.pipeline.recipes.image_containers import generated_per_class, per_class
 from hcdc_jax.pipeline.recipes.starts import sampling_rng
-from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import OWN, Kind, RealParts, Setup, pool
+from hcdc_jax.problem import Problem
 from hcdc_jax.soft_labels import SoftLoss
 from hcdc_jax.spaces import Space
 from hcdc_jax.spaces.dcbench import misread
 from hcdc_jax.types import Batch
 
 
-def build(config: Config, data: ImageData, space: Space) -> RealParts:
+def build(config: Config, data: ImageData, space: Space, problem: Problem | None) -> RealParts:
     """The network and the real images, preprocessed."""
     options = config.data
     sizes = {"train": options.train, "val": options.val, "test": options.test}
@@ -45,11 +50,15 @@ def build(config: Config, data: ImageData, space: Space) -> RealParts:
     preprocessing = _preprocessing(config, data)
     indices = (data.train_idx, data.val_idx, data.test_idx)
     train, val, test = (image_batch(data, index, preprocessing) for index in indices)
-    return RealParts(data, train, val, test, preprocessing, **problems(config, data, space))
+    return RealParts(data, train, val, test, preprocessing, **problems(config, data, space, problem))
 
 
-def problems(config: Config, data: ImageData | ImageStream, space: Space) -> dict[str, Any]:
-    """What candidates train, by the names that `RealParts` has for it."""
+def problems(
+    config: Config, data: ImageData | ImageStream, space: Space, problem: Problem | None
+) -> dict[str, Any]:
+    """What candidates train, by the names that `RealParts` has for it; that of a study as it is."""
+    if problem is not None:
+        return {"problem": problem}
     flaws = config.training.dcbench_compat or ()
     problem_of = functools.partial(
         image_problem,
@@ -69,6 +78,8 @@ def problems(config: Config, data: ImageData | ImageStream, space: Space) -> dic
 
 def num_parameters(setup: Setup) -> np.ndarray | None:
     """[n] numbers that each candidate learns, where candidates differ in them, as cells do."""
+    if setup.config.model.name == OWN:
+        return None
     settings = [setup.space.read(hparams) for hparams in setup.candidates]
     if settings[0].cell is None:
         return None
@@ -179,6 +190,15 @@ def _words(setup: Setup) -> str:
     return f"pixels in [0, 1], {what[setup.config.data.preprocessing]}; the numbers lie under preprocessing/"
 
 
+def _keep_images(folder: Path, name: str, condensed: Condensed) -> None:
+    """The pixels of both halves as one sees them, in [0, 1] as far as they are images, for the figure."""
+    arrays = {}
+    for part, batch in (("train", condensed.train), ("val", condensed.val)):
+        arrays[part] = pixels_of(batch.inputs, condensed.preprocessing)
+        arrays[f"{part}_labels"] = np.asarray(batch.labels)
+    files.write_npz(folder / f"{name}_images.npz", arrays)
+
+
 KIND = Kind(
     unit="images",
     models=tuple(image_nets()),
@@ -200,4 +220,5 @@ KIND = Kind(
     words=_words,
     storage=image_containers.storage,
     num_parameters=num_parameters,
+    keep_figure=_keep_images,
 )

@@ -1,0 +1,355 @@
+"""A study: what a run is, in Python. Any network, any space, any arrays or graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax import config as configs
+from hcdc_jax import pipeline, terminal
+from hcdc_jax.artefact import Condensed, load_condensed
+from hcdc_jax.config import Config
+from hcdc_jax.config_values import merge
+from hcdc_jax.data import ArrayData, GraphData, ImageData, array_data
+from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline import Progress, Ranking, Source
+from hcdc_jax.pipeline.folder import CONFIG, check_owner, config_of
+from hcdc_jax.pipeline.setup import OWN, Data, Run
+from hcdc_jax.problem import Problem
+from hcdc_jax.spaces import Space
+from hcdc_jax.train import Training
+from hcdc_jax.types import Array, Batch, PyTree
+
+Part: TypeAlias = Batch | tuple[Any, ...]
+"""Examples: a `Batch`, or (X, y), or (X, y, weights)."""
+
+METHODS = ("random", "hcdc", "real_val", "random_val", "surrogate_grad")
+"""What a study compares where nobody says otherwise."""
+
+USUAL: Mapping[str, Any] = {
+    "hcdc": {"sensitivity": "unroll", "distance": "value_gradient"},
+    "data": {"preprocessing": "none"},
+}
+"""Settings of a study that differ from those of a configuration: unrolled hypergradients are right for any network and
+any hyperparameter, wherever its training stops."""
+
+_OF_TRAINING = ("optimizer", "learning_rate", "schedule", "batch_size", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A network, a space and data of your own: all that `hcdc run` does with a configuration, as functions.
+
+        space = hc.spaces.box("mine", {"weight_decay": (1e-5, 1e-1, "log"), "gain": (0.2, 2.0)})
+        study = hc.Study(problem, space, train=(X, y), val=(X2, y2), test=(X3, y3), folder="runs/mine")
+        condensed = study.condense(examples=100)
+        ranking = study.rank(1000)
+        found = study.search(10_000)
+        study.report()
+
+    Everything lies in the folder, and nothing in the object: a study that is made again goes on where it was. Another
+    study in the same folder is refused.
+
+    Attributes:
+      problem: what is trained; see `make_problem`.
+      space: what is searched.
+      train: training examples, (X, y), (X, y, weights) or a `Batch`; X is an array or pytree of arrays of floats with
+        leading axis [n], y are class numbers [n], or float: numbers [n] or [n, k]. Or a `GraphData` or `ImageData` that
+        holds all parts.
+      val: validation examples; a fifth of the training examples, drawn, where they are not given.
+      test: test examples, likewise.
+      training: of every candidate.
+      seeds: each method is run once per seed.
+      name: of the data.
+      folder: of the run; `runs/<name>` by default.
+      settings: by section, what a configuration has: `{"hcdc": {"steps": 100}, "condense": {"val_factor": 1.0}}`.
+      progress: what shows how far it is; to standard error by default.
+    """
+
+    problem: Problem
+    space: Space
+    train: Part | GraphData | ImageData
+    val: Part | None = None
+    test: Part | None = None
+    training: Training = Training()
+    seeds: Sequence[int] = (0,)
+    name: str = "study"
+    folder: str | Path | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    progress: Callable[[], AbstractContextManager[Progress]] = terminal.progress
+
+    def run(self, methods: Sequence[str] = METHODS, *, resume: bool = True) -> dict[str, Any]:
+        """Condenses by some methods, ranks, trains the truth and writes the report, as `hcdc run` does.
+
+        Args:
+          methods: what is compared; see `hc.methods()`.
+          resume: go on with this run if the folder already holds it.
+
+        Returns:
+          The content of `report.json`.
+
+        Raises:
+          UserError: what is wrong with the study or the folder, in one line.
+        """
+        config = self._with(methods=tuple(methods))
+        with self.progress() as progress:
+            return pipeline.run(config, self.path, source=self.source, resume=resume, progress=progress)
+
+    def condense(
+        self,
+        method: str | Sequence[str] = "hcdc",
+        *,
+        examples: int | None = None,
+        full_trainings: int | None = None,
+    ) -> Condensed:
+        """Condenses the data, or reads what the folder holds of it.
+
+        Args:
+          method: one, or several to be compared; see `hc.methods()`.
+          examples: of S_train in all; S_val has `condense.val_factor` times as many.
+          full_trainings: candidates that are trained in full, whose losses and hypergradients S_val learns.
+
+        Returns:
+          The condensed data of the first method and seed.
+
+        Raises:
+          UserError: what is wrong with the study or the folder, in one line.
+        """
+        methods = (method,) if isinstance(method, str) else tuple(method)
+        sizes = {"condense": {"examples": examples}, "hcdc": {"full_trainings": full_trainings}}
+        given = {section: {k: v for k, v in values.items() if v is not None} for section, values in sizes.items()}
+        with self._opened(self._with(methods=methods, **given)) as run:
+            pipeline.condense(run)
+        return self.condensed(methods[0])
+
+    def condensed(self, method: str | None = None, seed: int | None = None) -> Condensed:
+        """The condensed data that the folder holds: by default that of hcdc, or of the first method.
+
+        Raises:
+          UserError: there is none, or it was made by another study.
+        """
+        return load_condensed(self.path, method, seed, config_hash=configs.config_hash(self._held()))
+
+    def rank(
+        self, num: int = 1000, *, candidates: Array | None = None, method: str | None = None, seed: int = 0
+    ) -> Ranking:
+        """Scores candidates on the condensed data, in one compiled call.
+
+        Args:
+          num: candidates that are drawn from the space.
+          candidates: [n, h], in place of draws.
+          method: whose condensed data; that of hcdc by default.
+          seed: of the draws.
+
+        Raises:
+          UserError: nothing is condensed yet, or candidates of another width.
+        """
+        condensed = self.condensed(method)
+        setup = pipeline.prepare(self._held(), self.source)
+        return pipeline.rank_on(setup, condensed, pipeline.candidates_of(setup, num, seed, candidates))
+
+    def truth(self) -> None:
+        """Trains the candidates of the report in full, as `hcdc truth` does."""
+        with self._opened(self._held()) as run:
+            pipeline.truth(run)
+
+    def search(
+        self,
+        num: int = 1000,
+        *,
+        method: pipeline.SearchMethod = "calibrated",
+        top: int | None = None,
+        seed: int = 0,
+        halving: bool = False,
+    ) -> dict[str, Any]:
+        """Searches on the condensed data, and trains the best in full, as `hcdc search` does.
+
+        Args:
+          num: candidates on the condensed data.
+          method: "calibrated" chooses each full training by what those before have told; others train the best at once.
+          top: full trainings at most; 6 for "calibrated", else 1.
+          seed: of the search.
+          halving: also search by successive halving on the full data, the rival.
+
+        Returns:
+          The content of `search_<method>.json`: "selected" is the best that was trained in full.
+
+        Raises:
+          UserError: nothing is condensed yet.
+        """
+        setup = pipeline.prepare(self._held(), self.source)
+        plan = pipeline.SearchPlan(method=method, num=num, top=top, seed=seed, halving=halving)
+        with self.progress() as progress:
+            return pipeline.search(setup, self.path, plan, progress)
+
+    def report(self) -> dict[str, Any]:
+        """Ranks the candidates of the report where that was not done yet, and writes the page `report.html`.
+
+        Returns:
+          The content of `report.json`.
+        """
+        with self._opened(self._held()) as run:
+            pipeline.rank(run)
+            return pipeline.write_report(run.folder)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return Path("runs") / self.name if self.folder is None else Path(self.folder)
+
+    @functools.cached_property
+    def source(self) -> Source:
+        """What the study brings in place of what a configuration names."""
+        if isinstance(self.train, (GraphData, ImageData)):
+            if self.val is not None or self.test is not None:
+                raise UserError(f"{self.train.name} holds its own validation and test parts: leave out val and test")
+            data: Data = self.train
+        else:
+            parts = [None if part is None else as_batch(part) for part in (self.train, self.val, self.test)]
+            data = array_data(self.name, *parts)  # pyright: ignore[reportArgumentType]
+        problem = _storable(self.problem, self.space)
+        return Source(data, problem, self.space, _fingerprints(problem, self.space, data))
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The settings, as a configuration has them.
+
+        Raises:
+          UserError: a setting that there is not, or a training that a configuration cannot describe.
+        """
+        odd = [
+            field.name
+            for field in dataclasses.fields(Training)
+            if field.name not in _OF_TRAINING and getattr(self.training, field.name) != field.default
+        ]
+        if odd:
+            raise UserError(f"a study trains by {', '.join(_OF_TRAINING)}: leave out {', '.join(odd)} of Training")
+        training = {name: getattr(self.training, name) for name in _OF_TRAINING}
+        base = {
+            "methods": METHODS,
+            "seeds": tuple(self.seeds),
+            "data": {"name": self.name},
+            "space": {"name": OWN},
+            "model": {"name": OWN},
+            "training": training | {"learning_rate": float(self.training.learning_rate)},
+        }
+        config = merge(Config(), base, where="study")
+        return merge(merge(config, USUAL, where="study"), self.settings, where="settings of the study")
+
+    def with_overrides(self, words: Sequence[str]) -> Study:
+        """The study with settings from a command line, such as `--hcdc.steps 100`."""
+        config = configs.apply_overrides(self.config, words)
+        changed = dataclasses.replace(self)
+        changed.__dict__["config"] = config
+        return changed
+
+    def _with(self, **values: Any) -> Config:
+        return merge(self.config, values, where="study")
+
+    def _held(self) -> Config:
+        """The configuration that the folder was begun with, as far as `condense` chooses it; the rest is the study's.
+
+        Raises:
+          UserError: the folder holds another study.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise UserError(f"{self.path} holds nothing yet: call study.condense() or study.run() first")
+        theirs = config_of(self.path)
+        ours = self._with(
+            methods=theirs.methods,
+            condense={"examples": theirs.condense.examples},
+            hcdc={"full_trainings": theirs.hcdc.full_trainings},
+        )
+        check_owner(self.path, ours, resume=True)
+        return ours
+
+    @contextmanager
+    def _opened(self, config: Config) -> Iterator[Run]:
+        with (
+            self.progress() as progress,
+            pipeline.opened(config, self.path, source=self.source, progress=progress) as run,
+        ):
+            yield run
+
+
+def as_batch(part: Part) -> Batch:
+    """A pair (X, y) or a triple (X, y, weights) as a batch; a batch stays one."""
+    if isinstance(part, Batch):
+        return part
+    if not isinstance(part, tuple) or len(part) not in (2, 3):
+        raise UserError(f"examples are (X, y), (X, y, weights) or a Batch, got {type(part).__name__}")
+    inputs, labels = part[0], np.asarray(part[1])
+    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
+    weights = np.ones(len(labels), np.float32) if len(part) == 2 else np.asarray(part[2], np.float32)
+    single = jax.tree.map(np.asarray, inputs)
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, single)
+    return Batch(single, labels, weights)
+
+
+@functools.cache
+def _storable(problem: Problem, space: Space) -> Problem:
+    """The problem with its parameters in a dictionary: files know these, and not the trees that users think of."""
+    shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0), _middle(space)))
+    if _is_nested_dict(shapes):
+        return problem
+    tree = jax.tree.structure(shapes)
+
+    def stored(params: PyTree) -> dict[str, Array]:
+        return {f"{place:04d}": leaf for place, leaf in enumerate(jax.tree.leaves(params))}
+
+    def given(params: dict[str, Array]) -> PyTree:
+        return jax.tree.unflatten(tree, [params[name] for name in sorted(params)])
+
+    def reading(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, *rest: function(given(params), *rest)
+
+    return Problem(
+        lambda key, hparams: stored(problem.init(key, hparams)),
+        reading(problem.apply),
+        reading(problem.train_loss),
+        reading(problem.val_loss),
+        problem.perturb,
+    )
+
+
+def _is_nested_dict(tree: PyTree) -> bool:
+    if isinstance(tree, dict):
+        return all(isinstance(key, str) and "/" not in key and _is_nested_dict(item) for key, item in tree.items())
+    return jax.tree_util.all_leaves([tree])
+
+
+def _middle(space: Space) -> Array:
+    return space.from_unit(jnp.full(len(space.hparam_names), 0.5))
+
+
+def _fingerprints(problem: Problem, space: Space, data: Data) -> dict[str, str]:
+    """What the losses compute and where the space lies, as SHA-256: a study that is made again has the same."""
+    hparams = _middle(space)
+    corners = np.stack([np.zeros(len(space.hparam_names)), np.ones(len(space.hparam_names))])
+    points = np.asarray(space.from_unit(jnp.asarray(corners, jnp.float32)), np.float64)
+    where = hashlib.sha256(f"{space.hparam_names} {points.tolist()} {space.prior_std}".encode()).hexdigest()
+    if not isinstance(data, ArrayData):
+        return {"space": where}
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), data.batch(data.train_idx[:2]))
+
+    def losses(hparams: Array) -> tuple[Array, Array]:
+        key = jax.random.key(0)
+        params = problem.init(key, hparams)
+        seen = batch if problem.perturb is None else problem.perturb(key, hparams, batch)
+        return problem.train_loss(params, hparams, seen), problem.val_loss(params, hparams, batch)
+
+    program = jax.make_jaxpr(losses)(hparams)
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)).encode())
+    for constant in program.consts:
+        digest.update(np.asarray(constant).tobytes() if jnp.issubdtype(constant.dtype, jnp.number) else b"")
+    return {"losses": digest.hexdigest(), "space": where}
