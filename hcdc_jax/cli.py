@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,6 @@ from hcdc_jax import config as configs
 from hcdc_jax import data, distances, files, pipeline, protocols, spaces, terminal
 from hcdc_jax.artefact import Condensed, load_condensed, read_card
 from hcdc_jax.codec import to_arrays
-from hcdc_jax.config import Config
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import UserError
@@ -31,16 +31,19 @@ from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import config_of
 from hcdc_jax.pipeline.recipes import methods
-from hcdc_jax.pipeline.setup import Run
+from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
+from hcdc_jax.resolver import Job, bundled, configuration, resolve, run_folder
+from hcdc_jax.study_files import StudyFileError, is_study_file
 from hcdc_jax.version import __version__
 
 DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
 _UNSET = -1  # what JAX has where nobody chose a number of CPU devices
 
 _EPILOG = """\
-CONFIG is a .toml file (see configs/), DIR a run folder. Settings are overridden after it:
-  hcdc run configs/digits_graph.toml --hcdc.steps 100 --seeds 0 1 2
+CONFIG is a .toml file, the name of one (see `hcdc configs`), or a Python file with a Study; DIR is a run folder.
+Settings are overridden after it:
+  hcdc run digits_graph --hcdc.steps 100 --seeds 0 1 2
 `hcdc options` prints every setting with its default."""
 
 # What a narrow terminal can do without, first of all; everything is in report.html.
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return DONE
     except UserError as error:
         terminal.complain(str(error))
+        if isinstance(error, StudyFileError):
+            traceback.print_exception(error.__cause__)  # it is the user's code that it is about
         return USER_ERROR
     except KeyboardInterrupt as interrupt:
         terminal.complain(f"interrupted; the same command {getattr(args, 'afterwards', 'begins anew')}")
@@ -144,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         ("truth", _truth, "train every candidate on the full data"),
     ):
         sub = add(name, command, about, epilog=_EPILOG)
-        what = f"a .toml file{', also of a ladder' if name == 'run' else ''}, or a run folder to go on with"
+        what = f"a .toml file{', also of a ladder' if name == 'run' else ''}, a study.py, or a run folder to go on with"
         sub.add_argument("target", metavar="CONFIG|DIR", help=what)
         sub.add_argument("--out", metavar="DIR", help="run folder (that of the run, or runs/<name of the config>)")
         sub.add_argument("--resume", action="store_true", help="go on with the run that is in the folder")
@@ -154,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(add)
     _add_evaluate(add)
     add("list", _list, "data sets, methods, spaces, distances and searches")
+    sub = add("configs", _configs, "configurations that come with the library; with a name, print it to be edited")
+    sub.add_argument("config", metavar="NAME", nargs="?")
     add("options", _options, "every setting with its type, meaning and default")
     sub = add("info", _info, "what a run folder or a condensed data set is, and whether it is intact")
     sub.add_argument("folder", metavar="DIR", type=Path)
@@ -222,18 +229,19 @@ def _whole(text: str, low: int) -> int:
 
 
 def _run(args: argparse.Namespace, overrides: list[str]) -> None:
-    if ladder.is_ladder(Path(args.target)):
-        return _climb(args, overrides)
-    config, folder = _config_and_folder(args, overrides)
-    resume = args.resume or folder == Path(args.target)
+    if not is_study_file(args.target) and not Path(args.target).is_dir():
+        file = configuration(args.target)
+        if ladder.is_ladder(file):
+            return _climb(file, args, overrides)
+    job = resolve(args.target, overrides, args.out)
+    resume = args.resume or job.folder == Path(args.target)
     with terminal.progress() as progress:
-        report = pipeline.run(config, folder, resume=resume, progress=progress)
-    _say_report(folder, report)
+        report = pipeline.run(job.config, job.folder, source=job.source, resume=resume, progress=progress)
+    _say_report(job.folder, report)
 
 
-def _climb(args: argparse.Namespace, overrides: list[str]) -> None:
-    target = Path(args.target)
-    folder = Path(args.out) if args.out else _folder(target)
+def _climb(target: Path, args: argparse.Namespace, overrides: list[str]) -> None:
+    folder = Path(args.out) if args.out else Path("runs") / target.stem
     rungs = ladder.load(target, overrides)
     with terminal.progress() as progress:
         steps = ladder.climb(rungs, folder, target.stem, resume=args.resume, progress=progress)
@@ -244,43 +252,32 @@ def _climb(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _condense(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.condense, *_config_and_folder(args, overrides))
+    _do_stage(pipeline.condense, resolve(args.target, overrides, args.out))
 
 
 def _rank(args: argparse.Namespace, overrides: list[str]) -> None:
-    config, folder = _config_and_folder(args, overrides)
-    config_of(folder)  # where no run is there is nothing to rank on, and no reason to begin one
-    _do_stage(pipeline.rank, config, folder)
+    job = resolve(args.target, overrides, args.out)
+    config_of(job.folder)  # where no run is there is nothing to rank on, and no reason to begin one
+    _do_stage(pipeline.rank, job)
 
 
 def _truth(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.truth, *_config_and_folder(args, overrides))
+    _do_stage(pipeline.truth, resolve(args.target, overrides, args.out))
 
 
-def _do_stage(stage: Callable[[Run], None], config: Config, folder: Path) -> None:
+def _do_stage(stage: Callable[[Run], None], job: Job) -> None:
     """Runs one stage; stages go on with what the folder holds, so that they can be run one by one."""
-    with terminal.progress() as progress, pipeline.opened(config, folder, progress=progress) as run:
+    with (
+        terminal.progress() as progress,
+        pipeline.opened(job.config, job.folder, source=job.source, progress=progress) as run,
+    ):
         stage(run)
-    terminal.say_path(f"Done: {folder}")
-
-
-def _config_and_folder(args: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
-    target = Path(args.target)
-    config = config_of(target) if target.is_dir() else configs.load(target)
-    folder = Path(args.out) if args.out else _folder(target)
-    return configs.apply_overrides(config, overrides), folder
-
-
-def _folder(target: Path) -> Path:
-    """The run folder that a target names: itself, or the one that `hcdc run` makes of a config by default."""
-    is_config = target.is_file() or target.suffix == ".toml"
-    return Path("runs") / target.stem if is_config else target
+    terminal.say_path(f"Done: {job.folder}")
 
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
-    folder = _folder(Path(args.target))
-    config_of(folder)
+    folder = run_folder(args.target)
     _say_report(folder, pipeline.write_report(folder))
 
 
@@ -293,10 +290,16 @@ def _say_report(folder: Path, report: tables.Report) -> None:
     terminal.say_path(f"Report: {folder / 'report.html'}")
 
 
+def _begun(target: str) -> tuple[Path, Setup]:
+    """The run that a target names, as its folder was begun."""
+    folder = run_folder(target)
+    job = resolve(target if is_study_file(target) else str(folder))
+    return folder, pipeline.prepare(config_of(folder), job.source)
+
+
 def _search(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
-    folder = _folder(Path(args.target))
-    setup = pipeline.prepare(config_of(folder))
+    folder, setup = _begun(args.target)
     plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
     with terminal.progress() as progress:
         result = pipeline.search(setup, folder, plan, progress)
@@ -308,8 +311,7 @@ def _search(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
-    folder = _folder(Path(args.target))
-    setup = pipeline.prepare(config_of(folder))
+    folder, setup = _begun(args.target)
     given: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(pipeline.EvaluationPlan)}
     given |= {"models": tuple(args.models), "methods": tuple(args.methods)}
     plan = pipeline.EvaluationPlan(**given)
@@ -340,6 +342,16 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         terminal.say(title)
         for name, about in entries.items():
             terminal.say(f"  {name:<18} {about}".rstrip())
+
+
+def _configs(args: argparse.Namespace, overrides: list[str]) -> None:
+    del overrides
+    if args.config is not None:
+        sys.stdout.write(configuration(args.config).read_text(encoding="utf-8"))
+        return
+    for name, path in bundled().items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        terminal.say(f"{name:<32} {first.removeprefix('# ') if first.startswith('#') else ''}".rstrip())
 
 
 def _options(args: argparse.Namespace, overrides: list[str]) -> None:

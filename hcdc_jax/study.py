@@ -81,7 +81,7 @@ class Study:
     train: Part | GraphData | ImageData
     val: Part | None = None
     test: Part | None = None
-    training: Training = Training()
+    training: Training = dataclasses.field(default_factory=Training)
     seeds: Sequence[int] = (0,)
     name: str = "study"
     folder: str | Path | None = None
@@ -246,11 +246,21 @@ class Study:
         config = merge(Config(), base, where="study")
         return merge(merge(config, USUAL, where="study"), self.settings, where="settings of the study")
 
+    def from_file(self, path: str, checksum: str) -> Study:
+        """The study as one that a file makes: its run folder knows the file, and stages take it up from there."""
+        made = self._with_config(merge(self.config, {"data": {"path": path}}, where="study"))
+        source = self.source
+        made.__dict__["source"] = source._replace(facts={**source.facts, "file": checksum})
+        return made
+
     def with_overrides(self, words: Sequence[str]) -> Study:
         """The study with settings from a command line, such as `--hcdc.steps 100`."""
-        config = configs.apply_overrides(self.config, words)
+        return self._with_config(configs.apply_overrides(self.config, words))
+
+    def _with_config(self, config: Config) -> Study:
         changed = dataclasses.replace(self)
         changed.__dict__["config"] = config
+        changed.__dict__["source"] = self.source
         return changed
 
     def _with(self, **values: Any) -> Config:
@@ -293,7 +303,7 @@ def as_batch(part: Part) -> Batch:
     weights = np.ones(len(labels), np.float32) if len(part) == 2 else np.asarray(part[2], np.float32)
     single = jax.tree.map(np.asarray, inputs)
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, single)
-    return Batch(single, labels, weights)
+    return Batch(single, jnp.asarray(labels), jnp.asarray(weights))
 
 
 @functools.cache

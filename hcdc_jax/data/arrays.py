@@ -34,8 +34,8 @@ class ArrayData(NamedTuple):
 
     name: str
     inputs: PyTree
-    labels: np.ndarray
-    weights: np.ndarray
+    labels: Any
+    weights: Any
     train_idx: np.ndarray
     val_idx: np.ndarray
     test_idx: np.ndarray
@@ -45,11 +45,12 @@ class ArrayData(NamedTuple):
 
     def batch(self, index: np.ndarray) -> Batch:
         """The examples at these places."""
-        inputs = jax.tree.map(lambda leaf: leaf[index], self.inputs)
-        return Batch(inputs, self.labels[index], self.weights[index])
+        return jax.tree.map(lambda leaf: leaf[index], Batch(self.inputs, self.labels, self.weights))
 
 
-def array_data(name: str, train: Batch, val: Batch | None = None, test: Batch | None = None, seed: int = 0) -> ArrayData:
+def array_data(
+    name: str, train: Batch, val: Batch | None = None, test: Batch | None = None, seed: int = 0
+) -> ArrayData:
     """The data of a study.
 
     Args:
@@ -79,8 +80,9 @@ def array_data(name: str, train: Batch, val: Batch | None = None, test: Batch | 
     if not len(places["train"]):
         raise UserError(f"{name} has too few training examples to draw {' and '.join(drawn)} from: give these parts")
     num_classes = int(labels.max()) + 1 if labels.dtype.kind in "iu" else None
-    arrays = (inputs, labels, weights, *(places[part] for part in PARTS))
-    return ArrayData(name, *arrays, num_classes, drawn, _checksum(arrays))
+    train_idx, val_idx, test_idx = (places[part] for part in PARTS)
+    checksum = _checksum((inputs, labels, weights, train_idx, val_idx, test_idx))
+    return ArrayData(name, inputs, labels, weights, train_idx, val_idx, test_idx, num_classes, drawn, checksum)
 
 
 def summary(data: ArrayData) -> dict[str, Any]:
@@ -100,10 +102,12 @@ def _on_host(part: str, batch: Batch) -> Batch:
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise UserError(f"{where} holds {np.size(leaf) - np.isfinite(leaf).sum():,} numbers that are not finite")
     if batch.labels.dtype.kind in "iu" and batch.labels.ndim == 1 and batch.labels.size and batch.labels.min() < 0:
-        raise UserError(f"the {part} part: class numbers start at 0, found {batch.labels.min()}; leave such examples out")
+        raise UserError(
+            f"the {part} part: class numbers start at 0, found {batch.labels.min()}; leave such examples out"
+        )
     if batch.labels.dtype.kind in "iu" and batch.labels.ndim > 1:
         raise UserError(
-            f"the {part} part: labels of shape {batch.labels.shape} are whole numbers; give class numbers [n], or floats"
+            f"the {part} part: labels of shape {batch.labels.shape} are whole numbers; give [n] classes, or floats"
         )
     return batch
 
@@ -132,7 +136,9 @@ def _check_like(part: str, batch: Batch, train: Batch) -> None:
 
 def _form_words(batch: Batch) -> str:
     leaves = jax.tree_util.tree_leaves_with_path(batch)
-    return ", ".join(f"{_words(path)} {leaf.dtype}[n{''.join(f', {d}' for d in leaf.shape[1:])}]" for path, leaf in leaves)
+    return ", ".join(
+        f"{_words(path)} {leaf.dtype}[n{''.join(f', {d}' for d in leaf.shape[1:])}]" for path, leaf in leaves
+    )
 
 
 def _words(path: tuple[Any, ...]) -> str:

@@ -21,7 +21,7 @@ from hcdc_jax.pipeline.setup import Setup
 
 CONFIG = "config.toml"
 FINGERPRINTS = ("losses", "space")
-"""Facts of a study that may not change while its folder is worked in; under other versions of JAX losses read differently."""
+"""Facts of a study that may not change while its folder is worked in; other versions of JAX write losses otherwise."""
 
 
 def check_owner(folder: Path, config: Config, *, resume: bool) -> None:

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from hcdc_jax import spaces
+from hcdc_jax.artefact import Condensed
 from hcdc_jax.condense.coresets import Selection
 from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
-from hcdc_jax.artefact import Condensed
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
 from hcdc_jax.images import Preprocessing, StreamedInputs
@@ -81,7 +81,8 @@ class Kind(NamedTuple):
       containers: names of what can store it.
       methods: names of the methods that are for this kind alone.
       summary: `summary(data)`, its counts.
-      build: `build(config, data, space, problem)`, the real data and the problem, that of `config.model` where it is None.
+      build: `build(config, data, space, problem)`, the real data and what is trained: `problem`, or None for that of
+        `config.model`.
       count: `count(config, data, part)`, examples of S_train ("train") or of S_val ("val").
       sampled: `sampled(setup, part, seed, selection)`, real examples, as many as are to be stored; raises `UserError`
         for impossible sizes.
@@ -228,7 +229,9 @@ def space_of(config: Config) -> spaces.Space:
       UserError: a basis or a prior that the space does not have, or hypergradients that would say nothing about it.
     """
     if config.space.name == OWN:
-        raise UserError(f"space.name = {OWN!r} is the space of a study: give its Python file in place of a configuration")
+        raise UserError(
+            f"space.name = {OWN!r} is the space of a study: give its Python file in place of a configuration"
+        )
     options, taken = config.space, spaces.options(config.space.name)
     given = {"order": options.order, "basis": options.basis, "prior": options.prior}
     space = spaces.get(options.name, **{key: value for key, value in given.items() if key in taken})

@@ -99,7 +99,7 @@ def _start(data: ArrayData, index: np.ndarray) -> ImageStart:
                 "give categories as one-hot vectors, tokens as embeddings"
             )
     batch = data.batch(index)
-    return ImageStart(batch.inputs, batch.labels)
+    return ImageStart(batch.inputs, np.asarray(batch.labels))
 
 
 def _embeddings(setup: Setup, part: str) -> np.ndarray:

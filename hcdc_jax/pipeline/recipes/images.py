@@ -53,9 +53,7 @@ def build(config: Config, data: ImageData, space: Space, problem: Problem | None
     return RealParts(data, train, val, test, preprocessing, **problems(config, data, space, problem))
 
 
-def problems(
-    config: Config, data: ImageData | ImageStream, space: Space, problem: Problem | None
-) -> dict[str, Any]:
+def problems(config: Config, data: ImageData | ImageStream, space: Space, problem: Problem | None) -> dict[str, Any]:
     """What candidates train, by the names that `RealParts` has for it; that of a study as it is."""
     if problem is not None:
         return {"problem": problem}
