@@ -55,10 +55,9 @@ def to_batch(tree: Mapping[str, Any]) -> Batch:
 
     Raises:
       KeyError: `inputs`, `labels` or `weights` is absent.
-      TypeError: the inputs are no array and no graph.
     """
     inputs = tree["inputs"]
-    if isinstance(inputs, dict):
+    if isinstance(inputs, dict) and inputs.keys() <= set(jraph.GraphsTuple._fields):
         fields: dict[str, Any] = dict.fromkeys(jraph.GraphsTuple._fields)
         inputs = jraph.GraphsTuple(**(fields | inputs))
     return Batch(inputs, tree["labels"], tree["weights"])

@@ -25,7 +25,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import Progress, Ranking, Source
 from hcdc_jax.pipeline.folder import CONFIG, check_owner, config_of
 from hcdc_jax.pipeline.setup import OWN, Data, Run
-from hcdc_jax.problem import Problem
+from hcdc_jax.problem import LossOfLogits, Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.train import Training
 from hcdc_jax.types import Array, Batch, PyTree
@@ -36,12 +36,9 @@ Part: TypeAlias = Batch | tuple[Any, ...]
 METHODS = ("random", "hcdc", "real_val", "random_val", "surrogate_grad")
 """What a study compares where nobody says otherwise."""
 
-USUAL: Mapping[str, Any] = {
-    "hcdc": {"sensitivity": "unroll", "distance": "value_gradient"},
-    "data": {"preprocessing": "none"},
-}
-"""Settings of a study that differ from those of a configuration: unrolled hypergradients are right for any network and
-any hyperparameter, wherever its training stops."""
+USUAL: Mapping[str, Any] = {"hcdc": {"sensitivity": "unroll"}}
+"""Settings of a study of examples that differ from those of a configuration: unrolled hypergradients are right for any
+network and any hyperparameter, wherever its training stops."""
 
 _OF_TRAINING = ("optimizer", "learning_rate", "schedule", "batch_size", "steps")
 
@@ -210,14 +207,18 @@ class Study:
     @functools.cached_property
     def source(self) -> Source:
         """What the study brings in place of what a configuration names."""
+        problem = _storable(self.problem, self.space)
         if isinstance(self.train, (GraphData, ImageData)):
             if self.val is not None or self.test is not None:
                 raise UserError(f"{self.train.name} holds its own validation and test parts: leave out val and test")
             data: Data = self.train
         else:
-            parts = [None if part is None else as_batch(part) for part in (self.train, self.val, self.test)]
-            data = array_data(self.name, *parts)  # pyright: ignore[reportArgumentType]
-        problem = _storable(self.problem, self.space)
+            train, val, test = (None if part is None else as_batch(part) for part in (self.train, self.val, self.test))
+            assert train is not None
+            inputs = train.inputs
+            stored = [None if part is None else part._replace(inputs=_stored(part.inputs)) for part in (train, val, test)]
+            data = array_data(self.name, *stored)  # pyright: ignore[reportArgumentType]
+            problem = _reading(problem, jax.tree.structure(inputs), _is_nested_dict(inputs))
         return Source(data, problem, self.space, _fingerprints(problem, self.space, data))
 
     @functools.cached_property
@@ -244,7 +245,8 @@ class Study:
             "training": training | {"learning_rate": float(self.training.learning_rate)},
         }
         config = merge(Config(), base, where="study")
-        return merge(merge(config, USUAL, where="study"), self.settings, where="settings of the study")
+        usual = {} if isinstance(self.train, GraphData) else USUAL
+        return merge(merge(config, usual, where="study"), self.settings, where="settings of the study")
 
     def from_file(self, path: str, checksum: str) -> Study:
         """The study as one that a file makes: its run folder knows the file, and stages take it up from there."""
@@ -314,22 +316,63 @@ def _storable(problem: Problem, space: Space) -> Problem:
         return problem
     tree = jax.tree.structure(shapes)
 
-    def stored(params: PyTree) -> dict[str, Array]:
-        return {f"{place:04d}": leaf for place, leaf in enumerate(jax.tree.leaves(params))}
+    def init(key: Array, hparams: Array) -> PyTree:
+        return _stored(problem.init(key, hparams))
 
-    def given(params: dict[str, Array]) -> PyTree:
-        return jax.tree.unflatten(tree, [params[name] for name in sorted(params)])
+    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
+        return problem.apply(_given(tree, params), hparams, inputs)
 
-    def reading(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, *rest: function(given(params), *rest)
+    def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
+        return problem.train_loss(_given(tree, params), hparams, batch)
 
-    return Problem(
-        lambda key, hparams: stored(problem.init(key, hparams)),
-        reading(problem.apply),
-        reading(problem.train_loss),
-        reading(problem.val_loss),
-        problem.perturb,
-    )
+    def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
+        return problem.val_loss(_given(tree, params), hparams, batch)
+
+    return Problem(init, apply, train_loss, _of_logits(problem, apply, val_loss), problem.perturb)
+
+
+@functools.cache
+def _reading(problem: Problem, tree: Any, as_they_are: bool) -> Problem:
+    """The problem on inputs in a dictionary, where the study's are another tree."""
+    if as_they_are:
+        return problem
+
+    def given(batch: Batch) -> Batch:
+        return batch._replace(inputs=_given(tree, batch.inputs))
+
+    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
+        return problem.apply(params, hparams, _given(tree, inputs))
+
+    def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
+        return problem.train_loss(params, hparams, given(batch))
+
+    def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
+        return problem.val_loss(params, hparams, given(batch))
+
+    def perturb(key: Array, hparams: Array, batch: Batch) -> Batch:
+        assert problem.perturb is not None
+        seen = problem.perturb(key, hparams, given(batch))
+        return seen._replace(inputs=_stored(seen.inputs))
+
+    noisy = None if problem.perturb is None else perturb
+    return Problem(problem.init, apply, train_loss, _of_logits(problem, apply, val_loss), noisy)
+
+
+def _of_logits(problem: Problem, apply: Callable[..., Array], val_loss: Callable[..., Array]) -> Callable[..., Array]:
+    """The validation loss of a wrapped problem, which reads logits alone where that of the problem does."""
+    own = problem.val_loss
+    return own.__class__(apply, own.loss) if isinstance(own, LossOfLogits) and own.apply == problem.apply else val_loss
+
+
+def _stored(tree: PyTree) -> PyTree:
+    """A tree as files know it: itself where it is an array or dictionaries of such, else a dictionary of its leaves."""
+    if _is_nested_dict(tree):
+        return tree
+    return {f"{place:04d}": leaf for place, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _given(tree: Any, stored: dict[str, Array]) -> PyTree:
+    return jax.tree.unflatten(tree, [stored[name] for name in sorted(stored)])
 
 
 def _is_nested_dict(tree: PyTree) -> bool:

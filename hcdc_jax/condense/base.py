@@ -142,28 +142,26 @@ def descend(
 
 
 def adam(rates: GraphRates | PixelRates | MemoryRates) -> optax.GradientTransformation:
-    """Adam for the fields that `rates` names, of a container's variables or of `learned_fields`; others stay."""
+    """Adam for the fields that `rates` names, of a container's variables or of `learned_fields`; others stay.
 
-    def label(variables: Variables | dict[str, PyTree]) -> Variables | dict[str, str]:
+    Of a field whose rate is a pytree each leaf has its own.
+    """
+    names = {name: _leaf_names(name, rate) for name, rate in rates._asdict().items()}
+
+    def label(variables: Variables | dict[str, PyTree]) -> Variables | dict[str, PyTree]:
         fields = variables if isinstance(variables, dict) else variables._asdict()
-        labels = {name: name if name in rates._fields else "given" for name in fields}
+        labels = {name: names.get(name, "given") for name in fields}
         return labels if isinstance(variables, dict) else type(variables)(**labels)
 
     transforms: dict[Hashable, optax.GradientTransformation] = {"given": optax.set_to_zero()}
-    transforms |= {name: _adam_of(rate) for name, rate in rates._asdict().items()}
+    leaves = zip(jax.tree.leaves(names), jax.tree.leaves(rates._asdict()), strict=True)
+    transforms |= {name: optax.adam(rate) for name, rate in leaves}
     return optax.partition(transforms, label)
 
 
-def _adam_of(rate: PyTree) -> optax.GradientTransformation:
-    """Adam with a step size for each leaf, where `rate` has as many leaves as what it moves."""
-    if jax.tree_util.all_leaves([rate]):
-        return optax.adam(rate)
-
-    def scaled_by_leaf(updates: PyTree, params: PyTree = None) -> PyTree:
-        del params
-        return jax.tree.map(lambda step, update: -step * update, rate, updates)
-
-    return optax.chain(optax.scale_by_adam(), optax.stateless(scaled_by_leaf))
+def _leaf_names(name: str, rate: PyTree) -> PyTree:
+    tree = jax.tree.structure(rate)
+    return jax.tree.unflatten(tree, [f"{name}/{place}" for place in range(tree.num_leaves)])
 
 
 def run(
