@@ -16,11 +16,12 @@ import numpy as np
 from benchmarks.command import CONFIGS, chosen, parser_of
 from benchmarks.tables import BEST, spread
 from hcdc_jax import config as configs
-from hcdc_jax import files, metrics, pipeline
+from hcdc_jax import metrics, pipeline
 from hcdc_jax.config import Config
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.report.tables import FINALISTS
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
 
 STUDIES: dict[str, list[list[str]]] = {

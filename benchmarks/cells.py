@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds
 from hcdc_jax import spaces
-from hcdc_jax.cells import CONV_3X3
+from hcdc_jax.data.cells import CONV_3X3
 from hcdc_jax.models import image_problem
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 
 SHAPE, NUM_CLASSES = (16, 16, 3), 10

@@ -27,12 +27,12 @@ from hcdc_jax import pipeline
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.config import Config
 from hcdc_jax.evaluation import evaluate_networks
+from hcdc_jax.evaluation.protocols import PROTOCOLS, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import make_half
 from hcdc_jax.pipeline.recipes.base import Recipe, Request, half_key
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.protocols import PROTOCOLS, with_epochs
 from hcdc_jax.types import Batch
 
 CONFIG = CONFIGS / "images" / "fashion_narrow.toml"

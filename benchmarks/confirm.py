@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 from benchmarks.command import CONFIGS, chosen, parser_of
 from benchmarks.confirm_table import Claim, Finished, page
 from hcdc_jax import config as configs
-from hcdc_jax import files, pipeline
+from hcdc_jax import pipeline
 from hcdc_jax.cli import use_all_cores
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.folder import check_owner
 from hcdc_jax.pipeline.recipes import METHODS
 from hcdc_jax.pipeline.recipes.base import Recipe
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import duration, progress
 
 DONE, USER_ERROR, TIME_IS_UP = 0, 2, 3

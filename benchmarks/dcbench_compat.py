@@ -15,8 +15,9 @@ from pathlib import Path
 from benchmarks.command import CONFIGS, parsed, parser_of
 from benchmarks.tables import spread
 from hcdc_jax import config as configs
-from hcdc_jax import files, pipeline
+from hcdc_jax import pipeline
 from hcdc_jax.config import Config
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
 
 BASELINES = ("--methods", "random", "herding", "kcenter", "real_val", "train_loss")

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from hcdc_jax import config as configs
-from hcdc_jax.config_values import merge
+from hcdc_jax.config.values import merge
 from hcdc_jax.pipeline.ladder import Rung, climb, load, words_of
 from hcdc_jax.terminal import progress
 

@@ -17,14 +17,15 @@ import numpy as np
 from benchmarks.command import CONFIGS, parsed, parser_of
 from benchmarks.tables import spread
 from hcdc_jax import config as configs
-from hcdc_jax import files, metrics, pipeline
-from hcdc_jax.candidates import Scores, evaluate_on
+from hcdc_jax import metrics, pipeline
 from hcdc_jax.pipeline import SearchPlan
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.scoring import descent_options
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Setup, key_for
 from hcdc_jax.search import hypergradient_search
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
+from hcdc_jax.training.candidates import Scores, evaluate_on
 from hcdc_jax.types import Array
 
 TOP = 5

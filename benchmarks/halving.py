@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from benchmarks.timing import seconds
 from hcdc_jax import spaces
-from hcdc_jax.candidates import evaluate
 from hcdc_jax.models import image_problem
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import full_trainings, successive_halving
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 
 NUM_CLASSES, CANDIDATES = 10, 27

@@ -16,12 +16,13 @@ import numpy as np
 from benchmarks.command import CONFIGS, parsed, parser_of
 from benchmarks.tables import spread
 from hcdc_jax import config as configs
-from hcdc_jax import files, metrics, pipeline
-from hcdc_jax.candidates import evaluate_on, score
+from hcdc_jax import metrics, pipeline
 from hcdc_jax.pipeline.recipes.rivals import places
 from hcdc_jax.pipeline.setup import RANK, TRUTH, Setup, key_for
 from hcdc_jax.search import successive_halving
 from hcdc_jax.search.halving import Schedule
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import evaluate_on, score
 
 BRACKETS = {"eta 3": (3, 0.0), "eta 2": (2, 0.0), "eta 4": (4, 0.0), "eta 3, from a ninth of the steps": (3, 1 / 9)}
 """eta, and the least length of the first rung as a share of a full training."""

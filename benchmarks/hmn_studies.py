@@ -26,20 +26,21 @@ from benchmarks.networks_on import accuracies, percent
 from benchmarks.step_memory import temporary_bytes
 from benchmarks.tables import save
 from hcdc_jax import config as configs
-from hcdc_jax import files, pipeline
+from hcdc_jax import pipeline
 from hcdc_jax.condense.pruning import prune
 from hcdc_jax.config import Config
 from hcdc_jax.containers import Container
 from hcdc_jax.containers.hmn import Extractor
+from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
+from hcdc_jax.pipeline.kinds import image_containers
 from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.pruning import judge_of
-from hcdc_jax.pipeline.recipes import image_containers
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
-from hcdc_jax.protocols import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.report.pruning import pruning as pruning_figure
 from hcdc_jax.report.results import Pruning
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
 from hcdc_jax.types import Batch
 

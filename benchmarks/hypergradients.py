@@ -12,7 +12,7 @@ from jaxopt.linear_solve import solve_cg
 
 import hcdc_jax as hc
 from benchmarks.timing import graph, seconds
-from hcdc_jax.krylov import lanczos_bounds
+from hcdc_jax.hypergradients.krylov import lanczos_bounds
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.spaces import graph_filter
 

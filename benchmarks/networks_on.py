@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import spread
-from hcdc_jax import files, metrics
-from hcdc_jax.config_values import with_defaults
+from hcdc_jax import metrics
+from hcdc_jax.config.values import with_defaults
 from hcdc_jax.evaluation import evaluate_networks
+from hcdc_jax.evaluation.protocols import Protocol
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import EVALUATE, Setup, key_for
 from hcdc_jax.problem import Problem
-from hcdc_jax.protocols import Protocol
+from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
 
 

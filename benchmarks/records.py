@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import device
-from hcdc_jax.artefact import versions
+from hcdc_jax.condensed import versions
 
 RESULTS = Path(__file__).parent / "results"
 

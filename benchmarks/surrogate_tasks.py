@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax import spaces
-from hcdc_jax.cells import number_of
+from hcdc_jax.data.cells import number_of
 from hcdc_jax.data.nas_bench_201 import published_accuracies
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.folder import config_of
+from hcdc_jax.pipeline.hcdc.targets import folder_of
 from hcdc_jax.pipeline.setup import space_of
-from hcdc_jax.pipeline.targets import folder_of
 from hcdc_jax.spaces import Space
 
 QUERIES, FEATURES = 200, 256

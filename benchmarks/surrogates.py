@@ -22,8 +22,9 @@ import numpy as np
 from benchmarks.records import RESULTS, kept
 from benchmarks.surrogate_peers import Peer, installed
 from benchmarks.surrogate_tasks import Draw, Task, drawn_tasks, mirrored, published_tasks, run_tasks
-from hcdc_jax import metrics, surrogate
+from hcdc_jax import metrics
 from hcdc_jax.errors import UserError
+from hcdc_jax.search import surrogate
 
 OURS, WITH_GRADIENTS, WITHOUT_SYMMETRY = "ours", "ours, hypergradients", "ours, no symmetry"
 TOLERANCE = 0.02

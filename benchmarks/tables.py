@@ -8,9 +8,10 @@ from pathlib import Path
 
 from benchmarks.command import CONFIGS, chosen, parser_of
 from hcdc_jax import config as configs
-from hcdc_jax import files, pipeline
+from hcdc_jax import pipeline
 from hcdc_jax.report import tables
 from hcdc_jax.report.style import Drawing, to_png
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
 
 BEST = ("overlap, top 10 %", "Spearman inside", "regret, best 1 / 3 / 5")

@@ -19,8 +19,8 @@ import numpy as np
 import optax
 import scipy.stats
 
-from hcdc_jax.hypergradient import Pool, Target, frozen_matching, hypergradient, response
-from hcdc_jax.linear_solve import dense
+from hcdc_jax.hypergradients.implicit import Pool, Target, frozen_matching, hypergradient, response
+from hcdc_jax.hypergradients.solvers import dense
 
 GROUP = 3
 FEATURES = 2 * GROUP

@@ -4,13 +4,16 @@ Condense a data set into a tiny synthetic training and validation set on which t
 then search on it in seconds. The command is `hcdc`; everything it does is a function here.
 """
 
-from hcdc_jax import condense, containers, distances, evaluation, models, protocols, search, spaces
-from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import Scores, evaluate
+from hcdc_jax import condense, containers, evaluation, models, search, spaces
+from hcdc_jax.batches.graphs import real_batch
+from hcdc_jax.batches.images import image_batch
+from hcdc_jax.condensed import Condensed, load_condensed
 from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
 from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import evaluate_networks
-from hcdc_jax.frozen import (
+from hcdc_jax.evaluation import evaluate_networks, protocols
+from hcdc_jax.evaluation.protocols import Protocol
+from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients.fixed_networks import (
     Pool,
     Target,
     frozen_hypergradient,
@@ -18,16 +21,14 @@ from hcdc_jax.frozen import (
     unrolled_hypergradient,
     unrolled_response,
 )
-from hcdc_jax.graphs import real_batch
-from hcdc_jax.hypergradient import hypergradient, hypergradient_matching, matching_distance, response
-from hcdc_jax.images import image_batch
-from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
+from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching, matching_distance, response
+from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.metrics import rank_report
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
-from hcdc_jax.protocols import Protocol
 from hcdc_jax.study import Study
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.candidates import Scores, evaluate
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from hcdc_jax.version import __version__
 

@@ -17,18 +17,19 @@ import numpy as np
 
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline, terminal
-from hcdc_jax.artefact import Condensed, load_condensed
+from hcdc_jax.condensed import Condensed, load_condensed
 from hcdc_jax.config import Config
-from hcdc_jax.config_values import merge
+from hcdc_jax.config.values import merge
 from hcdc_jax.data import ArrayData, GraphData, ImageData, array_data
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import Progress, Ranking, Source
 from hcdc_jax.pipeline.folder import CONFIG, check_owner, config_of
 from hcdc_jax.pipeline.setup import OWN, Data, Run
-from hcdc_jax.problem import LossOfLogits, Problem
+from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training
-from hcdc_jax.types import Array, Batch, PyTree
+from hcdc_jax.training.storable import as_dictionary, is_dictionary, reading_dictionaries, storable
+from hcdc_jax.training.train import Training
+from hcdc_jax.types import Array, Batch
 
 Part: TypeAlias = Batch | tuple[Any, ...]
 """Examples: a `Batch`, or (X, y), or (X, y, weights)."""
@@ -207,7 +208,7 @@ class Study:
     @functools.cached_property
     def source(self) -> Source:
         """What the study brings in place of what a configuration names."""
-        problem = _storable(self.problem, self.space)
+        problem = storable(self.problem, len(self.space.hparam_names))
         if isinstance(self.train, (GraphData, ImageData)):
             if self.val is not None or self.test is not None:
                 raise UserError(f"{self.train.name} holds its own validation and test parts: leave out val and test")
@@ -215,10 +216,8 @@ class Study:
         else:
             train, val, test = (None if part is None else as_batch(part) for part in (self.train, self.val, self.test))
             assert train is not None
-            inputs = train.inputs
-            stored = [None if part is None else part._replace(inputs=_stored(part.inputs)) for part in (train, val, test)]
-            data = array_data(self.name, *stored)  # pyright: ignore[reportArgumentType]
-            problem = _reading(problem, jax.tree.structure(inputs), _is_nested_dict(inputs))
+            problem = reading_dictionaries(problem, jax.tree.structure(train.inputs), is_dictionary(train.inputs))
+            data = array_data(self.name, _stored(train), val and _stored(val), test and _stored(test))
         return Source(data, problem, self.space, _fingerprints(problem, self.space, data))
 
     @functools.cached_property
@@ -294,6 +293,10 @@ class Study:
             yield run
 
 
+def _stored(batch: Batch) -> Batch:
+    return batch._replace(inputs=as_dictionary(batch.inputs))
+
+
 def as_batch(part: Part) -> Batch:
     """A pair (X, y) or a triple (X, y, weights) as a batch; a batch stays one."""
     if isinstance(part, Batch):
@@ -306,79 +309,6 @@ def as_batch(part: Part) -> Batch:
     single = jax.tree.map(np.asarray, inputs)
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, single)
     return Batch(single, jnp.asarray(labels), jnp.asarray(weights))
-
-
-@functools.cache
-def _storable(problem: Problem, space: Space) -> Problem:
-    """The problem with its parameters in a dictionary: files know these, and not the trees that users think of."""
-    shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0), _middle(space)))
-    if _is_nested_dict(shapes):
-        return problem
-    tree = jax.tree.structure(shapes)
-
-    def init(key: Array, hparams: Array) -> PyTree:
-        return _stored(problem.init(key, hparams))
-
-    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
-        return problem.apply(_given(tree, params), hparams, inputs)
-
-    def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.train_loss(_given(tree, params), hparams, batch)
-
-    def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.val_loss(_given(tree, params), hparams, batch)
-
-    return Problem(init, apply, train_loss, _of_logits(problem, apply, val_loss), problem.perturb)
-
-
-@functools.cache
-def _reading(problem: Problem, tree: Any, as_they_are: bool) -> Problem:
-    """The problem on inputs in a dictionary, where the study's are another tree."""
-    if as_they_are:
-        return problem
-
-    def given(batch: Batch) -> Batch:
-        return batch._replace(inputs=_given(tree, batch.inputs))
-
-    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
-        return problem.apply(params, hparams, _given(tree, inputs))
-
-    def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.train_loss(params, hparams, given(batch))
-
-    def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.val_loss(params, hparams, given(batch))
-
-    def perturb(key: Array, hparams: Array, batch: Batch) -> Batch:
-        assert problem.perturb is not None
-        seen = problem.perturb(key, hparams, given(batch))
-        return seen._replace(inputs=_stored(seen.inputs))
-
-    noisy = None if problem.perturb is None else perturb
-    return Problem(problem.init, apply, train_loss, _of_logits(problem, apply, val_loss), noisy)
-
-
-def _of_logits(problem: Problem, apply: Callable[..., Array], val_loss: Callable[..., Array]) -> Callable[..., Array]:
-    """The validation loss of a wrapped problem, which reads logits alone where that of the problem does."""
-    own = problem.val_loss
-    return own.__class__(apply, own.loss) if isinstance(own, LossOfLogits) and own.apply == problem.apply else val_loss
-
-
-def _stored(tree: PyTree) -> PyTree:
-    """A tree as files know it: itself where it is an array or dictionaries of such, else a dictionary of its leaves."""
-    if _is_nested_dict(tree):
-        return tree
-    return {f"{place:04d}": leaf for place, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def _given(tree: Any, stored: dict[str, Array]) -> PyTree:
-    return jax.tree.unflatten(tree, [stored[name] for name in sorted(stored)])
-
-
-def _is_nested_dict(tree: PyTree) -> bool:
-    if isinstance(tree, dict):
-        return all(isinstance(key, str) and "/" not in key and _is_nested_dict(item) for key, item in tree.items())
-    return jax.tree_util.all_leaves([tree])
 
 
 def _middle(space: Space) -> Array:

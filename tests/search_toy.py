@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.candidates import evaluate
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Objective
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 
 LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)

@@ -15,9 +15,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from hcdc_jax import files
-from hcdc_jax.artefact import load_condensed, read_card, save_condensed
+from hcdc_jax.condensed import load_condensed, read_card, save_condensed
 from hcdc_jax.containers.graph import GraphVariables
+from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from hcdc_jax.augment import (
+from hcdc_jax.batches.augment import (
     OPERATIONS,
     VIEW_OPERATIONS,
     Augmentation,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from runs import SMALL, finished_run, graph_arrays, hcdc, write_config
 
-from hcdc_jax import cli, files, pipeline
+from hcdc_jax import cli, pipeline
+from hcdc_jax.storage import files
 
 
 @pytest.fixture

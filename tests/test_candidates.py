@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.candidates import (
+from hcdc_jax.batches.graphs import real_batch
+from hcdc_jax.models import spectral_gnn
+from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
+from hcdc_jax.spaces import graph_filter
+from hcdc_jax.training.candidates import (
     _planned,
     branches,
     evaluate,
@@ -21,12 +25,8 @@ from hcdc_jax.candidates import (
     score,
     train_each,
 )
-from hcdc_jax.graphs import real_batch
-from hcdc_jax.models import spectral_gnn
-from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
-from hcdc_jax.sharding import COPIES_ON_CPU, as_needed
-from hcdc_jax.spaces import graph_filter
-from hcdc_jax.train import Training, shapes_of_step, shown, train
+from hcdc_jax.training.sharding import COPIES_ON_CPU, as_needed
+from hcdc_jax.training.train import Training, shapes_of_step, shown, train
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph
 
@@ -218,8 +218,8 @@ import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 4)
 assert jax.local_device_count() == 4
-from hcdc_jax.candidates import _evaluate_chunks, evaluate, score_each, train_each
-from hcdc_jax.sharding import mesh_of, over_candidates
+from hcdc_jax.training.candidates import _evaluate_chunks, evaluate, score_each, train_each
+from hcdc_jax.training.sharding import mesh_of, over_candidates
 from tests.test_candidates import BRANCHING, CANDIDATES, KEY, PROBLEM, TRAIN, TRAINING, VAL, scores_of
 alone = evaluate(KEY, BRANCHING, CANDIDATES, TRAIN, VAL, training=TRAINING)
 params = train_each(KEY, BRANCHING, CANDIDATES, TRAIN, training=TRAINING)

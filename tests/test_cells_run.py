@@ -12,10 +12,11 @@ import pytest
 import scipy.stats
 
 from hcdc_jax import pipeline, spaces
-from hcdc_jax.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
+from hcdc_jax.data.cells import OPERATIONS, all_cells, cell_of, number_of, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
-from hcdc_jax.pipeline import draws, silent, targets, true_scores
+from hcdc_jax.pipeline import silent, true_scores
+from hcdc_jax.pipeline.hcdc import draws, targets
 from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import Run

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from hcdc_jax import checkpoint
 from hcdc_jax.errors import UserError
+from hcdc_jax.storage import checkpoint
 
 
 class State(NamedTuple):
@@ -155,5 +155,5 @@ def test_clear_removes_everything(tmp_path):
 
 
 def test_importing_does_not_import_orbax():
-    code = "import sys, hcdc_jax.checkpoint; sys.exit('orbax.checkpoint' in sys.modules)"
+    code = "import sys, hcdc_jax.storage.checkpoint; sys.exit('orbax.checkpoint' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 
 from hcdc_jax.containers import ADJACENCIES, graph_container
 from hcdc_jax.containers.graph import PairwiseNetwork, cut, free, identity, pairwise
-from hcdc_jax.frozen import float_gradient
+from hcdc_jax.hypergradients.fixed_networks import float_gradient
 from hcdc_jax.models import spectral_gnn
 from tests.small_graphs import normalised, polynomials, small_start
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax import condense, distances, spaces
+from hcdc_jax import condense, spaces
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.condense import Condenser, run
 from hcdc_jax.condense.base import GraphRates, ImageRates, learned_fields
 from hcdc_jax.condense.class_batches import class_pool
@@ -35,12 +36,12 @@ from hcdc_jax.condense.observers import observer
 from hcdc_jax.condense.statistics import statistics
 from hcdc_jax.containers import ADJACENCIES, Container, ImageStart, graph_container, image_container
 from hcdc_jax.containers.graph import fixed, free
-from hcdc_jax.frozen import Target
-from hcdc_jax.graphs import real_batch
-from hcdc_jax.linear_solve import identity, neumann
+from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients.fixed_networks import Target
+from hcdc_jax.hypergradients.solvers import identity, neumann
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.spaces import graph_filter
-from hcdc_jax.train import Training
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, small_start
 from tests.small_images import blobs, conv_net

@@ -20,7 +20,7 @@ from sklearn.neighbors import kneighbors_graph
 
 from hcdc_jax.data import GraphData, datasets, load_dataset, planetoid, summary
 from hcdc_jax.data.graphs import normalize_rows
-from hcdc_jax.files import sha256
+from hcdc_jax.storage.files import sha256
 from tests.errors import error_of
 
 # Labels 0, 1 alternate; nodes 0-3 train, 4-5 val, 6-7 test, 8-9 in no part.

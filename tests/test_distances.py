@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax import distances
 from hcdc_jax.errors import UserError
+from hcdc_jax.hypergradients import distances
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -13,9 +13,9 @@ from hcdc_jax import config as configs
 from hcdc_jax import pipeline
 from hcdc_jax.config import Config
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.files import write_npz
 from hcdc_jax.pipeline import halves, recipes
 from hcdc_jax.pipeline.recipes.edc import observers_of, shown_to_observers
+from hcdc_jax.storage.files import write_npz
 from tests.errors import error_of
 from tests.test_image_methods import small
 

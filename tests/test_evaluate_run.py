@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax import cli, files, pipeline
+from hcdc_jax import cli, pipeline
 from hcdc_jax import config as configs
-from hcdc_jax.codec import to_tree
+from hcdc_jax.batches.rand_augment import RandAugment
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import evaluate_networks
+from hcdc_jax.evaluation.protocols import PROTOCOLS, settings_of
 from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline import evaluating
 from hcdc_jax.pipeline.halves import Place
 from hcdc_jax.pipeline.recipes import edc
 from hcdc_jax.pipeline.setup import EVALUATE, key_for
-from hcdc_jax.protocols import PROTOCOLS, settings_of
-from hcdc_jax.rand_augment import RandAugment
 from hcdc_jax.report import evaluations
+from hcdc_jax.storage import files
+from hcdc_jax.storage.codec import to_tree
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.runs import hcdc, process_settings, small_config

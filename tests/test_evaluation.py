@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.augment import Augmentation
-from hcdc_jax.candidates import Scores
+from hcdc_jax.batches.augment import Augmentation
+from hcdc_jax.batches.rand_augment import RandAugment, levels, rand_augment
 from hcdc_jax.condense.inner import augmented, cropped, distilled, rand_augmented, taught
 from hcdc_jax.evaluation import TEST_BATCH, Teacher, evaluate_networks, stored_logits, summary
+from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, smooth_factors, stages, with_epochs
 from hcdc_jax.models import image_problem
 from hcdc_jax.models.perturbations import cut_mixed
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.protocols import PROTOCOLS, Protocol, smooth_factors, stages, with_epochs
-from hcdc_jax.rand_augment import RandAugment, levels, rand_augment
-from hcdc_jax.train import Training, begin, kernels, shown, take_step
+from hcdc_jax.training.candidates import Scores
+from hcdc_jax.training.train import Training, begin, kernels, shown, take_step
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs

@@ -10,8 +10,8 @@ from scipy.special import expit
 from scipy.stats import binom
 
 from hcdc_jax import spaces
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.errors import UserError
-from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from tests.small_graphs import block_graph, dense_adjacency, normalised, polynomials
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.condense import run
 from hcdc_jax.condense.base import GraphRates
 from hcdc_jax.condense.gradient_matching import (
@@ -22,7 +23,6 @@ from hcdc_jax.condense.gradient_matching import (
 )
 from hcdc_jax.containers import graph_container
 from hcdc_jax.containers.graph import free, identity
-from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.spaces import graph_filter
 from tests.small_graphs import block_graph, small_start

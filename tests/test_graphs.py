@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse as sp
 from numpy.polynomial import chebyshev
 
+from hcdc_jax.batches.graphs import BASES, dense_graph, filter_terms, normalise, normalised_adjacency, real_batch
 from hcdc_jax.errors import UserError
-from hcdc_jax.graphs import BASES, dense_graph, filter_terms, normalise, normalised_adjacency, real_batch
 from tests.small_graphs import block_graph, dense_adjacency, normalised, polynomials
 
 

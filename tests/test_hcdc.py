@@ -12,21 +12,21 @@ import numpy as np
 import optax
 import pytest
 
-from hcdc_jax import distances
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.condense import hcdc, hcdc_shared, run
 from hcdc_jax.condense.base import GraphRates
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, fit, target_at, unrolled_target, unrolled_targets
 from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.containers import graph_container
 from hcdc_jax.containers.graph import fixed, free
-from hcdc_jax.frozen import Pool, Target, frozen_hypergradient, frozen_matching
-from hcdc_jax.graphs import real_batch
-from hcdc_jax.hypergradient import hypergradient
-from hcdc_jax.linear_solve import chebyshev, identity, neumann
+from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_hypergradient, frozen_matching
+from hcdc_jax.hypergradients.implicit import hypergradient
+from hcdc_jax.hypergradients.solvers import chebyshev, identity, neumann
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import graph_filter
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph, small_start
 
@@ -213,8 +213,8 @@ TWO_DEVICES = """
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 from hcdc_jax.condense.hcdc import condensed_pool
-from hcdc_jax.linear_solve import identity
-from hcdc_jax.train import Training
+from hcdc_jax.hypergradients.solvers import identity
+from hcdc_jax.training.train import Training
 from tests.bilevel import relative_error
 from tests.test_hcdc import HPARAMS, KEY, PROBLEM, TRAIN
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hcdc_jax.batches.images import fit_standardisation, fit_whitening
 from hcdc_jax.containers import (
     HMNVariables,
     ImageStart,
@@ -20,7 +21,6 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.hmn import Fit, decoder_sizes
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import fit_standardisation, fit_whitening
 from tests.small_images import blobs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

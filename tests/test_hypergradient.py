@@ -27,9 +27,9 @@ from jax.flatten_util import ravel_pytree
 from jaxopt import implicit_diff
 from jaxopt import linear_solve as jaxopt_solve
 
-from hcdc_jax import distances
-from hcdc_jax import linear_solve as ls
-from hcdc_jax.hypergradient import (
+from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients import solvers as ls
+from hcdc_jax.hypergradients.implicit import (
     Pool,
     Target,
     frozen_hypergradient,

@@ -15,7 +15,7 @@ from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.condense.idc import DISTANCES, IDCData, idc
 from hcdc_jax.condense.inner import taught
 from hcdc_jax.containers import ImageStart, image_container
-from hcdc_jax.train import Training, advance, begin
+from hcdc_jax.training.train import Training, advance, begin
 from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense import class_batches, run
 from hcdc_jax.condense.base import ImageRates, learned_fields
 from hcdc_jax.condense.class_batches import balanced_sample, class_pool, draw_per_class

@@ -14,7 +14,7 @@ from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.problem import accuracy
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from tests.small_images import conv_net, digits
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hcdc_jax import pipeline
-from hcdc_jax.artefact import load_condensed
 from hcdc_jax.condense.base import ImageRates, MemoryRates, PixelRates, learned_fields
 from hcdc_jax.condense.class_batches import class_pool, sum_over_classes
 from hcdc_jax.condense.dc import DCData, dc
 from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool, hcdc
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.containers import (
     HMNVariables,
     ImageStart,
@@ -27,10 +27,10 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.graph import fixed
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Target
-from hcdc_jax.linear_solve import identity
+from hcdc_jax.hypergradients.fixed_networks import Target
+from hcdc_jax.hypergradients.solvers import identity
 from hcdc_jax.pipeline import condensing, recipes
-from hcdc_jax.train import Training
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
 from tests.test_image_run import config_with

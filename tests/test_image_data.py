@@ -16,11 +16,11 @@ import scipy.io
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from hcdc_jax.batches.images import PUBLISHED
 from hcdc_jax.data import ImageData, image_sets, load_dataset
 from hcdc_jax.data.images import Part, build_images, mislabelled, subset, summary
 from hcdc_jax.data.prepared import read_prepared
-from hcdc_jax.files import sha256
-from hcdc_jax.images import PUBLISHED
+from hcdc_jax.storage.files import sha256
 from tests.errors import error_of
 
 NUM_TRAIN, NUM_TEST, NUM_CLASSES = 40, 8, 2

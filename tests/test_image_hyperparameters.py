@@ -9,11 +9,11 @@ import pytest
 
 from hcdc_jax import spaces
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import unrolled_hypergradient
+from hcdc_jax.hypergradients.fixed_networks import unrolled_hypergradient
 from hcdc_jax.models import ImageSetting, image_problem
 from hcdc_jax.models.perturbations import mixed_up, probabilities, relu_tanh, smoothed, with_noise
 from hcdc_jax.problem import mean_loss
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from runs import small_config
 
-from hcdc_jax import checkpoint, config, pipeline
-from hcdc_jax.artefact import load_condensed
+from hcdc_jax import config, pipeline
 from hcdc_jax.condense import experts
 from hcdc_jax.condense.coresets import uniform
 from hcdc_jax.condense.dc import published_loops
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import halves, recipes
 from hcdc_jax.pipeline.recipes import image_relays, mtt
+from hcdc_jax.storage import checkpoint
 from tests.test_image_run import config_with
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")

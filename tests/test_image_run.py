@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hcdc_jax import cli, files, pipeline
+from hcdc_jax import cli, pipeline
 from hcdc_jax import config as configs
-from hcdc_jax.artefact import load_condensed
-from hcdc_jax.candidates import evaluate
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Target
-from hcdc_jax.pipeline.draws import Draws
+from hcdc_jax.hypergradients.fixed_networks import Target
+from hcdc_jax.pipeline.hcdc.draws import Draws
+from hcdc_jax.pipeline.hcdc.targets import believed, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
 from hcdc_jax.pipeline.setup import RANK
-from hcdc_jax.pipeline.targets import believed, matched_targets
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import evaluate
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 

@@ -13,14 +13,8 @@ import pytest
 from PIL import Image
 
 from hcdc_jax import pipeline
-from hcdc_jax.augment import Augmentation
-from hcdc_jax.condense.inner import EpochTraining
-from hcdc_jax.condense.observers import observer, train_observer, train_observer_streamed
-from hcdc_jax.condense.statistics import statistics, statistics_of_batches
-from hcdc_jax.data import load_dataset, read_image_stream, subset
-from hcdc_jax.data.image_streams import Pictures, stream_subset
-from hcdc_jax.data.pictures import Cut, cut_picture
-from hcdc_jax.images import (
+from hcdc_jax.batches.augment import Augmentation
+from hcdc_jax.batches.images import (
     fit_standardisation,
     image_batch,
     places_in_order,
@@ -28,6 +22,12 @@ from hcdc_jax.images import (
     standardisation_of,
     streamed_batch,
 )
+from hcdc_jax.condense.inner import EpochTraining
+from hcdc_jax.condense.observers import observer, train_observer, train_observer_streamed
+from hcdc_jax.condense.statistics import statistics, statistics_of_batches
+from hcdc_jax.data import load_dataset, read_image_stream, subset
+from hcdc_jax.data.image_streams import Pictures, stream_subset
+from hcdc_jax.data.pictures import Cut, cut_picture
 from hcdc_jax.pipeline import halves, recipes
 from hcdc_jax.pipeline.recipes.edc import observers_of, observing_teacher
 from tests.errors import error_of

@@ -12,11 +12,7 @@ import pytest
 from scipy.sparse.linalg import svds
 
 from hcdc_jax import config as configuration
-from hcdc_jax.artefact import load_condensed, save_condensed
-from hcdc_jax.data import load_dataset, subset
-from hcdc_jax.data.images import Part, build_images
-from hcdc_jax.errors import UserError
-from hcdc_jax.images import (
+from hcdc_jax.batches.images import (
     PUBLISHED,
     Standardisation,
     fit_contrast_whitening,
@@ -26,6 +22,10 @@ from hcdc_jax.images import (
     image_batch,
     to_preprocessing,
 )
+from hcdc_jax.condensed import load_condensed, save_condensed
+from hcdc_jax.data import load_dataset, subset
+from hcdc_jax.data.images import Part, build_images
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.building import build
 from hcdc_jax.types import Batch
 

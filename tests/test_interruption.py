@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hcdc_jax.interruption import interruptible, number_of
+from hcdc_jax.cli.interruption import interruptible, number_of
 
 LONG_S = 30.0
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hcdc_jax import cli, files, pipeline
+from hcdc_jax import cli, pipeline
 from hcdc_jax import config as configs
+from hcdc_jax.evaluation.protocols import PROTOCOLS, described_protocol
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.recipes.edc import observers_of
-from hcdc_jax.protocols import PROTOCOLS, described_protocol
 from hcdc_jax.report import ladders
+from hcdc_jax.storage import files
 from tests.errors import error_of
 from tests.image_runs import config_with
 

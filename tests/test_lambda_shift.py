@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax import distances, spaces
+from hcdc_jax import spaces
 from hcdc_jax.condense import run
 from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift
+from hcdc_jax.hypergradients import distances
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 
 # The weights follow lambda plus whatever the training data add: data that add -OFFSET want lambda + OFFSET.
 OFFSET = jnp.array([0.4, -0.2])

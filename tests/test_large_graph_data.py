@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.config import Config, apply_overrides
 from hcdc_jax.data import load_dataset
 from hcdc_jax.data.graphs import seen_from
 from hcdc_jax.data.structure import NUM_SIGNALS, structural_features
-from hcdc_jax.graphs import real_batch
 from hcdc_jax.pipeline import prepare
 from hcdc_jax.pipeline.recipes import METHODS
 from tests.errors import error_of

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.inner import EpochTraining, checksum
 from hcdc_jax.condense.observers import (
     MANIFEST,

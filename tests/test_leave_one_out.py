@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from hcdc_jax import pipeline
-from hcdc_jax.artefact import load_condensed
 from hcdc_jax.condense.base import run
 from hcdc_jax.condense.hcdc import hcdc
 from hcdc_jax.condense.leave_one_out import left_out_errors, prediction_errors
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.selection import SHARES
+from hcdc_jax.pipeline.hcdc.targets import matched_targets
 from hcdc_jax.pipeline.progress import silent
-from hcdc_jax.pipeline.selection import SHARES
-from hcdc_jax.pipeline.targets import matched_targets
 from tests.errors import error_of
 from tests.runs import process_settings, small_config
 from tests.test_hcdc import CONTAINER, KEY, PROBLEM, made_up_data, started

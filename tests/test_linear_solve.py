@@ -11,8 +11,8 @@ import pytest
 from jaxopt import linear_solve as jaxopt_solve
 from numpy.polynomial import chebyshev as numpy_chebyshev
 
-from hcdc_jax import krylov
-from hcdc_jax import linear_solve as ls
+from hcdc_jax.hypergradients import krylov
+from hcdc_jax.hypergradients import solvers as ls
 
 ALL = {
     "neumann": ls.neumann(8),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hcdc_jax import metrics, rank_correlations
+from hcdc_jax import metrics
+from hcdc_jax.metrics import rank_correlations
 
 
 def scores(seed, n=40, ties=False):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.graphs import BASES, dense_graph, real_batch
+from hcdc_jax.batches.graphs import BASES, dense_graph, real_batch
 from hcdc_jax.models import gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.models.graph import ACTIVATIONS, propagate
 from hcdc_jax.problem import accuracy

@@ -12,13 +12,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from hcdc_jax import spaces
-from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
-from hcdc_jax.hypergradient import hypergradient
-from hcdc_jax.linear_solve import dense
+from hcdc_jax.hypergradients.implicit import hypergradient
+from hcdc_jax.hypergradients.solvers import dense
 from hcdc_jax.models import check_losses
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.train import Training
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

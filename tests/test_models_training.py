@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from hcdc_jax import spaces
+from hcdc_jax.batches.graphs import dense_graph, real_batch
 from hcdc_jax.condense.hcdc import fit
-from hcdc_jax.frozen import unrolled_hypergradient
-from hcdc_jax.graphs import dense_graph, real_batch
-from hcdc_jax.hypergradient import hypergradient
-from hcdc_jax.linear_solve import dense
+from hcdc_jax.hypergradients.fixed_networks import unrolled_hypergradient
+from hcdc_jax.hypergradients.implicit import hypergradient
+from hcdc_jax.hypergradients.solvers import dense
 from hcdc_jax.models import Setting, expected_dropout, spectral_gnn, with_learning_rate
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, dense_adjacency, normalised
 

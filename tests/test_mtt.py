@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import ImageRates
 from hcdc_jax.condense.experts import (
     buffer_bytes,
@@ -23,7 +23,7 @@ from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, mtt, trajectory_distance
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.errors import UserError
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
 

@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 
 import hcdc_jax as hc
-from hcdc_jax import augment, condense, distances, models, pipeline, protocols, spaces
+from hcdc_jax import condense, models, pipeline, spaces
 from hcdc_jax import config as configs
-from hcdc_jax.cells import cell_of
+from hcdc_jax.batches import augment
+from hcdc_jax.batches.graphs import filter_terms
 from hcdc_jax.condense import experts, kernels, pruning, statistics
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import hmn_container, image_container
+from hcdc_jax.data.cells import cell_of
 from hcdc_jax.errors import unknown
-from hcdc_jax.graphs import filter_terms
+from hcdc_jax.evaluation import protocols
+from hcdc_jax.hypergradients import distances
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.search import Objective, hypergradient_search
-from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
+from hcdc_jax.training.soft_labels import SoftLoss, soft_label_loss
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import conv_net

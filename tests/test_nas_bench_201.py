@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hcdc_jax import spaces
-from hcdc_jax.cells import EDGES, OPERATIONS, all_cells, cell_of, is_connected, number_of, signature, string_of
 from hcdc_jax.data import published_accuracies
+from hcdc_jax.data.cells import EDGES, OPERATIONS, all_cells, cell_of, is_connected, number_of, signature, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_problem, num_parameters, sign_agreement
 from hcdc_jax.models.nas_bench_201 import restricted, size_of

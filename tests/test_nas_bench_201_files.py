@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from hcdc_jax import cli
-from hcdc_jax.cells import all_cells, string_of
 from hcdc_jax.data import nas_bench_201_files as its_files
 from hcdc_jax.data import published_accuracies
+from hcdc_jax.data.cells import all_cells, string_of
 from hcdc_jax.data.nas_bench_201_files import convert
 from tests.errors import error_of
 

@@ -19,10 +19,11 @@ from hcdc_jax import pipeline
 from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline import checks, clock, draws, matched_networks, recipes, targets
-from hcdc_jax.pipeline.draws import stratified
+from hcdc_jax.pipeline import checks, clock, recipes
+from hcdc_jax.pipeline.hcdc import draws, matched_networks, targets
+from hcdc_jax.pipeline.hcdc.draws import stratified
+from hcdc_jax.pipeline.kinds import graphs
 from hcdc_jax.pipeline.progress import Progress, saying_once, silent
-from hcdc_jax.pipeline.recipes import graphs
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
 from hcdc_jax.pipeline.setup import POOL, key_for, solver_of

@@ -11,11 +11,11 @@ from runs import small_config
 from sklearn.metrics import brier_score_loss
 
 from hcdc_jax import pipeline
-from hcdc_jax.artefact import load_condensed
-from hcdc_jax.candidates import train_each
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.problem import brier_score, joint, judged_by, mean_loss
+from hcdc_jax.training.candidates import train_each
 from hcdc_jax.types import Batch
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 3))

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from hcdc_jax.processes import connect, over_processes
-from hcdc_jax.sharding import local_devices
+from hcdc_jax.training.processes import connect, over_processes
+from hcdc_jax.training.sharding import local_devices
 from tests.errors import error_of
 from tests.test_candidates import CANDIDATES, scores_of
 
@@ -26,7 +26,7 @@ WORKER = """
 import sys
 import jax
 import numpy as np
-from hcdc_jax.processes import connect
+from hcdc_jax.training.processes import connect
 jax.config.update("jax_num_cpu_devices", 2)
 connect(sys.argv[1], 2, int(sys.argv[2]), timeout=90)
 assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (2, 4, 2)

@@ -26,7 +26,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.metrics import spearman
 from hcdc_jax.models import image_problem
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

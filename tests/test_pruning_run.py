@@ -8,8 +8,8 @@ import pytest
 from runs import small_config
 
 from hcdc_jax import pipeline, report
-from hcdc_jax.artefact import load_condensed
 from hcdc_jax.condense import pruning
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.report.pruning import pruning as draw
 from hcdc_jax.report.results import Pruning

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
-from hcdc_jax.rand_augment import OPERATIONS, Levels, RandAugment, draw, levels, rand_augment
+from hcdc_jax.batches.rand_augment import OPERATIONS, Levels, RandAugment, draw, levels, rand_augment
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

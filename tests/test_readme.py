@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 import hcdc_jax as hc
-from hcdc_jax import augment, pipeline
 from hcdc_jax import config as configs
+from hcdc_jax import pipeline
+from hcdc_jax.batches import augment
 from hcdc_jax.models import image_net, image_nets
 from hcdc_jax.pipeline import checks, ladder
-from hcdc_jax.pipeline.recipes.images import network_options
+from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.setup import space_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hcdc_jax import pipeline
-from hcdc_jax.artefact import load_condensed
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.halves import Place, read_half
-from hcdc_jax.pipeline.refinement import APART
+from hcdc_jax.pipeline.hcdc.refinement import APART
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import REFINE, key_for
 from tests.errors import error_of

@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
-from hcdc_jax import files
 from hcdc_jax.errors import UserError
 from hcdc_jax.report import assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.results import read
+from hcdc_jax.storage import files
 
 # Standard deviation of the noise that each method adds to the true losses (which spread by about 0.3).
 NOISE = {"random": 0.25, "hcdc": 0.03, "real_val": 0.08, "surrogate": 0.4}

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_settings, small_config, write_config
 
-from hcdc_jax import checkpoint, files, pipeline
-from hcdc_jax.artefact import load_condensed
-from hcdc_jax.pipeline import halves, matched_networks
+from hcdc_jax import pipeline
+from hcdc_jax.condensed import load_condensed
+from hcdc_jax.pipeline import halves
 from hcdc_jax.pipeline.clock import Elapsed
+from hcdc_jax.pipeline.hcdc import matched_networks
+from hcdc_jax.storage import checkpoint, files
 
 
 @pytest.fixture

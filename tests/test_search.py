@@ -12,9 +12,9 @@ import pytest
 from search_toy import BEST, FAILS_ABOVE, HIGH, LOW, PROBLEM, SPACE, STD, TRAINING, Evaluator, batch, objective
 
 from hcdc_jax import search
-from hcdc_jax.candidates import Scores
 from hcdc_jax.search.base import even_batch_size, in_batches
-from hcdc_jax.train import advance, begin, train
+from hcdc_jax.training.candidates import Scores
+from hcdc_jax.training.train import advance, begin, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -15,12 +15,12 @@ from jax.extend.core import jaxprs_in_params
 from search_toy import BEST, PROBLEM, SPACE, STD, TRAINING, batch
 
 from hcdc_jax import search
-from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import halving
-from hcdc_jax.sharding import mesh_of
-from hcdc_jax.train import Training, begin, orders_of, train
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.training.sharding import mesh_of
+from hcdc_jax.training.train import Training, begin, orders_of, train
 from hcdc_jax.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.augment import parse, views
+from hcdc_jax.batches.augment import parse, views
 from hcdc_jax.containers import ImageStart, ViewStart, image_container, stored_scalars, view_container
 from hcdc_jax.models import image_problem
-from hcdc_jax.soft_labels import SoftLoss, logits_of, soft_label_loss, taught_labels
+from hcdc_jax.training.soft_labels import SoftLoss, logits_of, soft_label_loss, taught_labels
 from hcdc_jax.types import Batch
 from tests.small_images import NO_HPARAMS, blobs, conv_net
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hcdc_jax import spaces
+from hcdc_jax.batches.graphs import BASES
 from hcdc_jax.errors import UserError
-from hcdc_jax.graphs import BASES
 
 SPACES = {
     **{f"graph_filter-{prior}": spaces.get("graph_filter", order=3, prior=prior) for prior in ("box", "l1")},

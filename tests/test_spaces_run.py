@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hcdc_jax import pipeline, spaces
-from hcdc_jax.candidates import evaluate
 from hcdc_jax.errors import UserError
-from hcdc_jax.train import Training
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.training.train import Training
 from tests.runs import small_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

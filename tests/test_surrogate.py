@@ -10,9 +10,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import RidgeCV
 
-from hcdc_jax import spaces, surrogate
+from hcdc_jax import spaces
 from hcdc_jax.metrics import spearman
-from hcdc_jax.surrogate import Prior, kernel_jet
+from hcdc_jax.search import surrogate
+from hcdc_jax.search.surrogate import Prior, kernel_jet
 
 # Of a standard deviation of 1 in each direction, so that points are in its units.
 SPACE = spaces.box("cube", dict.fromkeys("abc", (-(3**0.5), 3**0.5)))

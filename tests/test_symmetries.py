@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hcdc_jax import spaces
+from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.condense.lambda_shift import moved
 from hcdc_jax.errors import UserError
-from hcdc_jax.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.search import History
 from hcdc_jax.spaces import Space

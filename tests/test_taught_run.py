@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from hcdc_jax import pipeline
-from hcdc_jax.artefact import load_condensed
-from hcdc_jax.candidates import train_each
 from hcdc_jax.condense.hcdc import fit
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.pipeline.setup import TARGETS
 from hcdc_jax.problem import mean_loss
-from hcdc_jax.soft_labels import SoftLoss, soft_label_loss
+from hcdc_jax.training.candidates import train_each
+from hcdc_jax.training.soft_labels import SoftLoss, soft_label_loss
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 

@@ -10,11 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from hcdc_jax.frozen import frozen_hypergradient, unrolled_hypergradient, unrolled_response
-from hcdc_jax.graphs import real_batch
+from hcdc_jax.batches.graphs import real_batch
+from hcdc_jax.hypergradients.fixed_networks import frozen_hypergradient, unrolled_hypergradient, unrolled_response
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import (
+from hcdc_jax.training.train import (
     OPTIMIZERS,
     Training,
     advance,

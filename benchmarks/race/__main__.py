@@ -27,11 +27,12 @@ from benchmarks.race.methods import METHODS, Table
 from benchmarks.race.outcome import figure, outcome, page
 from benchmarks.race.tasks import SEEDS, TASKS, config_of
 from benchmarks.tables import save
-from hcdc_jax import files, pipeline
+from hcdc_jax import pipeline
 from hcdc_jax.cli import use_all_cores
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import Progress
+from hcdc_jax.storage import files
 from hcdc_jax.terminal import progress
 
 

@@ -14,25 +14,26 @@ import numpy as np
 
 from benchmarks.race.curves import Curves
 from benchmarks.race.tasks import LEARNED
-from hcdc_jax import files, pipeline
-from hcdc_jax.candidates import evaluate, over_chunks, side_by_side
-from hcdc_jax.codec import to_arrays
+from hcdc_jax import pipeline
 from hcdc_jax.condense.hcdc import fit
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.frozen import frozen_hypergradient, unrolled_response
-from hcdc_jax.hypergradient import response
+from hcdc_jax.hypergradients.fixed_networks import frozen_hypergradient, unrolled_response
+from hcdc_jax.hypergradients.implicit import response
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.draws import log_spread, stratified
 from hcdc_jax.pipeline.halves import Place, make_half, read_half
+from hcdc_jax.pipeline.hcdc.draws import log_spread, stratified
+from hcdc_jax.pipeline.hcdc.targets import folder_of
 from hcdc_jax.pipeline.recipes import given_recipe
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import DRAWS, TRUTH, Run, Setup, key_for, solver_of
-from hcdc_jax.pipeline.targets import folder_of
-from hcdc_jax.pipeline.teaching import make_train
+from hcdc_jax.pipeline.taught.halves_taught import make_train
 from hcdc_jax.search.calibrated import Proxy
-from hcdc_jax.sharding import in_order, local_devices, mesh_of, over_candidates
 from hcdc_jax.spaces import Space
+from hcdc_jax.storage import files
+from hcdc_jax.storage.codec import to_arrays
+from hcdc_jax.training.candidates import evaluate, over_chunks, side_by_side
+from hcdc_jax.training.sharding import in_order, local_devices, mesh_of, over_candidates
 from hcdc_jax.types import Array, Batch
 
 

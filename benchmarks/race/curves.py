@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.candidates import ask_each, over_chunks, score, scored_at_once, side_by_side
 from hcdc_jax.condense.hcdc import direct_target, target_at, unrolled_targets
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.linear_solve import LinearSolver
+from hcdc_jax.hypergradients.solvers import LinearSolver
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.setup import CANDIDATES, TRUTH, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import rungs
-from hcdc_jax.sharding import as_needed, in_order, local_devices, mesh_of, over_candidates
-from hcdc_jax.train import advance, begin, orders_of, shapes_of_step
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import ask_each, over_chunks, score, scored_at_once, side_by_side
+from hcdc_jax.training.sharding import as_needed, in_order, local_devices, mesh_of, over_candidates
+from hcdc_jax.training.train import advance, begin, orders_of, shapes_of_step
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 PIECE = 48

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.race.cheap import Cheap, nearest
 from benchmarks.race.curves import Curves
-from hcdc_jax.pipeline.draws import log_spread
-from hcdc_jax.pipeline.targets import EXPLODED, SLIGHT
+from hcdc_jax.pipeline.hcdc.draws import log_spread
+from hcdc_jax.pipeline.hcdc.targets import EXPLODED, SLIGHT
 from hcdc_jax.search import History, open_study
 from hcdc_jax.search.calibrated import APART, Advice, calibrated
 from hcdc_jax.spaces import Space

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from hcdc_jax.train import all_finite
+from hcdc_jax.training.train import all_finite
 from hcdc_jax.types import Array, PyTree, Variables
 
 MOST_GROWTH = 100.0

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.augment import Augmentation, apply, draw
+from hcdc_jax.batches.augment import Augmentation, apply, draw
+from hcdc_jax.batches.images import StreamedInputs
 from hcdc_jax.condense.base import learned_fields
 from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import StreamedInputs
 from hcdc_jax.types import Array, Batch, PyTree, Variables
 
 

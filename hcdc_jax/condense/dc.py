@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.condense.gradient_matching import gradient_distance
 from hcdc_jax.condense.inner import augmented, even_batches, train_from
 from hcdc_jax.containers import Container
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}

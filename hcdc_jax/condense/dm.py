@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.containers import Container

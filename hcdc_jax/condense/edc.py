@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax.augment import apply, draw_crop
+from hcdc_jax.batches.augment import apply, draw_crop
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.statistics import Mode, Moments, Statistics, emphasis, moments_of, views
 from hcdc_jax.containers import ImageVariables

@@ -20,9 +20,9 @@ from jax.flatten_util import ravel_pytree
 
 from hcdc_jax.condense.inner import EpochTraining, augmented, checksum, even_batches, trained_by
 from hcdc_jax.errors import UserError, check_name
-from hcdc_jax.files import write_bytes, write_json
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training, begin, orders_of, take_step
+from hcdc_jax.storage.files import write_bytes, write_json
+from hcdc_jax.training.train import Training, begin, orders_of, take_step
 from hcdc_jax.types import Array, Batch, HParams
 
 MANIFEST = "buffer.json"

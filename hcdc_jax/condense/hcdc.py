@@ -17,16 +17,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax import distances
-from hcdc_jax.candidates import better_alone, over_chunks, scored_at_once
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
-from hcdc_jax.frozen import Pool, Target, frozen_matching, known, pulled_back, unrolled_hypergradient, unrolled_response
-from hcdc_jax.hypergradient import hypergradient, response
-from hcdc_jax.linear_solve import LinearSolver
+from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients.fixed_networks import (
+    Pool,
+    Target,
+    frozen_matching,
+    known,
+    pulled_back,
+    unrolled_hypergradient,
+    unrolled_response,
+)
+from hcdc_jax.hypergradients.implicit import hypergradient, response
+from hcdc_jax.hypergradients.solvers import LinearSolver
 from hcdc_jax.problem import Problem
-from hcdc_jax.sharding import Device, as_needed, in_order, local_devices, mesh_of, over_candidates
-from hcdc_jax.train import Training, all_finite, train
+from hcdc_jax.training.candidates import better_alone, over_chunks, scored_at_once
+from hcdc_jax.training.sharding import Device, as_needed, in_order, local_devices, mesh_of, over_candidates
+from hcdc_jax.training.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 
@@ -77,7 +85,7 @@ def hcdc(
     Args:
       problem: whose candidates are to be ranked.
       container: stores S_val; the rates name the fields of its variables that are learned.
-      distance: a name in `hcdc_jax.distances`.
+      distance: a name in `hcdc_jax.hypergradients.distances`.
       direct: include the direct term d L_val / d lambda; the paper leaves it out, which is right only for
         hyperparameters that do not enter the validation loss.
     """

@@ -17,11 +17,11 @@ import optax
 
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
-from hcdc_jax.hypergradient import hypergradient, hypergradient_matching
-from hcdc_jax.linear_solve import LinearSolver
+from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching
+from hcdc_jax.hypergradients.solvers import LinearSolver
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training, optimizer_of
+from hcdc_jax.training.train import Training, optimizer_of
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 
@@ -99,7 +99,7 @@ def hcdc_shared(
       container: stores S_val.
       space: where lambda lives; keeps it inside.
       solver: of both hypergradients.
-      distance: a name in `hcdc_jax.distances`.
+      distance: a name in `hcdc_jax.hypergradients.distances`.
       direct: include the direct term.
       points: points per trajectory, T_theta / T_lambda in the paper; after them it begins anew from a fresh network.
     """

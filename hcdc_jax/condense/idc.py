@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import AnyImageRates, Condenser, scaled
 from hcdc_jax.condense.class_batches import ClassPool
 from hcdc_jax.condense.dc import Matching, Relays, matched_gradients
@@ -23,7 +23,7 @@ from hcdc_jax.condense.inner import taught
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training, advance, begin
+from hcdc_jax.training.train import Training, advance, begin
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax.augment import Augmentation, apply, augment, draw_crop_each, settings_of
-from hcdc_jax.files import sha256
+from hcdc_jax.batches.augment import Augmentation, apply, augment, draw_crop_each, settings_of
+from hcdc_jax.batches.rand_augment import RandAugment, rand_augment
 from hcdc_jax.models.perturbations import MixedLabels, cut_mixed
 from hcdc_jax.problem import Problem, weighted_mean
-from hcdc_jax.rand_augment import RandAugment, rand_augment
-from hcdc_jax.soft_labels import softened_divergence
-from hcdc_jax.train import Decayed, Trainee, Training, kernels, optimizer_of, orders_of, take_step
+from hcdc_jax.storage.files import sha256
+from hcdc_jax.training.soft_labels import softened_divergence
+from hcdc_jax.training.train import Decayed, Trainee, Training, kernels, optimizer_of, orders_of, take_step
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 

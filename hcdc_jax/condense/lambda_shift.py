@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hcdc_jax import distances
 from hcdc_jax.condense.base import Condenser
+from hcdc_jax.hypergradients import distances
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Training, train
+from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Array, Batch, HParams
 
 

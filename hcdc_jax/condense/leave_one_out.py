@@ -17,7 +17,7 @@ from hcdc_jax.condense.base import run
 from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Pool
+from hcdc_jax.hypergradients.fixed_networks import Pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Variables
 

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.inner import augmented, even_batches, train_from
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
-from hcdc_jax.train import Training, all_finite
+from hcdc_jax.training.train import Training, all_finite
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree, Variables
 
 

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.codec import to_arrays, to_tree
+from hcdc_jax.batches.images import read_batches
 from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trained_by
 from hcdc_jax.condense.population import with_population
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.files import sha256, write_json, write_npz
-from hcdc_jax.images import read_batches
 from hcdc_jax.models import described_net, image_net_options, image_problem
 from hcdc_jax.models.layer_inputs import LayerInputs, layer_inputs, norm_inputs
 from hcdc_jax.problem import Problem, mean_loss
-from hcdc_jax.train import Training, mini_batches, train, train_on
+from hcdc_jax.storage.codec import to_arrays, to_tree
+from hcdc_jax.storage.files import sha256, write_json, write_npz
+from hcdc_jax.training.train import Training, mini_batches, train, train_on
 from hcdc_jax.types import Array, Batch, Params
 
 MANIFEST = "observers.json"

@@ -22,7 +22,7 @@ import numpy as np
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem, dealt
-from hcdc_jax.train import Training, advance, begin, train
+from hcdc_jax.training.train import Training, advance, begin, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables
 
 STRATEGIES = ("double_end", "easy_only", "hard_only", "random")

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.augment import Augmentation, augment_at
+from hcdc_jax.batches.augment import Augmentation, augment_at
 from hcdc_jax.errors import check_name
 from hcdc_jax.models.layer_inputs import LayerInputs
 from hcdc_jax.types import Array, Batch, Params

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax.batches.graphs import dense_graph, normalise
 from hcdc_jax.containers.base import Container
-from hcdc_jax.graphs import dense_graph, normalise
 from hcdc_jax.types import Array, Batch, PyTree
 
 

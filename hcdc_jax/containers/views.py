@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.augment import Augmentation, views
+from hcdc_jax.batches.augment import Augmentation, views
 from hcdc_jax.containers.base import Container
 from hcdc_jax.types import Array, Batch, Variables
 

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.files import sha256
+from hcdc_jax.storage.files import sha256
 
 DATA_DIR_VARIABLE = "HCDC_DATA_DIR"
 CACHE_DIR_VARIABLE = "HCDC_CACHE_DIR"

@@ -23,7 +23,7 @@ from hcdc_jax.data.image_files import has_parts, read_image_folder
 from hcdc_jax.data.images import ImageData, Part
 from hcdc_jax.data.prepared import read_prepared
 from hcdc_jax.errors import UserError
-from hcdc_jax.files import write_npz
+from hcdc_jax.storage.files import write_npz
 
 Files = Mapping[str, bytes]
 """Content of downloaded files by their names."""

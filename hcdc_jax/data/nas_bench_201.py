@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hcdc_jax.cells import NUM_CELLS, OPERATIONS, all_cells
+from hcdc_jax.data.cells import NUM_CELLS, OPERATIONS, all_cells
 from hcdc_jax.data.download import DATA_DIR_VARIABLE
 from hcdc_jax.data.download import data_dir as find_data_dir
 from hcdc_jax.data.npz import read_arrays

@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.cells import NUM_CELLS, OPERATIONS, all_cells, string_of
+from hcdc_jax.data.cells import NUM_CELLS, OPERATIONS, all_cells, string_of
 from hcdc_jax.data.nas_bench_201 import TABLES, table_path
 from hcdc_jax.errors import UserError
+from hcdc_jax.storage import files
 
 _SOURCES = {
     ("cifar10", "val"): ("cifar10-valid", "x-valid"),

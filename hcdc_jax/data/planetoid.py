@@ -20,7 +20,7 @@ from hcdc_jax.data.download import DATA_DIR_VARIABLE, cache_dir, download
 from hcdc_jax.data.graphs import UNKNOWN_LABEL, GraphData, normalize_rows
 from hcdc_jax.data.npz import read_graph
 from hcdc_jax.errors import UserError
-from hcdc_jax.files import write_npz
+from hcdc_jax.storage.files import write_npz
 
 SOURCE = "https://raw.githubusercontent.com/kimiyoung/planetoid/af6abf468a772cc055bec88c52e4d6f51b7c37e3/data"
 NUM_VAL = 500

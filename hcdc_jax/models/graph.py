@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import jraph
 import optax
 
+from hcdc_jax.batches.graphs import BASES, filter_terms
 from hcdc_jax.errors import check_name
-from hcdc_jax.graphs import BASES, filter_terms
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product

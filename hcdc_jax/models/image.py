@@ -24,7 +24,7 @@ from hcdc_jax.models.swin import SwinTiny
 from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
 from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
-from hcdc_jax.soft_labels import SoftLoss, either_loss
+from hcdc_jax.training.soft_labels import SoftLoss, either_loss
 from hcdc_jax.types import Array, HParams, Params
 
 

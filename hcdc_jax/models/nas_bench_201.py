@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.cells import CONV_1X1, CONV_3X3, EDGES, NONE, OPERATIONS, POOL, SKIP, Cell, cell_of
+from hcdc_jax.data.cells import CONV_1X1, CONV_3X3, EDGES, NONE, OPERATIONS, POOL, SKIP, Cell, cell_of
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.image_layers import (
     NORMS,

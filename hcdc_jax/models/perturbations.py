@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax.augment import cut_box
+from hcdc_jax.batches.augment import cut_box
 from hcdc_jax.types import Array, Batch
 
 MixedLabels: TypeAlias = Literal["mixed", "own"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from hcdc_jax.cells import cell_of, is_connected
 from hcdc_jax.config import Config
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
+from hcdc_jax.data.cells import cell_of, is_connected
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.recipes import arrays, graphs, image_streams, images, zero_cost
+from hcdc_jax.pipeline.kinds import arrays, graphs, image_streams, images
+from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, Source, check_space, key_for, space_of
 from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
-from hcdc_jax.soft_labels import SoftLoss, either_loss
 from hcdc_jax.spaces import Space, one_hot
-from hcdc_jax.train import Training
+from hcdc_jax.training.soft_labels import SoftLoss, either_loss
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array
 
 KINDS: dict[type, Kind] = {

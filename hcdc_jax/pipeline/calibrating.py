@@ -11,25 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.artefact import Condensed
-from hcdc_jax.candidates import Scores, score
 from hcdc_jax.condense.hcdc import condensed_pool
+from hcdc_jax.condensed import Condensed
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Pool, Target, frozen_hypergradient, without_diverged
+from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_hypergradient, without_diverged
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.shifts import stated
+from hcdc_jax.pipeline.hcdc.targets import Matched, believed, full_training, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import rank_keys, scores_on_each
 from hcdc_jax.pipeline.search_result import Found, Retrained
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, key_for, solver_of
-from hcdc_jax.pipeline.shifts import stated
-from hcdc_jax.pipeline.targets import Matched, believed, full_training, matched_targets
-from hcdc_jax.pipeline.teaching import given_train
+from hcdc_jax.pipeline.taught.halves_taught import given_train
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
 from hcdc_jax.search.base import even_batch_size, in_batches
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import Scores, score
 from hcdc_jax.types import Array, Batch
 
 LEAST_GAIN = 1e-3

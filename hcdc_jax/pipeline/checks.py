@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hcdc_jax import augment, spaces
+from hcdc_jax import spaces
+from hcdc_jax.batches import augment
 from hcdc_jax.config import Config, check_methods, shares_theta, validate
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, MODELS
-from hcdc_jax.pipeline.recipes import image_streams
+from hcdc_jax.pipeline.kinds import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import OWN, Setup, Source, space_of
 

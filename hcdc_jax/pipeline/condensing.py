@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from hcdc_jax.artefact import load_condensed, read_card, save_condensed
+from hcdc_jax.condensed import load_condensed, read_card, save_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
-from hcdc_jax.pipeline.matched_networks import forget_networks
+from hcdc_jax.pipeline.hcdc.matched_networks import forget_networks
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.pipeline.teaching import make_train, relabelled_start
+from hcdc_jax.pipeline.taught.halves_taught import make_train, relabelled_start
 
 
 def condense(run: Run) -> None:

@@ -9,25 +9,26 @@ from typing import Any, NamedTuple
 
 import jax
 
-from hcdc_jax import augment, files
-from hcdc_jax.config_values import with_defaults
+from hcdc_jax.batches import augment
+from hcdc_jax.config.values import with_defaults
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.evaluation import Teacher, evaluate_networks, summary
+from hcdc_jax.evaluation.protocols import Protocol, described_protocol, settings_of, with_epochs
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.image import num_parameters
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
-from hcdc_jax.pipeline.labels import labels_path, make_labels
+from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observing_teacher
-from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, check_in_memory, key_for
-from hcdc_jax.pipeline.teaching import train_place
+from hcdc_jax.pipeline.taught.halves_taught import train_place
+from hcdc_jax.pipeline.taught.observers_logits import labels_path, make_labels
 from hcdc_jax.problem import Problem
-from hcdc_jax.protocols import Protocol, described_protocol, settings_of, with_epochs
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
+from hcdc_jax.storage import files
 
 _IDENTITY = ("s_train", "seed", "model")
 

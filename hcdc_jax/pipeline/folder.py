@@ -13,11 +13,11 @@ from typing import Any
 import jax
 
 from hcdc_jax import config as configs
-from hcdc_jax import files
-from hcdc_jax.artefact import versions
+from hcdc_jax.condensed import versions
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.setup import Setup
+from hcdc_jax.storage import files
 
 CONFIG = "config.toml"
 FINGERPRINTS = ("losses", "space")

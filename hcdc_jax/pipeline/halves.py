@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hcdc_jax import checkpoint, files
-from hcdc_jax.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.condense.base import Condenser, has_diverged, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
@@ -24,7 +22,9 @@ from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Start
-from hcdc_jax.train import all_finite
+from hcdc_jax.storage import checkpoint, files
+from hcdc_jax.storage.codec import to_arrays, to_batch, to_tree
+from hcdc_jax.training.train import all_finite
 from hcdc_jax.types import Array, Batch, Variables
 
 NUM_PAUSES = 12

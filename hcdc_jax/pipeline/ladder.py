@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hcdc_jax import config as configs
-from hcdc_jax import files, toml
-from hcdc_jax.config import Config
-from hcdc_jax.config_values import merge
+from hcdc_jax.batches.images import pixels_of
+from hcdc_jax.config import Config, toml
+from hcdc_jax.config.values import merge
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import pixels_of
+from hcdc_jax.evaluation.protocols import SETTINGS, changed_protocol, described_protocol
 from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.pipeline.driver import opened, prepare, resolved
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
@@ -41,11 +41,11 @@ from hcdc_jax.pipeline.folder import CONFIG
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observers_of
 from hcdc_jax.pipeline.setup import Setup
-from hcdc_jax.pipeline.teaching import make_train
-from hcdc_jax.protocols import SETTINGS, changed_protocol, described_protocol
+from hcdc_jax.pipeline.taught.halves_taught import make_train
 from hcdc_jax.report import ladders
 from hcdc_jax.report.evaluations import WHOLE
 from hcdc_jax.report.ladders import Step
+from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import files
 from hcdc_jax.condense.inner import even_batches, taught
 from hcdc_jax.condense.pruning import Judge, Pruned, prune
 from hcdc_jax.containers import Container
@@ -19,7 +18,8 @@ from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.image_relays import relay, strategy
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
-from hcdc_jax.train import Training, all_finite
+from hcdc_jax.storage import files
+from hcdc_jax.training.train import Training, all_finite
 from hcdc_jax.types import Array, Variables
 
 WEIGHT_DECAY = 5e-4

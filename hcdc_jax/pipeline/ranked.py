@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.artefact import Condensed
-from hcdc_jax.candidates import Scores
+from hcdc_jax.condensed import Condensed
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.hcdc.shifts import on_condensed
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import SEARCH, Setup, key_for
-from hcdc_jax.pipeline.shifts import on_condensed
 from hcdc_jax.spaces import Space
+from hcdc_jax.training.candidates import Scores
 from hcdc_jax.types import Array
 
 

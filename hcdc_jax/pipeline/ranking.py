@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.artefact import load_condensed
-from hcdc_jax.candidates import ask_each, scored_at_once
+from hcdc_jax.condensed import load_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
+from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
 from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
 from hcdc_jax.pipeline.scoring import Networks, networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.pipeline.shifts import on_condensed, stated
-from hcdc_jax.pipeline.teaching import teachers_of, train_place
+from hcdc_jax.pipeline.taught.halves_taught import teachers_of, train_place
 from hcdc_jax.problem import Problem
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import ask_each, scored_at_once
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hcdc_jax import files, report
+from hcdc_jax import report
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.storage import files
 
 
 def write_report(folder: Path) -> dict[str, Any]:

@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hcdc_jax.candidates import Scores, evaluate, evaluate_on, memory_budget, memory_chunk_size, score_each, train_each
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Objective
-from hcdc_jax.train import Training, shapes_of_step
+from hcdc_jax.training.candidates import (
+    Scores,
+    evaluate,
+    evaluate_on,
+    memory_budget,
+    memory_chunk_size,
+    score_each,
+    train_each,
+)
+from hcdc_jax.training.train import Training, shapes_of_step
 from hcdc_jax.types import Array, Batch, Params
 
 

@@ -10,20 +10,20 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.artefact import Condensed, load_condensed
-from hcdc_jax.candidates import Scores, evaluate_on, score
+from hcdc_jax.condensed import Condensed, load_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import describe
+from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, check_in_memory, key_for
-from hcdc_jax.pipeline.shifts import on_condensed, stated
 from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import Scores, evaluate_on, score
 from hcdc_jax.types import Array
 
 SearchMethod: TypeAlias = Literal["calibrated", "random", "grid", "hypergradient", "optuna"]

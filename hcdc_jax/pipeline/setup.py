@@ -11,17 +11,17 @@ import jax
 import numpy as np
 
 from hcdc_jax import spaces
-from hcdc_jax.artefact import Condensed
+from hcdc_jax.batches.images import Preprocessing, StreamedInputs
 from hcdc_jax.condense.coresets import Selection
+from hcdc_jax.condensed import Condensed
 from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import Preprocessing, StreamedInputs
-from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
+from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.problem import Problem, ValLoss, joint
-from hcdc_jax.train import Training
+from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array, Batch
 
 Data: TypeAlias = ArrayData | GraphData | ImageData | ImageStream

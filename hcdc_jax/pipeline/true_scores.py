@@ -12,11 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hcdc_jax import files
-from hcdc_jax.candidates import evaluate_on
-from hcdc_jax.cells import number_of
-from hcdc_jax.config_values import with_defaults
+from hcdc_jax.config.values import with_defaults
 from hcdc_jax.data import published_accuracies
+from hcdc_jax.data.cells import number_of
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
@@ -24,6 +22,8 @@ from hcdc_jax.pipeline.folder import first_difference
 from hcdc_jax.pipeline.scoring import fitting_at_once
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 from hcdc_jax.spaces import discrete_cell
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import evaluate_on
 
 MIN_PARTS, MAX_PARTS = 8, 32
 """In how many parts the candidates of a seed are trained: a kill loses the part at work."""

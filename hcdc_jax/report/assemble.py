@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from hcdc_jax import files, metrics
+from hcdc_jax import metrics
 from hcdc_jax.report import evaluations, figures, html, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, full_steps, read
 from hcdc_jax.search.halving import BREAK_EVEN_LIMIT, full_trainings
+from hcdc_jax.storage import files
 
 
 def assemble(folder: str | Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hcdc_jax import files, metrics
+from hcdc_jax import metrics
 from hcdc_jax.report import evaluations, tables
 from hcdc_jax.report.condensed import adjacency, image_grids
 from hcdc_jax.report.pruning import pruning
@@ -29,6 +29,7 @@ from hcdc_jax.report.style import (
     house_style,
 )
 from hcdc_jax.report.tables import seconds
+from hcdc_jax.storage import files
 
 
 class Plate(NamedTuple):

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from hcdc_jax import files, metrics
+from hcdc_jax import metrics
 from hcdc_jax.report import html, style, tables
 from hcdc_jax.report.condensed import image_panels
 from hcdc_jax.report.style import BLUE, GREY, PALE, WIDTH, house_style
 from hcdc_jax.report.tables import Cell, Table
+from hcdc_jax.storage import files
 
 SHOWN = 2
 """Images of each class that a panel has."""

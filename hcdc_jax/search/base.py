@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hcdc_jax.candidates import Scores
+from hcdc_jax.training.candidates import Scores
 from hcdc_jax.types import Array, PyTree
 
 EvaluateFn: TypeAlias = Callable[[Array], Scores]

@@ -25,8 +25,8 @@ from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, logsumexp
 from scipy.stats import norm
 
-from hcdc_jax import surrogate
 from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.search import surrogate
 from hcdc_jax.spaces import Space
 
 APART = 0.15

@@ -12,12 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hcdc_jax.candidates import Scores, over_chunks, score, side_by_side
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import History, Report, even_batch_size, ignore, in_batches
-from hcdc_jax.sharding import Device, as_needed, local_devices, mesh_of, on_all_devices, on_host, over_candidates
-from hcdc_jax.train import Trainee, Training, advance, begin, orders_of, shapes_of_step
+from hcdc_jax.training.candidates import Scores, over_chunks, score, side_by_side
+from hcdc_jax.training.sharding import (
+    Device,
+    as_needed,
+    local_devices,
+    mesh_of,
+    on_all_devices,
+    on_host,
+    over_candidates,
+)
+from hcdc_jax.training.train import Trainee, Training, advance, begin, orders_of, shapes_of_step
 from hcdc_jax.types import Array, Batch, Params, PyTree
 
 Schedule: TypeAlias = Literal["full", "rung"]

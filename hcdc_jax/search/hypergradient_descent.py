@@ -13,13 +13,13 @@ import numpy as np
 import optax
 
 from hcdc_jax.errors import check_name
-from hcdc_jax.frozen import unrolled_hypergradient
-from hcdc_jax.hypergradient import hypergradient
-from hcdc_jax.linear_solve import LinearSolver, neumann
+from hcdc_jax.hypergradients.fixed_networks import unrolled_hypergradient
+from hcdc_jax.hypergradients.implicit import hypergradient
+from hcdc_jax.hypergradients.solvers import LinearSolver, neumann
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import EvaluateFn, History, Report, ignore, score_all, seed_of
 from hcdc_jax.spaces import Space
-from hcdc_jax.train import Trainee, Training, advance, all_finite, begin, train
+from hcdc_jax.training.train import Trainee, Training, advance, all_finite, begin, train
 from hcdc_jax.types import Array, Batch, Params, PyTree
 
 Sensitivity: TypeAlias = Literal["implicit", "unroll"]

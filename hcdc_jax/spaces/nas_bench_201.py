@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax.cells import EDGES, NONE, NUM_CELLS, OPERATIONS, PATHS, Cell, all_cells, cell_of, is_connected, number_of
+from hcdc_jax.data.cells import (
+    EDGES,
+    NONE,
+    NUM_CELLS,
+    OPERATIONS,
+    PATHS,
+    Cell,
+    all_cells,
+    cell_of,
+    is_connected,
+    number_of,
+)
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import ImageSetting
 from hcdc_jax.spaces.continuous import Space, one_object

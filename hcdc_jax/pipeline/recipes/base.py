@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from hcdc_jax.candidates import Scores
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.containers import Container
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.scoring import Networks
 from hcdc_jax.pipeline.setup import CONDENSE, Run, Setup, Start, key_for
+from hcdc_jax.training.candidates import Scores
 from hcdc_jax.types import Array, Batch
 
 

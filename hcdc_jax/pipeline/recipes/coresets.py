@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from hcdc_jax.condense import coresets
+from hcdc_jax.pipeline.kinds.starts import fixed, sampled
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
-from hcdc_jax.pipeline.recipes.starts import fixed, sampled
 from hcdc_jax.pipeline.setup import Setup, Start
 
 

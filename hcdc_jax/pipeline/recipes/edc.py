@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax import augment, files
-from hcdc_jax.augment import Augmentation
-from hcdc_jax.codec import to_arrays, to_tree
+from hcdc_jax.batches import augment
+from hcdc_jax.batches.augment import Augmentation
+from hcdc_jax.batches.images import Standardisation, StreamedInputs, places_in_order, read_batches
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.class_batches import ClassPool
 from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
@@ -43,12 +43,13 @@ from hcdc_jax.condense.statistics import (
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import Teacher
-from hcdc_jax.images import Standardisation, StreamedInputs, places_in_order, read_batches
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, check_in_memory, key_for
+from hcdc_jax.storage import files
+from hcdc_jax.storage.codec import to_arrays, to_tree
 from hcdc_jax.types import Array, Batch, Params
 
 STATISTICS_BATCH = 64

@@ -13,9 +13,9 @@ from hcdc_jax.containers import Container, graph_container
 from hcdc_jax.containers.graph import Adjacency, cut, pairwise
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.graph import gcn_coefficients, sgc
-from hcdc_jax.pipeline.recipes import graphs
+from hcdc_jax.pipeline.kinds import graphs
+from hcdc_jax.pipeline.kinds.starts import sampled, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
-from hcdc_jax.pipeline.recipes.starts import sampled, to_learn
 from hcdc_jax.pipeline.setup import Setup, pool
 
 

@@ -13,19 +13,19 @@ from hcdc_jax.condense.base import Condenser, has_diverged
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container, ImageStart
-from hcdc_jax.distances import READ_VALUES
 from hcdc_jax.errors import UserError
-from hcdc_jax.frozen import Pool, Target, without_diverged
-from hcdc_jax.krylov import norm
-from hcdc_jax.pipeline.draws import drawn
-from hcdc_jax.pipeline.matched_networks import networks_at
+from hcdc_jax.hypergradients.distances import READ_VALUES
+from hcdc_jax.hypergradients.fixed_networks import Pool, Target, without_diverged
+from hcdc_jax.hypergradients.krylov import norm
+from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_networks import networks_at
+from hcdc_jax.pipeline.hcdc.refinement import refined
+from hcdc_jax.pipeline.hcdc.selection import DISTANCES, settled
+from hcdc_jax.pipeline.hcdc.shifts import facts, learned_shift, shifted
+from hcdc_jax.pipeline.hcdc.targets import Matched, believed, matched_targets, tell_of_exploded
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work, half_key
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
-from hcdc_jax.pipeline.refinement import refined
-from hcdc_jax.pipeline.selection import DISTANCES, settled
 from hcdc_jax.pipeline.setup import Setup, Start
-from hcdc_jax.pipeline.shifts import facts, learned_shift, shifted
-from hcdc_jax.pipeline.targets import Matched, believed, matched_targets, tell_of_exploded
 from hcdc_jax.spaces.continuous import as_is
 from hcdc_jax.types import Array, Batch
 

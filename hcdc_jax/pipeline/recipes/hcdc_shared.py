@@ -7,10 +7,10 @@ import numpy as np
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc_shared import SharedData, hcdc_shared
 from hcdc_jax.containers import Container
-from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.hcdc import steps
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup, solver_of
 
 

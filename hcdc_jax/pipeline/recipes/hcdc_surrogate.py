@@ -10,7 +10,7 @@ from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.recipes.rivals import paid, predicted_logs
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
-from hcdc_jax.surrogate import power_law
+from hcdc_jax.search.surrogate import power_law
 
 BUILDS_ON = "hcdc"
 """The method whose S_val it reads."""

@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches.augment import Augmentation
+from hcdc_jax.batches.images import Standardisation
 from hcdc_jax.condense.base import AnyImageRates, Condenser, ImageRates, PixelRates
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.condense.idc import IDCData, idc
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
-from hcdc_jax.images import Standardisation
+from hcdc_jax.pipeline.kinds.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.base import Learner, Request, Work
-from hcdc_jax.pipeline.recipes.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.image_matching import method, side_by_side
 from hcdc_jax.pipeline.recipes.image_relays import augmentation_of, real_images, real_pool, relay
 from hcdc_jax.pipeline.setup import Setup

@@ -11,10 +11,10 @@ from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
+from hcdc_jax.pipeline.kinds.image_containers import image_rates
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
-from hcdc_jax.pipeline.recipes.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.image_relays import real_pool, relay, strategy
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup
 
 

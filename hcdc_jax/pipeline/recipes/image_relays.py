@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from hcdc_jax import augment
-from hcdc_jax.augment import Augmentation
+from hcdc_jax.batches import augment
+from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.class_batches import ClassPool, class_pool
 from hcdc_jax.models import image_embedding, image_problem
+from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.recipes.base import Request
-from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree

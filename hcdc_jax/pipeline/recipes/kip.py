@@ -8,9 +8,9 @@ from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.kernels import KernelDraw, always, convolutional, fully_connected, random_features
 from hcdc_jax.condense.kip import KIPData, kip
 from hcdc_jax.containers import Container
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.image_relays import real_pool, relay
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import Setup
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from hcdc_jax import files
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.experts import (
     expert_trajectory,
@@ -23,12 +22,13 @@ from hcdc_jax.condense.mtt import MTTData, MTTState, mtt
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.kinds.image_containers import image_rates
+from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work
-from hcdc_jax.pipeline.recipes.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, relay, strategy
-from hcdc_jax.pipeline.recipes.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.setup import EXPERTS, Run, Setup, key_for
 from hcdc_jax.problem import Problem
+from hcdc_jax.storage import files
 from hcdc_jax.types import HParams
 
 

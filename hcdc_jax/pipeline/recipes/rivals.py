@@ -9,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax import surrogate
-from hcdc_jax.candidates import Scores
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.draws import drawn
+from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.shifts import Shift, learned_shift, shifted
+from hcdc_jax.pipeline.hcdc.targets import Matched, believed, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
-from hcdc_jax.pipeline.shifts import Shift, learned_shift, shifted
-from hcdc_jax.pipeline.targets import Matched, believed, matched_targets
-from hcdc_jax.pipeline.teachers import relabelled, teachers
-from hcdc_jax.search import Halving, successive_halving
+from hcdc_jax.pipeline.taught.teachers import relabelled, teachers
+from hcdc_jax.search import Halving, successive_halving, surrogate
+from hcdc_jax.training.candidates import Scores
 from hcdc_jax.types import Batch
 
 

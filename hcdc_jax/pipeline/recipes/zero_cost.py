@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.candidates import Scores
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.recipes.base import Method, Trial, Verdict
-from hcdc_jax.pipeline.recipes.images import network_options
 from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.search import ZeroCost, nas_bench_201_proxies
+from hcdc_jax.training.candidates import Scores
 
 IMAGES = 64
 """Of the real training part that a proxy sees: the mini-batch of the papers."""

@@ -1,0 +1,103 @@
+"""What a command is given: a run folder, a configuration, its name, or a study in a Python file; one rule for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hcdc_jax import config as configs
+from hcdc_jax.cli.study_files import is_study_file, load_study
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError, did_you_mean, nearest
+from hcdc_jax.pipeline import Source
+from hcdc_jax.pipeline.folder import CONFIG, config_of
+from hcdc_jax.pipeline.setup import OWN
+
+
+class Job(NamedTuple):
+    """What is run, and where.
+
+    Attributes:
+      config: of the run.
+      source: of a study; None where the configuration names all.
+      folder: of the run.
+    """
+
+    config: Config
+    source: Source | None
+    folder: Path
+
+
+def resolve(target: str, overrides: Sequence[str] = (), out: str | None = None) -> Job:
+    """What a command is to work on.
+
+    Args:
+      target: a run folder; a .toml file, or the name of one that comes with the library; a study, `mine.py[:name]`.
+      overrides: settings from the command line.
+      out: run folder; that of the target by default: itself, that of the study, or `runs/<name>`.
+
+    Raises:
+      UserError: there is no such target, or something is wrong with it; one line.
+    """
+    if is_study_file(target):
+        study = load_study(target).with_overrides(overrides)
+        return Job(study.config, study.source, Path(out) if out else study.path)
+    path = Path(target)
+    if not path.is_dir():
+        file = configuration(target)
+        folder = Path(out) if out else Path("runs") / file.stem
+        return Job(configs.apply_overrides(configs.load(file), overrides), None, folder)
+    config = configs.apply_overrides(config_of(path), overrides)
+    folder = Path(out) if out else path
+    if config.space.name != OWN:
+        return Job(config, None, folder)
+    if config.data.path is None:
+        raise UserError(
+            f"{target} was made by a study in Python: go on with its functions, such as study.rank(), or make it "
+            "in a file and give that, as in: hcdc search mine.py"
+        )
+    return Job(config, load_study(config.data.path).source, folder)
+
+
+def run_folder(target: str) -> Path:
+    """The run folder that a target names, for who reads what lies there.
+
+    Raises:
+      UserError: it holds no run.
+    """
+    if is_study_file(target):
+        folder = load_study(target).path
+    elif Path(target).is_dir():
+        folder = Path(target)
+    else:
+        folder = Path("runs") / Path(target).stem
+    if not (folder / CONFIG).is_file() and folder != Path(target):
+        raise UserError(f"{target} was not run yet: there is no {folder}; begin with: hcdc run {target}")
+    config_of(folder)
+    return folder
+
+
+def configuration(target: str) -> Path:
+    """The .toml file that a target names: itself, or one that comes with the library.
+
+    Raises:
+      UserError: there is none, with the nearest names.
+    """
+    path = Path(target)
+    if path.is_file():
+        return path
+    known = bundled()
+    if target in known:
+        return known[target]
+    hint = did_you_mean(nearest(path.stem, known))
+    raise UserError(
+        f"{target}: no such file, run folder or configuration; {hint or 'hcdc configs lists those there are'}"
+    )
+
+
+def bundled() -> dict[str, Path]:
+    """The configurations that come with the library, by name."""
+    package = Path(__file__).parent
+    folder = next(found for found in (package / "_configs", package.parent / "configs") if found.is_dir())
+    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.toml"))}

@@ -1,0 +1,83 @@
+"""Which candidates are matched: spread over good and bad ones before any of them is trained on the full data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.setup import DRAWS, Run, key_for
+from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import evaluate
+from hcdc_jax.types import Array, Batch
+
+
+class Draws(NamedTuple):
+    """The candidates to match, best first, and what it cost to choose them.
+
+    Attributes:
+      hparams: [m, h].
+      cost: of the trainings on S_train that chose them.
+      spread: standard deviation over all draws of the log loss on the real validation part, after training on S_train;
+        NaN where none were trained.
+    """
+
+    hparams: Array
+    cost: Cost
+    spread: float
+
+
+def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
+    """Chooses the m candidates to match, or reads them; never those that are ranked.
+
+    `hcdc.draws` m candidates, spread evenly over the prior, are trained on S_train and ordered by their losses on the
+    real validation part; of each m-th of that order the middle one is matched. Where good candidates are rare, m draws
+    may hold none, and what is fitted to them is a guess just where the search will look. With `hcdc.design =
+    "factorial"` the m candidates are the prior's `factorial` design, and nothing is trained to choose them: of many
+    hyperparameters that add up no eight draws are as even, and S_train may order them backwards.
+
+    Args:
+      run: the run.
+      seed: of the method.
+      condensed_train: S_train.
+    """
+    path = run.folder / "checkpoints" / f"draws_seed{seed}.npz"
+    if not path.exists():
+        setup, options = run.setup, run.setup.config.hcdc
+        spread = np.nan
+        with measured() as elapsed:
+            if options.design == "factorial":
+                points = setup.space.factorial((options.seed, seed), options.full_trainings)
+            else:
+                points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
+                if options.draws > 1:
+                    key = key_for(DRAWS, seed)
+                    problem = setup.problem_on(condensed_train)
+                    scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
+                    losses = np.asarray(scores.loss)
+                    points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
+        files.write_npz(
+            path, {"hparams": points, "spread": spread, "seconds": elapsed.run, "compile_seconds": elapsed.compile}
+        )
+    record = read_arrays(path)
+    cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
+    return Draws(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
+
+
+def log_spread(losses: np.ndarray) -> float:
+    """Standard deviation of the logarithms of the losses that are finite and positive; NaN where there are none."""
+    logs = np.log(losses[np.isfinite(losses) & (losses > 0)])
+    return float(logs.std()) if logs.size else float("nan")
+
+
+def stratified(points: Array, losses: np.ndarray, count: int) -> Array:
+    """Of `points` [n, h], the middle one of each of `count` equal shares in the order of their losses [n]: [count, h].
+
+    The losses of failed points are infinite, so these come last.
+    """
+    middles = ((np.arange(count) + 0.5) * len(points) / count).astype(int)
+    return points[np.argsort(losses, kind="stable")[middles]]

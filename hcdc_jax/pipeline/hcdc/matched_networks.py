@@ -1,0 +1,76 @@
+"""The networks on S_train at the matched candidates, shared by all methods that match, on disk until these are done."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hcdc_jax.condense.hcdc import condensed_pool
+from hcdc_jax.condense.inner import checksum
+from hcdc_jax.config import Sensitivity
+from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.hypergradients.fixed_networks import Pool
+from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.recipes.base import Cost
+from hcdc_jax.pipeline.setup import POOL, Run, key_for, solver_of
+from hcdc_jax.storage import files
+from hcdc_jax.storage.codec import to_arrays, to_tree
+from hcdc_jax.types import Array, Batch
+
+
+class MatchedNetworks(NamedTuple):
+    """Networks that S_val is matched at.
+
+    Attributes:
+      pool: of `hcdc.inits` networks of each of the m candidates: leading axis [inits m], by initialisation.
+      cost: of training them, whoever asked first.
+    """
+
+    pool: Pool
+    cost: Cost
+
+
+def networks_at(
+    run: Run, seed: int, hparams: Array, condensed_train: Batch, sensitivity: Sensitivity
+) -> MatchedNetworks:
+    """Trains the networks at candidates [m, h], one initialisation of all after the other, or reads them.
+
+    Args:
+      run: the run.
+      seed: of the method.
+      hparams: where candidates are trained on S_train.
+      condensed_train: S_train.
+      sensitivity: of their responses; "direct" for none, which who matches values alone has no use for.
+    """
+    setup, options = run.setup, run.setup.config.hcdc
+    folder = _folder(run.folder, seed) / f"{checksum(condensed_train, hparams)[:16]}_{sensitivity}"
+    paths = [folder / f"{i:03d}.npz" for i in range(options.inits)]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    for i in run.progress.track(missing, f"networks on S_train, seed {seed}", len(paths) - len(missing)):
+        with measured() as elapsed:
+            pool = jax.block_until_ready(
+                condensed_pool(
+                    key_for(POOL, seed), setup.problem_on(condensed_train), hparams, condensed_train,
+                    setup.proxy_training, solver=solver_of(setup.config), sensitivity=sensitivity,
+                    first=i * len(hparams),
+                )
+            )  # fmt: skip
+        seconds = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
+        files.write_npz(paths[i], to_arrays(pool) | seconds)
+    found = [to_tree(read_arrays(path)) for path in paths]
+    cost = Cost(*(sum(float(one[name]) for one in found) for name in ("seconds", "compile_seconds")))
+    pools = [Pool(one["params"], one["hparams"], one.get("response"), one["diverged"]) for one in found]
+    return MatchedNetworks(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pools), cost)
+
+
+def forget_networks(run: Run, seed: int) -> None:
+    """Frees the room that they take, once every S_val of the seed is learned."""
+    shutil.rmtree(_folder(run.folder, seed), ignore_errors=True)
+
+
+def _folder(folder: Path, seed: int) -> Path:
+    return folder / "checkpoints" / f"networks_seed{seed}"

@@ -1,0 +1,1 @@
+"""One network, and many: training, scoring, and how candidates are spread over devices and processes."""

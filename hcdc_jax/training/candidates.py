@@ -1,0 +1,408 @@
+"""Scores of many candidates in one compiled call: vmapped, chunked by memory, spread over devices; failures masked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from hcdc_jax.problem import Problem, loss_and_accuracy
+from hcdc_jax.training.processes import over_processes
+from hcdc_jax.training.sharding import (
+    Device,
+    as_needed,
+    in_order,
+    local_devices,
+    mesh_of,
+    on_each_device,
+    over_candidates,
+)
+from hcdc_jax.training.train import Training, all_finite, shapes_of_step, train
+from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
+
+
+class Scores(NamedTuple):
+    """What a candidate is ranked by. Leading axis: candidates.
+
+    Attributes:
+      loss: validation loss after the last step; +inf where the candidate failed, so that no ranking prefers it.
+      accuracy: validation accuracy in [0, 1]; 0 where the candidate failed.
+      status: True where training and validation stayed finite.
+    """
+
+    loss: Array
+    accuracy: Array
+    status: Array
+
+
+def evaluate(
+    key: Array,
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    val_batch: Batch,
+    *,
+    training: Training | None = None,
+    chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
+) -> Scores:
+    """Trains every candidate on `train_batch` and scores it on `val_batch`.
+
+    Where several processes work together (`processes.connect`) each trains a share of the candidates and all get all
+    scores; every one of them must make the same call.
+
+    All candidates start from the same `key` (common random numbers): their comparison is not blurred by the draw of
+    the initialisation, and a score depends on its candidate alone, whatever its place, its chunk or its device.
+
+    Args:
+      key: for the initialisation; average over several keys to reduce its influence.
+      problem: what is trained.
+      candidates: one or more arrays with leading axis [num_candidates].
+      train_batch: trained on.
+      val_batch: scored on.
+      training: optimiser and length.
+      chunk_size: how many candidates are trained side by side on each device; by default the most that fit into
+        `memory_budget`.
+      devices: where, or on how many; all devices of this process by default.
+
+    Returns:
+      `Scores` with leading axis [num_candidates].
+
+    Raises:
+      UserError: more devices than there are.
+    """
+    (scores,) = evaluate_on(
+        key, problem, candidates, train_batch, (val_batch,), training=training, chunk_size=chunk_size, devices=devices
+    )
+    return scores
+
+
+def evaluate_on(
+    key: Array,
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    eval_batches: tuple[Batch, ...],
+    *,
+    training: Training | None = None,
+    chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
+) -> tuple[Scores, ...]:
+    """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
+    training = training or Training()
+    plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices, training)
+    key, training, train_batch, eval_batches = plan.replicate((key, training, train_batch, eval_batches))
+    scores = _evaluate_chunks(
+        key, problem, plan.chunks, train_batch, eval_batches, training, mesh=plan.mesh, alone=plan.alone
+    )
+    return plan.gathered(scores)
+
+
+def train_each(
+    key: Array,
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    *,
+    training: Training | None = None,
+    chunk_size: int | None = None,
+    devices: Sequence[Device] | int | None = None,
+) -> Params:
+    """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
+    training = training or Training()
+    plan = _planned(problem, candidates, train_batch, (), chunk_size, devices, training)
+    key, training, train_batch = plan.replicate((key, training, train_batch))
+    networks = _train_chunks(key, problem, plan.chunks, train_batch, training, mesh=plan.mesh, alone=plan.alone)
+    return plan.gathered(networks)
+
+
+def score_each(problem: Problem, params: Params, candidates: HParams, val_batch: Batch) -> Scores:
+    """Scores of the networks of `train_each`, in this process.
+
+    Args:
+      problem: what was trained.
+      params: of the networks, leading axis [num_candidates].
+      candidates: one or more arrays with the same leading axis.
+      val_batch: scored on.
+    """
+    at_once = scored_at_once(problem, candidates, val_batch)
+    return ask_each(score, problem, params, candidates, val_batch, at_once=at_once)
+
+
+def ask_each(
+    ask: Callable[[Problem, Params, HParams, PyTree], PyTree],
+    problem: Problem,
+    params: Params,
+    candidates: HParams,
+    shared: PyTree,
+    *,
+    at_once: int | None,
+) -> PyTree:
+    """`ask(problem, params, hparams, shared)` of trained networks, in this process: leading axis [num_candidates].
+
+    Args:
+      ask: a pure function that is always the same object, or each call compiles anew.
+      problem: what was trained.
+      params: of the networks, leading axis [num_candidates].
+      candidates: one or more arrays with the same leading axis.
+      shared: what all networks are asked about.
+      at_once: from `scored_at_once`; None spreads them over the devices, on each one by one.
+    """
+    networks = (params, candidates)
+    if at_once is not None:
+        return _ask_mapped(ask, problem, networks, shared, at_once=at_once)
+    count = jax.tree.leaves(candidates)[0].shape[0]
+    mesh = mesh_of(as_needed(local_devices(), count, shared))
+    chunks, replicate = over_candidates(networks, 1, mesh)
+    return in_order(mesh, _ask_alone(ask, problem, chunks, replicate(shared), mesh=mesh), count)
+
+
+def scored_at_once(problem: Problem, candidates: HParams, batch: Batch) -> int | None:
+    """How many trained candidates are scored side by side, as `batch_size` of `jax.lax.map`; None for one by one.
+
+    Args:
+      problem: what was trained.
+      candidates: one or more arrays with leading axis [num_candidates].
+      batch: a training step on it must fit, too.
+    """
+    one, platform = jax.tree.map(lambda leaf: leaf[0], candidates), jax.default_backend()
+    if better_alone(problem, one, batch, platform):
+        return None
+    fitting = memory_chunk_size(problem, one, batch, budget=memory_budget(platform))
+    return min(fitting, jax.tree.leaves(candidates)[0].shape[0])
+
+
+class _Plan(NamedTuple):
+    """How candidates are spread.
+
+    Attributes:
+      chunks: of candidates, leading axes [chunks, size].
+      replicate: puts what all candidates share where they are.
+      gathered: what is known of the chunks, as of all candidates.
+      mesh: of the devices.
+      alone: whether a device computes one candidate at a time, not those of a chunk side by side.
+    """
+
+    chunks: HParams
+    replicate: Callable[[PyTree], PyTree]
+    gathered: Callable[[PyTree], PyTree]
+    mesh: Mesh
+    alone: bool
+
+
+def _planned(
+    problem: Problem,
+    candidates: HParams,
+    train_batch: Batch,
+    eval_batches: tuple[Batch, ...],
+    chunk_size: int | None,
+    devices: Sequence[Device] | int | None,
+    training: Training,
+) -> _Plan:
+    candidates, together = over_processes(candidates)
+    num_candidates = jax.tree.leaves(candidates)[0].shape[0]
+    devices = as_needed(local_devices(devices), num_candidates, (train_batch, eval_batches))
+    one, seen = jax.tree.map(lambda leaf: leaf[0], candidates), shapes_of_step(train_batch, training)
+    chunk_size, alone = side_by_side(problem, one, seen, eval_batches, chunk_size, devices[0].platform)
+    chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
+    mesh = mesh_of(devices)
+    chunks, replicate = over_candidates(candidates, chunk_size, mesh)
+
+    def gathered(tree: PyTree) -> PyTree:
+        return together(in_order(mesh, tree, num_candidates))
+
+    return _Plan(chunks, replicate, gathered, mesh, alone)
+
+
+def side_by_side(
+    problem: Problem, hparams: HParams, seen: Batch, scored: tuple[Batch, ...], wanted: int | None, platform: str
+) -> tuple[int, bool]:
+    """How many candidates a device trains at a time, and whether `alone`, see `over_chunks`; `wanted`: None if open.
+
+    Arguments as of `memory_chunk_size`.
+    """
+    alone = wanted in (None, 1) and better_alone(problem, hparams, seen, platform)
+    if wanted is not None or alone:
+        return wanted or 1, alone
+    # On a CPU the budget is about the cache, which one pass over a large validation part cannot spoil for training.
+    scored = () if platform == "cpu" else scored
+    return memory_chunk_size(problem, hparams, seen, scored, budget=memory_budget(platform)), False
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
+def _evaluate_chunks(key, problem, chunks, train_batch, eval_batches, training, *, mesh, alone):
+    def one(shared, hparams):
+        key, train_batch, eval_batches, training = shared
+        params, _ = train(key, problem, hparams, train_batch, training)
+        return tuple(score(problem, params, hparams, batch) for batch in eval_batches)
+
+    return over_chunks(one, (key, train_batch, eval_batches, training), chunks, mesh, alone)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "mesh", "alone"))
+def _train_chunks(key, problem, chunks, train_batch, training, *, mesh, alone):
+    def one(shared, hparams):
+        key, train_batch, training = shared
+        return train(key, problem, hparams, train_batch, training)[0]
+
+    return over_chunks(one, (key, train_batch, training), chunks, mesh, alone)
+
+
+def over_chunks(
+    one: Callable[[PyTree, PyTree], PyTree], shared: PyTree, chunks: PyTree, mesh: Mesh, alone: bool
+) -> PyTree:
+    """`one(shared, item)` for the items of `sharding.over_candidates`, for `sharding.in_order`.
+
+    Args:
+      one: a pure function.
+      shared: what all items share, on all devices of the mesh.
+      chunks: of items.
+      mesh: of the devices.
+      alone: whether a device computes one item at a time, see `better_alone`; then chunks have one for each device.
+    """
+
+    def of_chunk(shared, chunk):
+        if not alone:
+            return jax.vmap(functools.partial(one, shared))(chunk)
+        # Without `vmap`, under which branches compute both sides.
+        found = one(shared, jax.tree.map(lambda leaf: leaf[0], chunk))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+
+    return on_each_device(mesh, of_chunk, shared, chunks)
+
+
+@functools.partial(jax.jit, static_argnames=("ask", "problem", "at_once"))
+def _ask_mapped(ask, problem, networks, shared, *, at_once):
+    return jax.lax.map(lambda network: ask(problem, *network, shared), networks, batch_size=at_once)
+
+
+@functools.partial(jax.jit, static_argnames=("ask", "problem", "mesh"))
+def _ask_alone(ask, problem, chunks, shared, *, mesh):
+    return over_chunks(lambda shared, network: ask(problem, *network, shared), shared, chunks, mesh, True)
+
+
+def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Scores:
+    """Scores one trained candidate on one batch."""
+    return scores_of(params, *loss_and_accuracy(problem, params, hparams, batch))
+
+
+def scores_of(params: Params, loss: Array, accuracy: Array) -> Scores:
+    """The scores of a network with these parameters, loss and accuracy; masked if any of them is not finite."""
+    status = jnp.isfinite(loss) & all_finite(params)
+    return Scores(jnp.where(status, loss, jnp.inf), jnp.where(status, accuracy, 0.0), status)
+
+
+def memory_budget(platform: str) -> float:
+    """Bytes of working memory in which the candidates of one chunk run fastest.
+
+    An accelerator is kept busy by many candidates at once, and 4 GB leave room on any. On a CPU candidates side by
+    side gain 15 % at best, where a network is tiny, and lose up to 60 % once they push each other out of the cache:
+    16 MB is a share of the last level of common ones. A candidate that needs more runs alone.
+
+    Args:
+      platform: of the device, "cpu", "gpu" or "tpu".
+    """
+    return 16e6 if platform == "cpu" else 4e9
+
+
+def memory_chunk_size(
+    problem: Problem,
+    hparams: HParams,
+    batch: Batch,
+    eval_batches: tuple[Batch, ...] = (),
+    *,
+    budget: float | None = None,
+) -> int:
+    """How many candidates fit side by side into `budget` bytes on one device.
+
+    Counts every array that one training step, or scoring on one batch, of one candidate computes: more than XLA holds
+    at once. Of loops and branches one pass counts, and what they return; of calls what they return.
+
+    Args:
+      problem: what is trained.
+      hparams: one candidate.
+      batch: what a step looks at, or `train.shapes_of_step`; shared by all candidates, so not counted.
+      eval_batches: what candidates are scored on, likewise.
+      budget: bytes for the working memory of all candidates of a chunk; `memory_budget` of JAX's by default.
+    """
+    shapes = jax.eval_shape(lambda tree: tree, (hparams, batch, eval_batches))
+    leaves, tree = jax.tree.flatten(shapes)
+    size = _work_of_one(problem, tree, tuple(leaves)).nbytes
+    budget = memory_budget(jax.default_backend()) if budget is None else budget
+    return max(1, int(budget // max(size, 1)))
+
+
+def branches(problem: Problem, hparams: HParams, batch: Batch) -> bool:
+    """Whether a training step chooses at run time what to compute, as the cells of `models.nas_bench_201` do."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda tree: tree, (hparams, batch, ())))
+    return _work_of_one(problem, tree, tuple(leaves)).branches
+
+
+def better_alone(problem: Problem, hparams: HParams, batch: Batch, platform: str) -> bool:
+    """Whether candidates are computed one after the other: on a CPU those that skip parts of their network.
+
+    Side by side they would compute all parts; an accelerator has room for that.
+    """
+    return platform == "cpu" and branches(problem, hparams, batch)
+
+
+class _Work(NamedTuple):
+    """What one candidate computes.
+
+    Attributes:
+      nbytes: of the arrays of its largest piece of work.
+      branches: whether one of them has branches.
+    """
+
+    nbytes: int
+    branches: bool
+
+
+@functools.lru_cache(maxsize=256)
+def _work_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Work:
+    """Of `memory_chunk_size`; tracing takes longer than a small evaluation, so shapes that were seen are remembered."""
+
+    def train_step(hparams, batch):
+        params = problem.init(jax.random.key(0), hparams)
+        return jax.grad(problem.train_loss)(params, hparams, batch)
+
+    def scoring(hparams, batch):
+        return score(problem, problem.init(jax.random.key(0), hparams), hparams, batch)
+
+    hparams, batch, eval_batches = jax.tree.unflatten(tree, leaves)
+    work = [(train_step, batch), *((scoring, scored) for scored in eval_batches)]
+    traced = [_work_of(jax.make_jaxpr(step)(hparams, data).jaxpr) for step, data in work]
+    return _Work(max(one.nbytes for one in traced), any(one.branches for one in traced))
+
+
+_LOOKED_INTO = ("scan", "cond", "checkpoint", "remat2")
+
+
+def _work_of(jaxpr: PyTree) -> _Work:
+    nbytes, found = 0, False
+    for equation in jaxpr.eqns:
+        nbytes += sum(_nbytes(v.aval) for v in equation.outvars)
+        found |= equation.primitive.name == "cond"
+        if equation.primitive.name in _LOOKED_INTO:
+            inner = [_work_of(sub) for sub in _jaxprs_in(equation.params)]
+            nbytes += max((one.nbytes for one in inner), default=0)
+            found |= any(one.branches for one in inner)
+    return _Work(nbytes, found)
+
+
+def _jaxprs_in(params: Mapping[str, Any]) -> Iterator[PyTree]:
+    for value in params.values():
+        for part in value if isinstance(value, tuple) else (value,):
+            jaxpr = getattr(part, "jaxpr", part)
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr
+
+
+def _nbytes(aval: PyTree) -> int:
+    shape, dtype = getattr(aval, "shape", ()), getattr(aval, "dtype", None)
+    return int(np.prod(shape)) * getattr(dtype, "itemsize", 4)
