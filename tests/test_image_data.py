@@ -85,7 +85,7 @@ class TestOwnFile:
         np.testing.assert_array_equal(data.test_idx, np.arange(NUM_TRAIN, NUM_TRAIN + NUM_TEST))
 
     def test_floats_are_kept_and_grey_images_get_a_channel(self, tmp_path):
-        arrays = {name: np.squeeze(a) - 0.5 if "images" in name else a for name, a in own_images().items()}
+        arrays = {name: np.squeeze(a) / 255 if "images" in name else a for name, a in own_images().items()}
         data = load_dataset(save(tmp_path, arrays))
         np.testing.assert_array_equal(data.images[:NUM_TRAIN, ..., 0], arrays["train_images"].astype(np.float32))
 

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hcdc_jax.data.images import PARTS, ImageData, Part, build_images
+from hcdc_jax.data.images import ImageData, Part, build_images
+from hcdc_jax.data.names import ALIKE, IMAGE_NAMES, PARTS, read_names
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.data.pictures import SUFFIXES, class_folders, picture_files, read_picture
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, nearest
+
+_IMAGES = [name for own, names in IMAGE_NAMES.items() if own.endswith("_images") for name in names]
 
 
 def holds_images(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether the arrays of an .npz are those of images rather than of a graph."""
-    return "edge_index" not in arrays and any(name in arrays for name in ("images", "train_images", "test_images"))
+    """Whether the arrays of an .npz are those of images, if misspelt, rather than of a graph."""
+    names = {name.lower() for name in arrays}
+    return "edge_index" not in names and ("images" in names or any(nearest(name, _IMAGES, ALIKE) for name in names))
 
 
 def images_from_arrays(
@@ -26,7 +30,9 @@ def images_from_arrays(
 
     The file holds `train_images` [n, h, w, c] (bytes, or floats that are taken as they are), `train_labels` [n],
     `test_images` and `test_labels`, and optionally `val_images`, `val_labels` and `class_names`. A missing validation
-    part is drawn from the training images.
+    part is drawn from the training images. Keras' names (`x_train`, `y_train`) and OGB's of the parts (`valid_images`)
+    are read too (`names.IMAGE_NAMES`); what is not read is told in the notes of the data, or refused where it may have
+    been meant to be.
 
     Args:
       arrays: of the file.
@@ -38,6 +44,7 @@ def images_from_arrays(
     Raises:
       UserError: an array is missing or wrong; the text says which and how.
     """
+    arrays, notes = read_names(arrays, IMAGE_NAMES, where=where)
     parts = {}
     for part in PARTS:
         present = [f"{part}_{kind}" for kind in ("images", "labels") if f"{part}_{kind}" in arrays]
@@ -48,7 +55,7 @@ def images_from_arrays(
         if present:
             parts[part] = Part(arrays[f"{part}_images"], arrays[f"{part}_labels"])
     names = _class_names(arrays, where=where)
-    return build_images(name, parts, where=where, class_names=names, split=split, seed=seed)
+    return _noting(notes, build_images(name, parts, where=where, class_names=names, split=split, seed=seed))
 
 
 def read_image_folder(folder: str | Path, *, name: str | None = None, split: int = 0, seed: int = 0) -> ImageData:
@@ -162,6 +169,10 @@ def _joined(values: list[Part], folder: Path, part: str) -> Part:
 def _natural(path: Path) -> list[int | str]:
     """A key that puts part 2 before part 10."""
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
+
+
+def _noting(notes: tuple[str, ...], data: ImageData) -> ImageData:
+    return data._replace(notes=(*notes, *data.notes))
 
 
 def _class_names(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[str, ...]:

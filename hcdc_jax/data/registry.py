@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +78,8 @@ def load_dataset(
     `data.npz.read_graph` describes or images as `data.image_files.images_from_arrays` does; a folder holds a graph as
     `data.ogb` or `data.graphsaint` describe, or images, see `data.image_files.read_image_folder`.
 
+    What was changed or left out of an own file stands in `notes` of the data, and each of them is a `UserWarning`.
+
     Args:
       name_or_path: one of `datasets()`, or the path of an .npz file or of a folder of images.
       path: path of such a file or folder; wins over `name_or_path`.
@@ -88,11 +91,27 @@ def load_dataset(
     Raises:
       UserError: no such data set or file, it cannot be downloaded, or it fails a check.
     """
+    data = read_dataset(name_or_path, path=path, split=split, seed=seed, data_dir=data_dir)
+    for note in data.notes:
+        warnings.warn(note, stacklevel=2)
+    return data
+
+
+def read_dataset(
+    name_or_path: str | Path = "",
+    *,
+    path: str | Path | None = None,
+    split: int = 0,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+) -> GraphData | ImageData:
+    """`load_dataset` for those who tell the notes of the data themselves."""
     if path is not None:
         return _read_own(Path(path), split, seed)
     name = os.fspath(name_or_path)
     if name in _REGISTRY:
-        return _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
+        data = _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
+        return data._replace(notes=())  # what a named set holds is known, and said where it is described
     if name.endswith(".npz") or os.sep in name or Path(name).exists():
         return _read_own(Path(name), split, seed)
     raise unknown("data set", name, _REGISTRY, also="or the path of an .npz file")
