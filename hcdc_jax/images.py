@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from hcdc_jax.data.image_streams import ImageStream, Pictures
 from hcdc_jax.data.images import ImageData
@@ -117,7 +118,7 @@ def pixels(images: AnyArray, mean: AnyArray | None = None, std: AnyArray | None 
 
     Raises:
       UserError: the channels are not as many as those of the statistics, or floats are bytes by their size, which can
-        be seen of NumPy arrays only.
+        be seen outside of compiled functions only.
     """
     if mean is not None and images.shape[-1] != mean.shape[-1]:
         raise UserError(
@@ -125,10 +126,10 @@ def pixels(images: AnyArray, mean: AnyArray | None = None, std: AnyArray | None 
             f"preprocessing is of {mean.shape[-1]}; give [images, height, width, channels]"
         )
     kind = images.dtype.kind
-    # Statistics and images that are NumPy's, as a user's are: their numbers are at hand.
-    if isinstance(mean, np.ndarray) and isinstance(std, np.ndarray) and isinstance(images, np.ndarray) and images.size:
-        largest = np.abs(images).max()
-        if kind == "f" and largest > FAR * (np.abs(mean) + np.abs(std)).max():
+    traced = any(isinstance(array, Tracer) for array in (images, mean, std))
+    if kind == "f" and mean is not None and std is not None and not traced and images.size:
+        largest = max(images.max(), -images.min())
+        if largest > FAR * (abs(mean).max() + abs(std).max()):
             raise UserError(
                 f"the images hold floats up to {largest:.4g}, far from those that the preprocessing is of; give pixels "
                 "from 0 to 1 (images / 255), or bytes"

@@ -333,10 +333,13 @@ def test_new_images_may_be_bytes(fit):
             np.testing.assert_allclose(apply(given), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
 @pytest.mark.parametrize("fit", FITS[:3])
-def test_new_images_of_another_layout_are_refused(fit):
+def test_new_images_of_another_layout_are_refused(fit, loaded):
     images = own_images()["train_images"] / 255
     statistics = fit(images)
+    if loaded:  # from an artefact
+        statistics, images = type(statistics)(*map(jnp.asarray, statistics)), jnp.asarray(images)
     assert error_of(lambda: statistics.apply(images * 255)).startswith("the images hold floats up to 255, far from")
     for other in (images[..., :1], images.transpose(0, 3, 1, 2)):
         assert "channels in their last axis, and the preprocessing is of 3" in error_of(
