@@ -7,7 +7,7 @@ then search on it in seconds. The command is `hcdc`; everything it does is a fun
 from hcdc_jax import condense, containers, distances, evaluation, models, protocols, search, spaces
 from hcdc_jax.artefact import Condensed, load_condensed
 from hcdc_jax.candidates import Scores, evaluate
-from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
+from hcdc_jax.data import GraphData, ImageData, datasets, from_object, load_dataset, save_dataset
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import evaluate_networks
 from hcdc_jax.frozen import (
@@ -54,6 +54,7 @@ __all__ = [
     "evaluate",
     "evaluate_networks",
     "evaluation",
+    "from_object",
     "frozen_hypergradient",
     "frozen_matching",
     "hypergradient",
@@ -70,6 +71,7 @@ __all__ = [
     "rank_report",
     "real_batch",
     "response",
+    "save_dataset",
     "search",
     "spaces",
     "train",

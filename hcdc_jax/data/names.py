@@ -108,14 +108,35 @@ def read_names(arrays: Mapping[str, np.ndarray], names: Names, *, where: str) ->
             raise UserError(
                 f"{where}: {called[own]!r} and {name!r} are two names of one array and differ; leave one of them out"
             )
+    check_unread(unread, names, where=where)
+    return Read(found, (f"{where}: not read: {', '.join(sorted(unread))}",) if unread else ())
+
+
+def check_unread(unread: Iterable[str], names: Names, *, where: str) -> None:
+    """Checks that arrays that are not read were not meant to be.
+
+    Raises:
+      UserError: one looks like a misspelt name, or like something that decides what is learned.
+    """
+    known = [other for others in names.values() for other in others]
     for name in unread:
-        check_spelling("array", name, ours, where=where)
+        check_spelling("array", name, known, where=where)
         if _DECIDING & set(re.split(r"[^a-z]+", name.lower())):
             raise UserError(
                 f"{where}: array {name!r} looks like one that decides what is learned, and is not read; known are "
                 f"{', '.join(names)}: rename it, or leave it out"
             )
-    return Read(found, (f"{where}: not read: {', '.join(sorted(unread))}",) if unread else ())
+
+
+def numbered(labels: np.ndarray, *, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels that are words as class numbers by the alphabet, with a line that says so; all others as they are."""
+    if labels.dtype.kind not in "SU":
+        return labels, ()
+    words, numbers = np.unique(labels, return_inverse=True)
+    if len(words) > labels.size // 2:
+        raise UserError(f"{where}: {len(words)} of {labels.size} labels are different words; classes are needed")
+    told = ", ".join(f"{word} = {number}" for number, word in enumerate(words.tolist()[:10]))
+    return numbers.reshape(labels.shape), (f"{where}: labels are words and numbered by the alphabet: {told}",)
 
 
 def class_numbers(labels: np.ndarray) -> np.ndarray:

@@ -111,9 +111,19 @@ def read_picture(path: Path) -> Picture:
     Raises:
       UserError: it cannot be read, its pixels are not 8-bit grey or colours, or the file holds several.
     """
-    picture, changes = _opened(path)
-    pixels = np.asarray(picture)
-    return Picture(pixels[..., None] if pixels.ndim == 2 else pixels, changes)
+    return _pixels(*_opened(path))
+
+
+def picture_of(picture: Any, where: str) -> Picture:
+    """As `read_picture`, of an image that Pillow has opened; `where` names it in errors.
+
+    Raises:
+      UserError: as `read_picture`.
+    """
+    try:
+        return _pixels(*_as_seen(picture, where))
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{where} cannot be read as a picture; replace or remove it") from error
 
 
 def cut_picture(path: Path, cut: Cut, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -141,6 +151,11 @@ def cut_picture(path: Path, cut: Cut, rng: np.random.Generator | None = None) ->
     return np.asarray(picture.crop((left, top, left + cut.side, top + cut.side)))
 
 
+def _pixels(picture: Any, changes: tuple[str, ...]) -> Picture:
+    pixels = np.asarray(picture)
+    return Picture(pixels[..., None] if pixels.ndim == 2 else pixels, changes)
+
+
 def _random_box(
     rng: np.random.Generator, width: int, height: int, least_area: float
 ) -> tuple[float, float, float, float]:
@@ -161,28 +176,31 @@ def _linear() -> Any:
 
 
 def _opened(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """The picture, decoded, upright, opaque, in mode L or RGB, with its file closed; and what was done to it."""
+    """The picture, as `_as_seen`, with its file closed; and what was done to it."""
     try:
         from PIL import Image, UnidentifiedImageError  # only here: nothing else of the library decodes pictures
     except ImportError as error:
         raise UserError(f"reading {path} needs Pillow; install it with: pip install pillow") from error
     try:
         with Image.open(path) as picture:
-            if picture.mode not in _GREY + _COLOUR:
-                raise UserError(f"{path} has pixels of mode {picture.mode}; save it as 8-bit grey or RGB")
-            frames = getattr(picture, "n_frames", 1)
-            if picture.format in _SEVERAL and frames > 1:
-                raise UserError(f"{path} holds {frames} pictures; save the one that is meant, or remove it")
-            picture.load()
-            turn = _turn(picture)
-            seen, changes = _opaque(picture)
-            if turn is not None:
-                seen, changes = seen.transpose(turn), (*changes, TURNED)
-            return seen, changes
+            return _as_seen(picture, str(path))
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has more pixels than Pillow reads; make it smaller") from error
     except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError) as error:
         raise UserError(f"{path} cannot be read as a picture; replace or remove it") from error
+
+
+def _as_seen(picture: Any, where: str) -> tuple[Any, tuple[str, ...]]:
+    """A picture of Pillow's, decoded, upright, opaque, in mode L or RGB; and what was done to it."""
+    if picture.mode not in _GREY + _COLOUR:
+        raise UserError(f"{where} has pixels of mode {picture.mode}; save it as 8-bit grey or RGB")
+    frames = getattr(picture, "n_frames", 1)
+    if picture.format in _SEVERAL and frames > 1:
+        raise UserError(f"{where} holds {frames} pictures; save the one that is meant, or remove it")
+    picture.load()
+    turn = _turn(picture)
+    seen, changes = _opaque(picture)
+    return (seen, changes) if turn is None else (seen.transpose(turn), (*changes, TURNED))
 
 
 def _turn(picture: Any) -> Any:
