@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import graph_arrays, write_config
 
+from hcdc_jax import config, pipeline
 from hcdc_jax.condense.coresets import induced_subgraph
 from hcdc_jax.containers.graph import free
 from hcdc_jax.data import load_dataset, read_dataset, summary
 from hcdc_jax.data.images import Part, build_images
 from hcdc_jax.graphs import normalised_adjacency, real_batch
 from hcdc_jax.images import fit_contrast_whitening, fit_raw_whitening, fit_standardisation, fit_whitening
+from hcdc_jax.pipeline.progress import silent
+from hcdc_jax.pipeline.recipes import graphs
 from tests.errors import error_of
 from tests.small_graphs import normalised, polynomials
 
@@ -345,3 +349,31 @@ def test_new_images_of_another_layout_are_refused(fit, loaded):
         assert "channels in their last axis, and the preprocessing is of 3" in error_of(
             lambda other=other: statistics.apply(other)
         )
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_tells_the_notes_and_condenses_with_weights(tmp_path):
+    """From the file to the graph that condensing starts from, in the container that learns it."""
+    graph = graph_arrays()
+    weights = np.random.default_rng(3).uniform(0.2, 4, graph["edge_index"].shape[1]).astype(np.float32)
+    settings = config.load(write_config(tmp_path, edge_weight=weights, year=np.zeros(200)))
+    said = []
+    with pipeline.opened(settings, tmp_path / "run", progress=silent()._replace(say=said.append)) as run:
+        setup = run.setup
+    assert said[0] == f"{tmp_path}/graph.npz: not read: year"
+    start = graphs.sampled(setup, "train", 0)
+    assert len(np.unique(start.adjacency)) > 2
+    container = graphs.learned(setup, "train")
+    inputs = container.decode(container.init(jax.random.key(0), start)).inputs
+    whole = np.zeros((200, 200))
+    whole[tuple(graph["edge_index"])] = weights
+    whole = np.maximum(whole, whole.T)
+    assert np.isin(start.adjacency.round(4), whole.astype(np.float32).round(4)).all()
+    np.testing.assert_allclose(
+        inputs.edges[..., 1], polynomials(normalised(start.adjacency), 1, "laplacian")[1], atol=2e-2
+    )
+    np.testing.assert_allclose(
+        graphs.embeddings(setup, "train"), np.linalg.matrix_power(normalised(whole), 2) @ graph["features"], atol=1e-4
+    )
