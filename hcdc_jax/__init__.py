@@ -8,7 +8,7 @@ from hcdc_jax import condense, containers, evaluation, models, search, spaces
 from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.batches.images import image_batch
 from hcdc_jax.condensed import Condensed, load_condensed
-from hcdc_jax.data import GraphData, ImageData, datasets, load_dataset
+from hcdc_jax.data import GraphData, ImageData, datasets, from_object, load_dataset, save_dataset
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import evaluate_networks, protocols
 from hcdc_jax.evaluation.protocols import Protocol
@@ -57,6 +57,7 @@ __all__ = [
     "evaluate",
     "evaluate_networks",
     "evaluation",
+    "from_object",
     "frozen_hypergradient",
     "frozen_matching",
     "hypergradient",
@@ -73,6 +74,7 @@ __all__ = [
     "rank_report",
     "real_batch",
     "response",
+    "save_dataset",
     "search",
     "spaces",
     "train",

@@ -39,10 +39,16 @@ def unknown(what: str, name: object, known: Iterable[str], *, where: str = "", a
     return UserError(f"unknown {what} {name!r}{where and f' {where}'}; {hint}")
 
 
-def nearest(name: object, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that look like `name`, the nearest first; large letters are as good as small."""
+def nearest(name: object, known: Iterable[str], likeness: float = 0.6) -> list[str]:
+    """Up to three of the known names that look like `name`, the nearest first; large letters are as good as small.
+
+    Args:
+      name: what was given.
+      known: the names that there are.
+      likeness: of those that count, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+    """
     by_small = {one.lower(): one for one in known}
-    return [by_small[one] for one in difflib.get_close_matches(str(name).lower(), by_small)]
+    return [by_small[one] for one in difflib.get_close_matches(str(name).lower(), by_small, cutoff=likeness)]
 
 
 def did_you_mean(names: Iterable[str]) -> str:

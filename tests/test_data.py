@@ -38,7 +38,7 @@ def own_graph() -> dict[str, np.ndarray]:
     ring = np.arange(NUM_NODES)
     return {
         "features": rng.normal(size=(NUM_NODES, 3)),
-        "edge_index": np.stack([ring, (ring + 1) % NUM_NODES]),
+        "edge_index": np.sort(np.stack([ring, (ring + 1) % NUM_NODES]), axis=0),
         "labels": ring % 2,
         "train_idx": np.arange(4),
         "val_idx": np.array([4, 5]),

@@ -85,7 +85,7 @@ class TestOwnFile:
         np.testing.assert_array_equal(data.test_idx, np.arange(NUM_TRAIN, NUM_TRAIN + NUM_TEST))
 
     def test_floats_are_kept_and_grey_images_get_a_channel(self, tmp_path):
-        arrays = {name: np.squeeze(a) - 0.5 if "images" in name else a for name, a in own_images().items()}
+        arrays = {name: np.squeeze(a) / 255 if "images" in name else a for name, a in own_images().items()}
         data = load_dataset(save(tmp_path, arrays))
         np.testing.assert_array_equal(data.images[:NUM_TRAIN, ..., 0], arrays["train_images"].astype(np.float32))
 
@@ -215,7 +215,8 @@ class TestParts:
             save(tmp_path, {"images": images, "labels": [0, 1, 0, 1]}, f"my_train_{number}.npz")
         save(tmp_path, {"images": np.zeros((2, 2, 2, 3), np.uint8), "labels": [0, 1]}, "my_test.npz")
         save(tmp_path, {"anything": np.ones(3)}, "trained.npz")  # "train" is no word of its name
-        data = load_dataset(tmp_path)
+        with pytest.warns(UserWarning, match=r"left out: trained\.npz, which names no part"):
+            data = load_dataset(tmp_path)
         np.testing.assert_allclose(data.images[:12, 0, 0, 0] * 255, np.repeat([0, 2, 10], 4), rtol=1e-6)
         assert len(data.test_idx) == 2
 
@@ -244,7 +245,8 @@ class TestPictures:
             for number in range(10):
                 draw_picture(tmp_path / "pets" / name / f"{number}.png", base + number)
         (tmp_path / "pets" / "cat" / "notes.txt").write_text("not a picture")
-        data = load_dataset(tmp_path / "pets")
+        with pytest.warns(UserWarning, match=r"left out: 1 \.txt files$"):
+            data = load_dataset(tmp_path / "pets")
         assert (data.name, data.class_names, data.image_shape) == ("pets", ("cat", "dog"), (4, 6, 1))
         np.testing.assert_allclose(data.images[:, 0, 0, 0] * 255, np.r_[0:10, 100:110], atol=1e-4)
         assert [np.bincount(data.labels[part]).tolist() for part in parts(data)] == [[7, 7], [1, 1], [2, 2]]

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.config import Config, apply_overrides
-from hcdc_jax.data import load_dataset
+from hcdc_jax.data import load_dataset, read_dataset
 from hcdc_jax.data.graphs import seen_from
 from hcdc_jax.data.structure import NUM_SIGNALS, structural_features
 from hcdc_jax.pipeline import prepare
@@ -75,9 +75,11 @@ class TestOGB:
         shutil.copytree(ogb, tmp_path / "top" / "arxiv")
         archive = shutil.make_archive(str(tmp_path / "packed" / "arxiv"), "zip", tmp_path / "top")
         for other in (
-            load_dataset("ogbn_arxiv", data_dir=tmp_path / "packed"), load_dataset(path=archive), load_dataset(path=ogb)
+            load_dataset("ogbn_arxiv", data_dir=tmp_path / "packed"), read_dataset(path=archive), read_dataset(path=ogb)
         ):  # fmt: skip
             assert other.checksum == folder.checksum
+        with pytest.warns(UserWarning, match="13 of 13 edges are listed in one direction only"):
+            load_dataset(path=ogb)
 
     def test_what_to_get_is_said(self, tmp_path):
         for data_dir in (None, tmp_path):

@@ -97,7 +97,7 @@ def real_graph(data: GraphData, *, order: int, basis: str) -> RealGraph:
       order: K, the highest power of the filter.
       basis: polynomial basis, see `filter_terms`.
     """
-    operator = normalised_adjacency(data.edges, data.num_nodes)
+    operator = normalised_adjacency(data.edges, data.num_nodes, data.edge_weights)
     return RealGraph(data, operator, filter_terms(lambda x: operator @ x, data.features, order, basis), basis)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from hcdc_jax.data.image_streams import ImageStream, Pictures
 from hcdc_jax.data.images import ImageData
@@ -26,6 +27,8 @@ AnyArray: TypeAlias = Array | np.ndarray
 PRECISION = jax.lax.Precision.HIGHEST
 # The length below which an image without its mean counts as one colour; far below a single grey level.
 PLAIN = 1e-6
+# Beyond so many times mean and deviation there are no pixels; bytes kept as floats are mostly further away.
+FAR = 100.0
 
 
 class Standardisation(NamedTuple):
@@ -40,8 +43,8 @@ class Standardisation(NamedTuple):
     std: AnyArray
 
     def apply(self, images: AnyArray) -> Array:
-        """Standardised images [..., h, w, c]."""
-        return (jnp.asarray(images) - _channels(self.mean)) / _channels(self.std)
+        """Standardised images [..., h, w, c], see `pixels`."""
+        return (pixels(images, self.mean, self.std) - _channels(self.mean)) / _channels(self.std)
 
     def invert(self, images: AnyArray) -> Array:
         """The images [..., h, w, c] that `apply` makes `images` of."""
@@ -67,8 +70,8 @@ class Whitening(NamedTuple):
     variances: AnyArray
 
     def apply(self, images: AnyArray) -> Array:
-        """Whitened images [n, h, w, c]."""
-        centred = (jnp.asarray(images) - jnp.asarray(self.mean)[None]) / _channels(self.std)
+        """Whitened images [n, h, w, c], see `pixels`."""
+        centred = (pixels(images, self.mean, self.std) - jnp.asarray(self.mean)[None]) / _channels(self.std)
         return _rescaled(centred, self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
 
     def invert(self, images: AnyArray) -> Array:
@@ -96,13 +99,44 @@ class ContrastWhitening(NamedTuple):
     variances: AnyArray
 
     def apply(self, images: AnyArray) -> Array:
-        """Whitened images [n, h, w, c]."""
-        return _rescaled(_unit_contrast(jnp.asarray(images)), self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
+        """Whitened images [n, h, w, c], see `pixels`; their contrast, and so the unit of floats, does not matter."""
+        return _rescaled(_unit_contrast(pixels(images)), self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
 
     def invert(self, images: AnyArray) -> Array:
         """Images [n, h, w, c] of usual brightness and contrast; `apply` gives back what it once gave."""
         coloured = _rescaled(jnp.asarray(images), self.vectors, jnp.sqrt(self.variances))
         return jnp.asarray(self.brightness) + jnp.asarray(self.contrast) * coloured
+
+
+def pixels(images: AnyArray, mean: AnyArray | None = None, std: AnyArray | None = None) -> Array:
+    """Images as readers of data give them: whole numbers are bytes and divided by 255, floats stay as they are.
+
+    Args:
+      images: [..., c], whole numbers or floats.
+      mean: [..., c] of the pixels that the statistics are of, which say what floats cannot be.
+      std: [c] of those pixels.
+
+    Raises:
+      UserError: the channels are not as many as those of the statistics, or floats are bytes by their size, which can
+        be seen outside of compiled functions only.
+    """
+    if mean is not None and images.shape[-1] != mean.shape[-1]:
+        raise UserError(
+            f"images of shape {list(images.shape)} have {images.shape[-1]} channels in their last axis, and the "
+            f"preprocessing is of {mean.shape[-1]}; give [images, height, width, channels]"
+        )
+    kind = images.dtype.kind
+    traced = any(isinstance(array, Tracer) for array in (images, mean, std))
+    if kind == "f" and mean is not None and std is not None and not traced and images.size:
+        largest = max(images.max(), -images.min())
+        if largest > FAR * (abs(mean).max() + abs(std).max()):
+            raise UserError(
+                f"the images hold floats up to {largest:.4g}, far from those that the preprocessing is of; give pixels "
+                "from 0 to 1 (images / 255), or bytes"
+            )
+    if kind in "iu":
+        return jnp.asarray(images, jnp.result_type(float)) / 255
+    return jnp.asarray(images)
 
 
 Preprocessing: TypeAlias = Standardisation | Whitening | ContrastWhitening

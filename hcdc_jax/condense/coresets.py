@@ -150,13 +150,15 @@ def ego_sample(
 
 
 def induced_subgraph(data: GraphData, nodes: np.ndarray, num_labelled: int) -> GraphStart:
-    """The subgraph on `nodes`, of which the first `num_labelled` carry their label."""
+    """The subgraph on `nodes`, of which the first `num_labelled` carry their label; edges keep their weights."""
     position = np.full(data.num_nodes, -1)
     position[nodes] = np.arange(len(nodes))
     edges = position[data.edges]
-    inside = edges[:, (edges >= 0).all(0)]
+    kept = (edges >= 0).all(0)
+    inside = edges[:, kept]
     adjacency = np.zeros((len(nodes), len(nodes)), np.float32)
-    adjacency[inside[0], inside[1]] = adjacency[inside[1], inside[0]] = 1.0
+    weights = 1.0 if data.edge_weights is None else data.edge_weights[kept]
+    adjacency[inside[0], inside[1]] = adjacency[inside[1], inside[0]] = weights
     features = data.features[nodes]
     labelled = np.arange(len(nodes)) < num_labelled
     return GraphStart(

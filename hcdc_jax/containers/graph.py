@@ -21,7 +21,7 @@ class GraphStart(NamedTuple):
 
     Attributes:
       features: [n, d].
-      adjacency: [n, n], symmetric, entries in [0, 1], zero diagonal.
+      adjacency: [n, n], symmetric, entries at least 0 (weights of edges, 1 where they have none), zero diagonal.
       labels: [n] int.
       weights: [n] float, 0 for nodes whose label is not used.
     """
@@ -56,19 +56,21 @@ class Adjacency(NamedTuple):
     build: Callable[[PyTree, Array], Array]
 
 
-def free(edge_logit: float | Array = 10.0) -> Adjacency:
-    """A symmetric matrix of free logits; it starts at +-`edge_logit`, so that A' starts close to the given graph.
+def free(edge_logit: float | Array = 10.0, largest: float = 1.0) -> Adjacency:
+    """A symmetric matrix of free logits, `largest` times their sigmoid; A' starts close to the given graph.
 
-    Small logits let A' move but blur the start: at +-5, each of n^2 absent edges still weighs 0.7 %.
+    Logits start within +-`edge_logit`, at the ends of which stand edges of weight `largest` and absent ones. Small
+    logits let A' move but blur the start: at +-5, each of n^2 absent edges still weighs 0.7 % of `largest`.
     """
 
     def init(key, start):
         del key
-        return jnp.asarray(edge_logit * (2.0 * start.adjacency - 1.0), jnp.float32)
+        logits = jax.scipy.special.logit(jnp.asarray(start.adjacency, jnp.float32) / largest)
+        return jnp.asarray(jnp.clip(logits, -edge_logit, edge_logit), jnp.float32)
 
     def build(structure, features):
         del features
-        return _zero_diagonal(jax.nn.sigmoid(0.5 * (structure + structure.T)))
+        return _zero_diagonal(largest * jax.nn.sigmoid(0.5 * (structure + structure.T)))
 
     return Adjacency(init, build)
 

@@ -9,5 +9,8 @@ from hcdc_jax.data.image_streams import read_image_stream as read_image_stream
 from hcdc_jax.data.images import ImageData as ImageData
 from hcdc_jax.data.images import subset as subset
 from hcdc_jax.data.nas_bench_201 import published_accuracies as published_accuracies
+from hcdc_jax.data.objects import from_object as from_object
+from hcdc_jax.data.objects import save_dataset as save_dataset
 from hcdc_jax.data.registry import datasets as datasets
 from hcdc_jax.data.registry import load_dataset as load_dataset
+from hcdc_jax.data.registry import read_dataset as read_dataset

@@ -29,5 +29,7 @@ def load_flickr_social(*, split: int = 0, seed: int = 0, data_dir: Path | None =
         raise UserError(f"{path}: split {split} does not exist; the file holds splits 0 to {len(TRAIN_PER_CLASS) - 1}")
     arrays = read_arrays(path)
     size = TRAIN_PER_CLASS[split]
-    arrays |= {part: arrays[f"{part.removesuffix('_idx')}{size}_idx"] for part in ("train_idx", "test_idx")}
+    chosen = {f"{part}_idx": arrays[f"{part}{size}_idx"] for part in ("train", "test")}
+    of_splits = {f"{part}{other}_idx" for part in ("train", "test") for other in TRAIN_PER_CLASS}
+    arrays = {name: array for name, array in arrays.items() if name not in of_splits} | chosen
     return graph_from_arrays(arrays, name="flickr_social", seed=seed, where=str(path))

@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
+from hcdc_jax.data.edges import undirected
+from hcdc_jax.data.names import class_numbers
 from hcdc_jax.errors import UserError
 
 Features: TypeAlias = np.ndarray | sp.csr_matrix
@@ -32,6 +34,8 @@ class GraphData(NamedTuple):
       num_classes: number of classes, each with at least one training node.
       checksum: SHA-256 over all arrays, 64 hexadecimal digits: equal if and only if the data is.
       train_edges: like `edges`, the ones that training sees, of an inductive split; None where it sees them all.
+      edge_weights: [E] float32 above 0, one for each of `edges`; None where all are 1.
+      notes: lines about what a reader changed or left out; no part of the checksum.
     """
 
     name: str
@@ -44,6 +48,8 @@ class GraphData(NamedTuple):
     num_classes: int
     checksum: str
     train_edges: np.ndarray | None = None
+    edge_weights: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_nodes(self) -> int:
@@ -66,6 +72,7 @@ def build_graph(
     where: str,
     seed: int = 0,
     train_edges: np.ndarray | None = None,
+    edge_weights: np.ndarray | None = None,
 ) -> GraphData:
     """Checks the parts of a graph against each other and puts them into the form of `GraphData`.
 
@@ -82,26 +89,28 @@ def build_graph(
       where: the file or source, for error messages.
       seed: of that draw.
       train_edges: see `GraphData`.
+      edge_weights: [E] or [E, 1] of the edges as they are given, see `edges.undirected`; ones if not given.
 
     Raises:
       UserError: the parts do not make a graph one can train on; the text says which part and why.
     """
     features = _checked_features(features, where=where)
     labels = _checked_labels(labels, _shape(features)[0], where=where)
-    edges = _checked_edges(edges, len(labels), where=where)
+    if train_edges is not None and edge_weights is not None:
+        raise UserError(f"{where}: weights of edges are read for graphs that training sees whole; leave them out")
+    whole = undirected(edges, edge_weights, len(labels), where=where)
     if train_edges is not None:
-        train_edges = _checked_edges(train_edges, len(labels), where=f"{where} (training)")
+        train_edges = undirected(train_edges, None, len(labels), where=f"{where} (training)").ends
     train_idx = _checked_indices("train_idx", train_idx, labels, where=where)
     test_idx = _checked_indices("test_idx", test_idx, labels, where=where)
     if val_idx is None:
         val_idx = _draw_validation(labels, train_idx, test_idx, seed=seed, where=where)
     val_idx = _checked_indices("val_idx", val_idx, labels, where=where)
-    parts = {"train_idx": train_idx, "val_idx": val_idx, "test_idx": test_idx}
-    _check_disjoint(parts, where=where)
+    _check_disjoint({"train_idx": train_idx, "val_idx": val_idx, "test_idx": test_idx}, where=where)
     num_classes = int(labels.max()) + 1
-    _check_classes(labels, parts["train_idx"], num_classes, where=where)
-    graph = GraphData(name, features, edges, labels, **parts, num_classes=num_classes, checksum="")
-    return _with_checksum(graph._replace(train_edges=train_edges))
+    _check_classes(labels, train_idx, num_classes, where=where)
+    graph = GraphData(name, features, whole.ends, labels, train_idx, val_idx, test_idx, num_classes, checksum="")
+    return _with_checksum(graph._replace(train_edges=train_edges, edge_weights=whole.weights, notes=whole.notes))
 
 
 def normalize_rows(graph: GraphData) -> GraphData:
@@ -136,7 +145,8 @@ def summary(data: GraphData) -> dict[str, int | float | str]:
     """Counts that describe a graph, ready for a card or a table.
 
     `homophily` is the share of edges between nodes of one class, among edges whose both ends have a known label;
-    `isolated` counts nodes without an edge, which see only themselves in any graph filter.
+    `isolated` counts nodes without an edge, which see only themselves in any graph filter; `mean_weight` is there where
+    edges have weights.
     """
     degree = np.bincount(data.edges.reshape(-1), minlength=data.num_nodes)
     ends = data.labels[data.edges]
@@ -155,6 +165,7 @@ def summary(data: GraphData) -> dict[str, int | float | str]:
         "test": len(data.test_idx),
         "isolated": int((degree == 0).sum()),
         "unlabelled": int((data.labels == UNKNOWN_LABEL).sum()),
+        **({} if data.edge_weights is None else {"mean_weight": float(data.edge_weights.mean())}),
         "checksum": data.checksum,
     }
 
@@ -182,6 +193,7 @@ def _checked_features(features: Features, *, where: str) -> Features:
 
 
 def _checked_labels(labels: np.ndarray, num_nodes: int, *, where: str) -> np.ndarray:
+    labels = class_numbers(labels)
     if labels.shape != (num_nodes,):
         raise UserError(f"{where}: labels must have shape [{num_nodes}], one per feature row, got {list(labels.shape)}")
     if labels.dtype.kind not in "iu":
@@ -195,22 +207,6 @@ def _checked_labels(labels: np.ndarray, num_nodes: int, *, where: str) -> np.nda
     if labels.max() < 1:
         raise UserError(f"{where}: labels name fewer than two classes")
     return labels.astype(np.int32)
-
-
-def _checked_edges(edges: np.ndarray, num_nodes: int, *, where: str) -> np.ndarray:
-    if edges.ndim != 2 or edges.shape[0] != 2:
-        raise UserError(f"{where}: edge_index must have shape [2, edges], got {list(edges.shape)}")
-    if edges.dtype.kind not in "iu":
-        raise UserError(f"{where}: edge_index must be integers, got dtype {edges.dtype}")
-    missing = edges[(edges < 0) | (edges >= num_nodes)]
-    if missing.size:
-        raise UserError(f"{where}: edge_index names node {missing[0]}, but there are nodes 0 to {num_nodes - 1} only")
-    edges = np.sort(edges.astype(np.int64), axis=0)
-    edges = edges[:, edges[0] != edges[1]]
-    if edges.shape[1] == 0:
-        raise UserError(f"{where}: edge_index holds no edge between two nodes, so there is no graph to learn from")
-    codes = np.unique(edges[0] * num_nodes + edges[1])
-    return np.stack(np.divmod(codes, num_nodes)).astype(np.int32)
 
 
 def _checked_indices(part: str, indices: np.ndarray, labels: np.ndarray, *, where: str) -> np.ndarray:
@@ -266,9 +262,9 @@ def _check_classes(labels: np.ndarray, train_idx: np.ndarray, num_classes: int, 
 def _with_checksum(graph: GraphData) -> GraphData:
     digest = hashlib.sha256()
     features = [graph.features] if isinstance(graph.features, np.ndarray) else _csr_arrays(graph.features)
-    inductive = [] if graph.train_edges is None else [graph.train_edges]
+    optional = [array for array in (graph.train_edges, graph.edge_weights) if array is not None]
     parts = [graph.train_idx, graph.val_idx, graph.test_idx]
-    for array in [*features, graph.edges, graph.labels, *parts, *inductive]:
+    for array in [*features, graph.edges, graph.labels, *parts, *optional]:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return graph._replace(checksum=digest.hexdigest())

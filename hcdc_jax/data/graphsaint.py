@@ -95,7 +95,7 @@ def _edges(path: Path, num_nodes: int) -> np.ndarray:
     """[2, E] of a matrix that was written by `scipy.sparse.save_npz`."""
     arrays = read_arrays(path)
     try:
-        # What is stored is an edge, whatever its value.
+        # What is stored is an edge, whatever the one value that all have.
         indices, indptr, shape = arrays["indices"], arrays["indptr"], tuple(arrays["shape"].tolist())
         matrix = sp.csr_matrix((np.ones(len(indices), bool), indices, indptr), shape=shape)
         matrix.check_format(full_check=True)
@@ -103,6 +103,9 @@ def _edges(path: Path, num_nodes: int) -> np.ndarray:
         raise UserError(f"{path} is no CSR matrix of scipy.sparse.save_npz ({error})") from error
     if matrix.shape != (num_nodes, num_nodes):
         raise UserError(f"{path} is a matrix of shape {list(shape)}, but feats.npy has {num_nodes} nodes")
+    values = arrays.get("data", np.ones(0))
+    if values.size and (values != values[0]).any():
+        raise UserError(f"{path} gives edges different weights, which are read from an .npz file alone (edge_weight)")
     entries = matrix.tocoo()
     return np.stack([entries.row, entries.col])
 

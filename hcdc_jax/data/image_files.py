@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from hcdc_jax.data.images import PARTS, ImageData, Part, build_images
+from hcdc_jax.data.images import ImageData, Part, build_images
+from hcdc_jax.data.names import (
+    ALIKE,
+    IMAGE_NAMES,
+    IMAGE_PART_NAMES,
+    PART_WORDS,
+    PARTS,
+    check_spelling,
+    class_numbers,
+    part_of,
+    read_names,
+)
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.data.pictures import SUFFIXES, class_folders, picture_files, read_picture
-from hcdc_jax.errors import UserError
+from hcdc_jax.data.pictures import SUFFIXES, class_folders, listed, read_picture
+from hcdc_jax.errors import UserError, nearest
+
+_IMAGES = [name for own, names in IMAGE_NAMES.items() if own.endswith("_images") for name in names]
 
 
 def holds_images(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Whether the arrays of an .npz are those of images rather than of a graph."""
-    return "edge_index" not in arrays and any(name in arrays for name in ("images", "train_images", "test_images"))
+    """Whether the arrays of an .npz are those of images, if misspelt, rather than of a graph."""
+    names = {name.lower() for name in arrays}
+    return "edge_index" not in names and ("images" in names or any(nearest(name, _IMAGES, ALIKE) for name in names))
 
 
 def images_from_arrays(
@@ -26,7 +42,9 @@ def images_from_arrays(
 
     The file holds `train_images` [n, h, w, c] (bytes, or floats that are taken as they are), `train_labels` [n],
     `test_images` and `test_labels`, and optionally `val_images`, `val_labels` and `class_names`. A missing validation
-    part is drawn from the training images.
+    part is drawn from the training images. Keras' names (`x_train`, `y_train`) and OGB's of the parts (`valid_images`)
+    are read too (`names.IMAGE_NAMES`); what is not read is told in the notes of the data, or refused where it may have
+    been meant to be.
 
     Args:
       arrays: of the file.
@@ -38,6 +56,7 @@ def images_from_arrays(
     Raises:
       UserError: an array is missing or wrong; the text says which and how.
     """
+    arrays, notes = read_names(arrays, IMAGE_NAMES, where=where)
     parts = {}
     for part in PARTS:
         present = [f"{part}_{kind}" for kind in ("images", "labels") if f"{part}_{kind}" in arrays]
@@ -48,7 +67,7 @@ def images_from_arrays(
         if present:
             parts[part] = Part(arrays[f"{part}_images"], arrays[f"{part}_labels"])
     names = _class_names(arrays, where=where)
-    return build_images(name, parts, where=where, class_names=names, split=split, seed=seed)
+    return _noting(notes, build_images(name, parts, where=where, class_names=names, split=split, seed=seed))
 
 
 def read_image_folder(folder: str | Path, *, name: str | None = None, split: int = 0, seed: int = 0) -> ImageData:
@@ -59,8 +78,10 @@ def read_image_folder(folder: str | Path, *, name: str | None = None, split: int
     - `train/<class>/*.png` and `test/<class>/*.png`, optionally `val/<class>/*.png`.
     - `<class>/*.png`: a test part is drawn from all, a validation part from the rest.
 
-    Pictures may be PNG, JPEG, BMP or WebP. They have one size, and colours if any of them has. Classes are the names
-    of the folders in alphabetical order. A missing validation part is drawn from the training images.
+    Parts may have other usual names, in small or large letters (`names.PART_WORDS`). Pictures may be PNG, JPEG, BMP,
+    WebP, GIF or TIFF of 8 bits; how they are read says `pictures`. They have one size, and colours if any of them has.
+    Classes are the names of the folders in alphabetical order. A missing validation part is drawn from the training
+    images. The notes of the data tell what was left out, and how many pictures are not shown as they are stored.
 
     Args:
       folder: where the files lie.
@@ -75,23 +96,73 @@ def read_image_folder(folder: str | Path, *, name: str | None = None, split: int
     name = name or folder.resolve().name
     if has_parts(folder):
         return _read_parts(folder, name, split=split, seed=seed)
-    roots, classes = part_folders(folder)
-    parts = {part: _read_classes(root, classes) for part, root in roots.items()}
+    tree = part_folders(folder)
+    parts, changes, left_out = {}, collections.Counter[str](), tree.left_out
+    for part, root in tree.roots.items():
+        found = pictures_of_classes(part, root, tree.classes)
+        parts[part] = _read_classes(root, tree.classes, found.pictures, changes)
+        left_out += found.left_out
     if len({part.images.shape[-1] for part in parts.values()}) > 1:
         parts = {part: Part(_coloured(value.images), value.labels) for part, value in parts.items()}
-    return build_images(name, parts, where=str(folder), class_names=classes, split=split, seed=seed)
+    notes = (*left_out_notes(folder, left_out), *(f"{folder}: {n} pictures {what}" for what, n in changes.items()))
+    data = build_images(name, parts, where=str(folder), class_names=tree.classes, split=split, seed=seed)
+    return _noting(notes, data)
 
 
-def part_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
+class Tree(NamedTuple):
+    """Folders of pictures.
+
+    Attributes:
+      roots: by part, such as "train", the folder that holds one folder for each class.
+      classes: their names; a class's number is its place.
+      left_out: how many there are of each kind of thing beside these folders that is not read.
+    """
+
+    roots: dict[str, Path]
+    classes: list[str]
+    left_out: collections.Counter[str]
+
+
+class ClassPictures(NamedTuple):
+    """Pictures of one part.
+
+    Attributes:
+      pictures: of each class names and sizes in bytes, sorted.
+      left_out: see `Tree`.
+    """
+
+    pictures: list[list[tuple[str, int]]]
+    left_out: collections.Counter[str]
+
+
+def part_folders(folder: Path) -> Tree:
     """The folders of train, val and test below one of pictures, which may be that of train itself, and the classes.
 
     Raises:
-      UserError: there is no folder for each class, or that of a part is missing.
+      UserError: there is no folder for each class, that of a part is missing, or a part has two.
     """
-    roots = {part: folder / part for part in PARTS if (folder / part).is_dir()}
+    names = class_folders(folder)
+    roots: dict[str, Path] = {}
+    for name in names:
+        part = part_of(name)
+        if part in roots:
+            raise UserError(f"{folder} has two folders of {part}, {roots[part].name!r} and {name!r}; join them")
+        if part is not None:
+            roots[part] = folder / name
+    roots = {part: roots[part] for part in PARTS if part in roots}
     for part in ("train", "test"):
         if roots and part not in roots:
-            raise UserError(f"{folder} has no folder {part!r} beside {', '.join(map(repr, roots))}; add it")
+            there = ", ".join(repr(root.name) for root in roots.values())
+            raise UserError(f"{folder} has no folder {part!r} beside {there}; add it")
+    left_out = collections.Counter[str]()
+    if roots:
+        for name in names:
+            if part_of(name) is None:
+                check_spelling(
+                    "folder", name, [word for words in PART_WORDS.values() for word in words], where=str(folder)
+                )
+                left_out[f"folder {name!r}"] += 1
+        left_out += _beside(folder)
     roots = roots or {"train": folder}
     classes = class_folders(roots["train"])
     if not classes:
@@ -99,25 +170,46 @@ def part_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             f"{folder} holds no images; expected are .npz parts such as mine_train.npz and mine_test.npz, or a folder "
             "of pictures for each class"
         )
-    return roots, classes
+    return Tree(roots, classes, left_out)
 
 
-def pictures_of_classes(root: Path, classes: list[str]) -> list[list[tuple[str, int]]]:
-    """Names and sizes in bytes of the pictures of each class of one part, sorted.
+def pictures_of_classes(part: str, root: Path, classes: list[str]) -> ClassPictures:
+    """The pictures of each class of one part.
 
     Raises:
-      UserError: a class of the training part has none, or there is none at all, or a class is unknown.
+      UserError: a class of the training part has none, or there is none at all, a class is unknown, or a picture is a
+        link to nothing.
     """
     unknown = sorted(set(class_folders(root)) - set(classes))
     if unknown:
         raise UserError(f"{root} has a class {unknown[0]!r}, which the training part does not have; add it there")
-    found = [picture_files(root / name) for name in classes]
-    empty = [name for name, files in zip(classes, found, strict=True) if not files]
-    if empty and root.name not in ("val", "test"):
+    found = [listed(root / name) for name in classes]
+    empty = [name for name, files in zip(classes, found, strict=True) if not files.pictures]
+    if empty and part == "train":
         raise UserError(f"{root / empty[0]} holds no picture ({', '.join(SUFFIXES)}); add some or remove the folder")
     if len(empty) == len(classes):
         raise UserError(f"{root} holds no picture ({', '.join(SUFFIXES)})")
-    return found
+    left_out = sum((files.others for files in found), _beside(root))
+    if "folders" in left_out:
+        left_out["folders inside of classes"] = left_out.pop("folders")
+    return ClassPictures([files.pictures for files in found], left_out)
+
+
+def left_out_notes(folder: Path, left_out: Mapping[str, int]) -> tuple[str, ...]:
+    """A line about what is not read, if there is anything."""
+    if not left_out:
+        return ()
+    return (f"{folder}: left out: {', '.join(f'{count} {what}' for what, count in sorted(left_out.items()))}",)
+
+
+def _beside(folder: Path) -> collections.Counter[str]:
+    """What lies in a folder beside the folders in it."""
+    files = listed(folder)
+    beside = files.others.copy()
+    beside.pop("folders", None)
+    if files.pictures:
+        beside["pictures outside of class folders"] = len(files.pictures)
+    return beside
 
 
 def has_parts(folder: Path) -> bool:
@@ -126,28 +218,32 @@ def has_parts(folder: Path) -> bool:
 
 
 def _part_of(path: Path) -> str | None:
-    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word in PARTS]
-    return words[-1] if words else None
+    parts = [part for word in re.split(r"[^a-z]+", path.stem.lower()) if (part := part_of(word))]
+    return parts[-1] if parts else None
 
 
 def _read_parts(folder: Path, name: str, *, split: int, seed: int) -> ImageData:
     found: dict[str, list[Part]] = {part: [] for part in PARTS}
     names: tuple[str, ...] = ()
+    notes: list[str] = []
     for path in sorted(folder.glob("*.npz"), key=_natural):
         part = _part_of(path)
         if part is None:
+            notes.append(f"{folder}: left out: {path.name}, which names no part")
             continue
-        arrays = read_arrays(path)
+        arrays, of_file = read_names(read_arrays(path), IMAGE_PART_NAMES, where=str(path))
+        notes += of_file
         if "images" not in arrays or "labels" not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
             raise UserError(f"{path} is a part of {folder} and must hold images and labels; it holds {held}")
-        found[part].append(Part(arrays["images"], arrays["labels"]))
+        found[part].append(Part(arrays["images"], class_numbers(arrays["labels"])))
         names = names or _class_names(arrays, where=str(path))
     for part in ("train", "test"):
         if not found[part]:
             raise UserError(f"{folder} holds no {part} part; add a file such as {name}_{part}.npz")
     parts = {part: _joined(values, folder, part) for part, values in found.items() if values}
-    return build_images(name, parts, where=str(folder), class_names=names, split=split, seed=seed)
+    data = build_images(name, parts, where=str(folder), class_names=names, split=split, seed=seed)
+    return _noting(notes, data)
 
 
 def _joined(values: list[Part], folder: Path, part: str) -> Part:
@@ -164,6 +260,10 @@ def _natural(path: Path) -> list[int | str]:
     return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", path.name)]
 
 
+def _noting(notes: Iterable[str], data: ImageData) -> ImageData:
+    return data._replace(notes=(*notes, *data.notes))
+
+
 def _class_names(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[str, ...]:
     if "class_names" not in arrays:
         return ()
@@ -173,26 +273,29 @@ def _class_names(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[str, 
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
 
 
-def _read_classes(root: Path, classes: list[str]) -> Part:
-    """All pictures below `root`, bytes [n, h, w, 1 or 3], with the places of their folders in `classes` as labels."""
+def _read_classes(
+    root: Path, classes: list[str], files: list[list[tuple[str, int]]], changes: collections.Counter[str]
+) -> Part:
+    """All pictures below `root`, bytes [n, h, w, 1 or 3], with the places of their folders in `classes` as labels.
+
+    What is done to pictures is counted in `changes`.
+    """
     pictures: list[np.ndarray] = []
-    labels: list[int] = []
-    first: Path | None = None
-    for label, (name, files) in enumerate(zip(classes, pictures_of_classes(root, classes), strict=True)):
-        for file, _ in files:
-            path = root / name / file
-            picture, first = read_picture(path), first or path
-            if pictures and picture.shape[:2] != pictures[0].shape[:2]:
-                sizes = (f"{height} x {width}" for height, width in (pictures[0].shape[:2], picture.shape[:2]))
-                raise UserError(
-                    f"{root}: pictures must have one size, but {first.relative_to(root)} has {next(sizes)} pixels and "
-                    f"{path.relative_to(root)} {next(sizes)}; resize them"
-                )
-            pictures.append(picture)
-            labels.append(label)
+    paths = [root / name / file for name, of_class in zip(classes, files, strict=True) for file, _ in of_class]
+    for path in paths:
+        picture, done = read_picture(path)
+        changes.update(done)
+        if pictures and picture.shape[:2] != pictures[0].shape[:2]:
+            sizes = (f"{height} x {width}" for height, width in (pictures[0].shape[:2], picture.shape[:2]))
+            raise UserError(
+                f"{root}: pictures must have one size, but {paths[0].relative_to(root)} has {next(sizes)} pixels and "
+                f"{path.relative_to(root)} {next(sizes)}; resize them"
+            )
+        pictures.append(picture)
     if len({picture.shape[-1] for picture in pictures}) > 1:
         pictures = [_coloured(picture) for picture in pictures]
-    return Part(np.stack(pictures), np.array(labels, np.int32))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(of_class) for of_class in files])
+    return Part(np.stack(pictures), labels)
 
 
 def _coloured(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hcdc_jax.data.image_files import has_parts, part_folders, pictures_of_classes
+from hcdc_jax.data.image_files import has_parts, left_out_notes, part_folders, pictures_of_classes
 from hcdc_jax.data.images import chosen, divide
 from hcdc_jax.data.pictures import Cut, cut_picture, read_picture
 from hcdc_jax.errors import UserError
@@ -116,6 +116,7 @@ class ImageStream(NamedTuple):
       class_names: see `ImageData`.
       checksum: SHA-256 over names and sizes of the files, how they are cut, and the arrays above. The files are not
         read for it: one that is changed and keeps its length is not noticed.
+      notes: lines about what was left out; no part of the checksum.
     """
 
     name: str
@@ -127,6 +128,7 @@ class ImageStream(NamedTuple):
     num_classes: int
     class_names: tuple[str, ...]
     checksum: str
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -144,7 +146,8 @@ def read_image_stream(
     """Lists the pictures of a folder, with a folder for each class, and decodes one of them.
 
     The layouts are those of `image_files.read_image_folder`, without .npz parts; so are classes, numbers and the draws
-    of missing parts, so that the same folder gives the same data. All pictures are read as colours.
+    of missing parts, so that the same folder gives the same data. All pictures are read as colours. Notes tell what is
+    left out; what is done to single pictures is not counted, as none is looked at.
 
     Args:
       folder: where the files lie.
@@ -164,23 +167,24 @@ def read_image_stream(
         raise UserError(
             f"squares of {cut.side} pixels cannot be cut from pictures of {cut.shorter}; resize them to more"
         )
-    roots, classes = part_folders(folder)
+    roots, classes, left_out = part_folders(folder)
     digest, names, labels = hashlib.sha256(repr(cut).encode()), [], {}
     for part, root in roots.items():
-        listed = pictures_of_classes(root, classes)
+        listed, others = pictures_of_classes(part, root, classes)
+        left_out += others
         for name, files in zip(classes, listed, strict=True):
             names += [str((root / name / file).relative_to(folder)) for file, _ in files]
             digest.update(repr((part, name, files)).encode())
         labels[part] = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in listed])
     divided = divide(labels, where=str(folder), class_names=classes, split=split, seed=seed)
     first = folder / names[0]
-    shape = (cut.side, cut.side, 3) if cut else (*read_picture(first).shape[:2], 3)
+    shape = (cut.side, cut.side, 3) if cut else (*read_picture(first).pixels.shape[:2], 3)
 
     def decode(number: int, rng: np.random.Generator | None) -> np.ndarray:
         path = folder / names[number]
         if cut is not None:
             return cut_picture(path, cut, rng)
-        picture = read_picture(path)
+        picture = read_picture(path).pixels
         if picture.shape[:2] != shape[:2]:
             sizes = [f"{height} x {width}" for height, width in (shape[:2], picture.shape[:2])]
             raise UserError(
@@ -190,7 +194,8 @@ def read_image_stream(
         return np.broadcast_to(picture, shape)
 
     pictures = Pictures(decode, np.arange(len(names)), shape, prefetch)
-    stream = ImageStream(folder.resolve().name, pictures, *divided, tuple(classes), digest.hexdigest())
+    notes = left_out_notes(folder, left_out)
+    stream = ImageStream(folder.resolve().name, pictures, *divided, tuple(classes), digest.hexdigest(), notes)
     return _with_checksum(stream)
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hcdc_jax.data.layout import layout_notes
+from hcdc_jax.data.names import PARTS, class_numbers
 from hcdc_jax.errors import UserError
 
-PARTS = ("train", "val", "test")
 VAL_SHARE = 0.1
 """Share of each class's training images that a drawn validation part takes: 5,000 of CIFAR-10."""
 TEST_SHARE = 0.2
@@ -37,6 +38,7 @@ class ImageData(NamedTuple):
       num_classes: number of classes, each with at least one training image.
       class_names: one for each class, or none at all.
       checksum: SHA-256 over the arrays above, 64 hexadecimal digits: equal if and only if the data is.
+      notes: lines about what a reader changed or left out; no part of the checksum.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ImageData(NamedTuple):
     num_classes: int
     class_names: tuple[str, ...]
     checksum: str
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -92,12 +95,13 @@ def build_images(
     _check_split(parts, split, where=where)
     given = {part: _checked(part, parts[part], where=where) for part in PARTS if part in parts}
     _check_alike(given, where=where)
+    notes = layout_notes({part: value.images for part, value in given.items()}, where=where)
     labels = {part: value.labels for part, value in given.items()}
     divided = divide(
         labels, where=where, class_names=class_names, val_share=val_share, test_share=test_share, split=split, seed=seed
     )
     images = _pixels([value.images for value in given.values()])
-    return _with_checksum(ImageData(name, images, *divided, tuple(class_names), ""))
+    return _with_checksum(ImageData(name, images, *divided, tuple(class_names), "", notes))
 
 
 class Division(NamedTuple):
@@ -307,6 +311,7 @@ def _checked(part: str, value: Part, *, where: str) -> Part:
         broken = ~np.isfinite(images).all(axis=(1, 2, 3))
         if broken.any():
             raise UserError(f"{where}: image {np.flatnonzero(broken)[0]} of {part} holds NaN or infinite numbers")
+    labels = class_numbers(labels)
     if labels.shape != (len(images),):
         raise UserError(
             f"{where}: {part} labels must have shape [{len(images)}], one per image, got {list(labels.shape)}"

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hcdc_jax.data.graphs import Features, GraphData, build_graph
+from hcdc_jax.data.names import GRAPH_NAMES, PARTS, read_names
 from hcdc_jax.errors import UserError
 
 _CSR_NAMES = ("feat_indptr", "feat_indices", "feat_data", "feat_shape")
@@ -22,8 +23,11 @@ def read_graph(path: str | Path, *, name: str | None = None, split: int = 0, see
 
     The file holds `features` [n, d] or the CSR arrays `feat_indptr`, `feat_indices`, `feat_data`, `feat_shape`;
     `edge_index` [2, E]; `labels` [n] (-1 = unknown); and for each of train, val and test either `*_idx` (node numbers)
-    or `*_mask` (booleans [n], or [n, k] for k splits). A missing validation part is drawn from the labelled nodes
-    outside train and test. Features are taken as they are, without any normalisation.
+    or `*_mask` (booleans [n], or [n, k] for k splits), which must not differ where both are there. A missing validation
+    part is drawn from the labelled nodes outside train and test. Features are taken as they are, without any
+    normalisation. `edge_weight` [E], at least 0, are the entries of the adjacency, ones by default. The names that
+    PyTorch Geometric, DGL and OGB give these arrays are read too (`names.GRAPH_NAMES`); what is not read is told in the
+    notes of the graph, or refused where it may have been meant to be.
 
     Args:
       path: the file.
@@ -46,15 +50,20 @@ def graph_from_arrays(
     Raises:
       UserError: as `read_graph`.
     """
+    arrays, notes = read_names(arrays, GRAPH_NAMES, where=where)
     features = _features(arrays, where=where)
     labels = _array(arrays, "labels", where=where)
-    train, val, test = (_part(arrays, part, split=split, where=where) for part in ("train", "val", "test"))
+    train, val, test = (_part(arrays, part, split=split, where=where) for part in PARTS)
     _check_split_exists(arrays, split, where=where)
     if train is None or test is None:
         part = "train" if train is None else "test"
         raise UserError(f"{where}: no {part} nodes; add an array {part}_idx or {part}_mask")
     edges = _array(arrays, "edge_index", where=where)
-    return build_graph(name, features, edges, labels, train, val, test, where=where, seed=seed)
+    weights, more = _weights(arrays, where=where)
+    graph = build_graph(
+        name, features, edges, labels, train, val, test, where=where, seed=seed, edge_weights=weights
+    )  # fmt: skip
+    return graph._replace(notes=(*notes, *more, *graph.notes))
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -86,9 +95,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _features(arrays: Mapping[str, np.ndarray], *, where: str) -> Features:
+    sparse = any(name in arrays for name in _CSR_NAMES)
     if "features" in arrays:
+        if sparse:
+            raise UserError(f"{where}: there are both features and the CSR arrays feat_*; leave one of them out")
         return arrays["features"]
-    if not any(name in arrays for name in _CSR_NAMES):
+    if not sparse:
         raise UserError(f"{where}: no features; add an array features [nodes, features] or the CSR arrays feat_*")
     indptr, indices, values, shape = (_array(arrays, name, where=where) for name in _CSR_NAMES)
     if shape.shape != (2,) or any(array.dtype.kind not in "iu" for array in (indptr, indices, shape)):
@@ -107,21 +119,42 @@ def _features(arrays: Mapping[str, np.ndarray], *, where: str) -> Features:
 def _part(arrays: Mapping[str, np.ndarray], part: str, *, split: int, where: str) -> np.ndarray | None:
     """Node numbers of one part, from its index array or its mask; None where the file has neither."""
     index_name, mask_name = f"{part}_idx", f"{part}_mask"
-    if index_name in arrays:
-        return arrays[index_name]
-    if mask_name not in arrays:
-        return None
-    mask, num_nodes = arrays[mask_name], len(_array(arrays, "labels", where=where))
+    masked = _masked(arrays, mask_name, split=split, where=where) if mask_name in arrays else None
+    if index_name not in arrays:
+        return masked
+    index = arrays[index_name]
+    if masked is not None:
+        differing = np.setxor1d(index, masked)
+        if differing.size:
+            raise UserError(
+                f"{where}: {index_name} and {mask_name} differ in {differing.size} nodes, the first is node "
+                f"{differing[0]}; leave one of them out"
+            )
+    return index
+
+
+def _masked(arrays: Mapping[str, np.ndarray], name: str, *, split: int, where: str) -> np.ndarray:
+    mask, num_nodes = arrays[name], len(_array(arrays, "labels", where=where))
     if mask.ndim not in (1, 2) or mask.shape[0] != num_nodes:
         raise UserError(
-            f"{where}: {mask_name} must have shape [{num_nodes}] or [{num_nodes}, splits], got {list(mask.shape)}"
+            f"{where}: {name} must have shape [{num_nodes}] or [{num_nodes}, splits], got {list(mask.shape)}"
         )
     if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
-        raise UserError(f"{where}: {mask_name} must hold booleans, got dtype {mask.dtype}")
+        raise UserError(f"{where}: {name} must hold booleans, got dtype {mask.dtype}")
     if mask.ndim == 2:
-        _check_column(mask_name, mask.shape[1], split, where=where)
+        _check_column(name, mask.shape[1], split, where=where)
         mask = mask[:, split]
     return np.flatnonzero(mask).astype(np.int32)
+
+
+def _weights(arrays: Mapping[str, np.ndarray], *, where: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Weights of the edges, if there are any, and what is to be told about them."""
+    attributes = arrays.get("edge_attr")
+    if attributes is None:
+        return arrays.get("edge_weight"), ()
+    if "edge_weight" in arrays or (attributes.ndim == 2 and attributes.shape[1] > 1):
+        return arrays.get("edge_weight"), (f"{where}: edge_attr is not read; filters know weights of edges alone",)
+    return attributes, (f"{where}: edge_attr, one number per edge, is read as the weights of the edges",)
 
 
 def _check_column(name: str, num_splits: int, split: int, *, where: str) -> None:
@@ -130,7 +163,7 @@ def _check_column(name: str, num_splits: int, split: int, *, where: str) -> None
 
 
 def _check_split_exists(arrays: Mapping[str, np.ndarray], split: int, *, where: str) -> None:
-    several = any(arrays[name].ndim == 2 for name in ("train_mask", "val_mask", "test_mask") if name in arrays)
+    several = any(arrays[name].ndim == 2 for name in (f"{part}_mask" for part in PARTS) if name in arrays)
     if split != 0 and not several:
         raise UserError(f"{where}: split {split} does not exist; the file holds one split, number 0")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hcdc_jax.data.arxiv_graph import load_arxiv_graph
 from hcdc_jax.data.digits import load_digits_graph, load_digits_images
@@ -18,6 +19,7 @@ from hcdc_jax.data.image_files import holds_images, images_from_arrays, read_ima
 from hcdc_jax.data.image_sets import load_image_set
 from hcdc_jax.data.images import ImageData
 from hcdc_jax.data.npz import graph_from_arrays, read_arrays
+from hcdc_jax.data.objects import from_object
 from hcdc_jax.data.ogb import holds_ogb, load_ogbn_arxiv, read_ogb
 from hcdc_jax.data.planetoid import load_planetoid
 from hcdc_jax.errors import unknown
@@ -63,22 +65,25 @@ def datasets() -> dict[str, str]:
 
 
 def load_dataset(
-    name_or_path: str | Path = "",
+    name_or_path: Any = "",
     *,
     path: str | Path | None = None,
     split: int = 0,
     seed: int = 0,
     data_dir: str | Path | None = None,
 ) -> GraphData | ImageData:
-    """Loads a data set by its name, or from the user's own files.
+    """Loads a data set by its name, or from the user's own files or objects.
 
     Named sets are looked for in `data_dir`, then in the download cache (HCDC_CACHE_DIR, by default
     ~/.cache/hcdc_jax), and are downloaded into the cache otherwise. An own .npz file holds a graph as
     `data.npz.read_graph` describes or images as `data.image_files.images_from_arrays` does; a folder holds a graph as
     `data.ogb` or `data.graphsaint` describe, or images, see `data.image_files.read_image_folder`.
 
+    What was changed or left out of own data stands in its `notes`, and each of them is a `UserWarning`.
+
     Args:
-      name_or_path: one of `datasets()`, or the path of an .npz file or of a folder of images.
+      name_or_path: one of `datasets()`, or the path of an .npz file or of a folder of images, or an object of another
+        package, see `data.objects`.
       path: path of such a file or folder; wins over `name_or_path`.
       split: which of several splits.
       seed: draws what is random: the split of `digits_graph` and `digits_images`, a missing validation part.
@@ -88,11 +93,29 @@ def load_dataset(
     Raises:
       UserError: no such data set or file, it cannot be downloaded, or it fails a check.
     """
+    data = read_dataset(name_or_path, path=path, split=split, seed=seed, data_dir=data_dir)
+    for note in data.notes:
+        warnings.warn(note, stacklevel=2)
+    return data
+
+
+def read_dataset(
+    name_or_path: Any = "",
+    *,
+    path: str | Path | None = None,
+    split: int = 0,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+) -> GraphData | ImageData:
+    """`load_dataset` for those who tell the notes of the data themselves."""
     if path is not None:
         return _read_own(Path(path), split, seed)
+    if not isinstance(name_or_path, str | os.PathLike):
+        return from_object(name_or_path, split=split, seed=seed)
     name = os.fspath(name_or_path)
     if name in _REGISTRY:
-        return _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
+        data = _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
+        return data._replace(notes=())  # what a named set holds is known, and said where it is described
     if name.endswith(".npz") or os.sep in name or Path(name).exists():
         return _read_own(Path(name), split, seed)
     raise unknown("data set", name, _REGISTRY, also="or the path of an .npz file")

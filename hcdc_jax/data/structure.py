@@ -9,12 +9,22 @@ NUM_SIGNALS = 64
 """Random signs per node: the bits of one 64-bit number."""
 
 
-def normalised_adjacency(edges: np.ndarray, num_nodes: int) -> sp.csr_matrix:
-    """S = D^-1/2 (A + I) D^-1/2 of a real graph, from its undirected edges [2, E]; isolated nodes keep their loop."""
+def normalised_adjacency(edges: np.ndarray, num_nodes: int, weights: np.ndarray | None = None) -> sp.csr_matrix:
+    """S = D^-1/2 (A + I) D^-1/2 of a real graph, D the row sums of A + I; isolated nodes keep their loop.
+
+    Args:
+      edges: [2, E] undirected, each once.
+      num_nodes: n.
+      weights: [E] entries of A, at least 0; ones if not given.
+    """
     nodes = np.arange(num_nodes)
     senders = np.concatenate([edges[0], edges[1], nodes])
     receivers = np.concatenate([edges[1], edges[0], nodes])
-    looped = sp.csr_matrix((np.ones(len(senders), np.float32), (receivers, senders)), shape=(num_nodes, num_nodes))
+    if weights is None:
+        entries = np.ones(len(senders), np.float32)
+    else:  # sums of weights of any size in float64; those of ones are exact
+        entries = np.concatenate([weights, weights, np.ones(num_nodes)])
+    looped = sp.csr_matrix((entries, (receivers, senders)), shape=(num_nodes, num_nodes))
     scale = sp.diags(np.asarray(looped.sum(1)).ravel() ** -0.5)
     return (scale @ looped @ scale).tocsr().astype(np.float32)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hcdc_jax.config import Config, DataConfig
-from hcdc_jax.data import load_dataset, read_image_stream
+from hcdc_jax.data import read_dataset, read_image_stream
 from hcdc_jax.data.pictures import Cut
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.building import build
@@ -84,6 +84,8 @@ def opened(
     setup = prepare(config, source)
     with claimed(folder, setup):
         check_truth(setup, folder)
+        for note in setup.data.notes:
+            progress.say(note)
         progress.say(_about(setup))
         yield Run(setup, folder, progress)
 
@@ -102,7 +104,7 @@ def prepare(config: Config, source: Source | None = None) -> Setup:
 
 def _read(options: DataConfig) -> Data:
     if not options.stream:
-        return load_dataset(options.name, path=options.path, split=options.split, seed=options.seed)
+        return read_dataset(options.name, path=options.path, split=options.split, seed=options.seed)
     if options.path is None:
         raise UserError("data.stream reads pictures from a folder with a folder for each class: set data.path to it")
     cut = None

@@ -85,17 +85,18 @@ def learned(setup: Setup, part: str) -> Container:
     name = setup.config.condense.container
     if name in _GIVEN:
         return _GIVEN[name](setup, part)
-    logit = setup.config.hcdc.edge_logit
+    logit, weights = setup.config.hcdc.edge_logit, setup.data.edge_weights
+    largest, usual = (1.0, 1.0) if weights is None else (max(1.0, float(weights.max())), float(weights.mean()))
     if not isinstance(logit, float):  # "auto"
         # All absent edges of a node together start with the weight of one hundredth of an edge.
-        logit = math.log(100 * num_nodes(setup.config, setup.data, part))
-    return graph_container(_free(logit), setup.config.space.order, setup.config.space.basis)
+        logit = math.log(100 * num_nodes(setup.config, setup.data, part) * largest / usual)
+    return graph_container(_free(logit, largest), setup.config.space.order, setup.config.space.basis)
 
 
 def embeddings(setup: Setup, part: str) -> np.ndarray:
     """[n, d] features after two propagations, S^2 X: what SGC sees, so that no network has to be trained first."""
     data = seen_from(setup.data, part)
-    operator = normalised_adjacency(data.edges, data.num_nodes)
+    operator = normalised_adjacency(data.edges, data.num_nodes, data.edge_weights)
     smooth = operator @ (operator @ data.features)
     return np.asarray(smooth if isinstance(smooth, np.ndarray) else smooth.toarray())
 
@@ -200,7 +201,8 @@ def _hcdc_rates(setup: Setup, start: GraphStart) -> GraphRates:
 
 def _real_scalars(setup: Setup) -> int:
     """All features and edges, since training and validation may reach any node."""
-    return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size
+    weights = 0 if setup.data.edge_weights is None else setup.data.edge_weights.size
+    return setup.data.num_nodes * setup.data.num_features + setup.data.edges.size + weights
 
 
 def _words(setup: Setup) -> str:
