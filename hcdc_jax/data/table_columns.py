@@ -6,7 +6,7 @@ import csv
 import importlib
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +18,7 @@ from hcdc_jax.errors import UserError
 MISSING = ("", "NA", "N/A", "NaN", "?", "null")
 """What stands for a missing value, in large or small letters."""
 DELIMITERS = (",", ";", "\t")
+_ROWS_AT_ONCE = 4096  # few enough to lie in the cache while they become columns
 _SNIFFED = 1 << 16  # characters of a file that its delimiter is read off
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 _GROUPED = re.compile(r"[+-]?\d{1,3}([,' ]\d{3})+(\.\d+)?|[+-]?\d{1,3}(\.\d{3})+,\d+")
@@ -170,26 +171,36 @@ def _read_csv(path: Path, delimiter: str | None, reading: _Reading) -> Columns:
             if delimiter is None:
                 delimiter = _sniffed(file.read(_SNIFFED))
                 file.seek(0)
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            header, cells = _cells(csv.reader(file, delimiter=delimiter))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as CSV in UTF-8") from error
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
     except (csv.Error, TypeError) as error:
         raise UserError(f"{path} cannot be read as CSV with the delimiter {delimiter!r}: {error}") from error
-    if not rows:
+    except ValueError as error:  # of zip: rows differ in length
+        raise _ragged(path, delimiter) from error
+    if not header:
         raise UserError(f"{path} is empty; it needs a line with the names of the columns, and a line for each row")
-    header = [name.strip() for name in rows[0]]
     if all(number(name) is not None for name in header):
         raise UserError(f"{path}: the first line must name the columns, and it holds numbers ({', '.join(header[:3])})")
-    if len(rows) == 1:
+    if not cells[0]:
         raise UserError(f"{path} has no rows below the names of its columns")
-    if len(set(map(len, rows))) > 1:
-        raise _ragged(path, delimiter, len(header))
     # A first column without a name is what pandas writes for the numbers of its rows.
     header = [name or f"unnamed_{i}" for i, name in enumerate(header, 1)]
-    values = zip(header, zip(*itertools.islice(rows, 1, None), strict=True), strict=True)
-    return _parsed(values, header, str(path), reading._replace(decimal_comma=delimiter != ","))
+    return _parsed(zip(header, cells, strict=True), header, str(path), reading._replace(decimal_comma=delimiter != ","))
+
+
+def _cells(reader: Iterator[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The first line, and the cells of all others by columns; blank lines are left out."""
+    rows = filter(None, reader)
+    header = [name.strip() for name in next(rows, [])]
+    cells: list[list[str]] = [[] for _ in header]
+    while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+        # With the header, so that zip sees rows that all are longer than it.
+        for column, values in zip(cells, zip(header, *some, strict=True), strict=True):
+            column.extend(values[1:])
+    return header, cells
 
 
 def _sniffed(text: str) -> str:
@@ -203,9 +214,10 @@ def _sniffed(text: str) -> str:
     return max(DELIMITERS, key=cells)
 
 
-def _ragged(path: Path, delimiter: str, width: int) -> UserError:
+def _ragged(path: Path, delimiter: str | None) -> UserError:
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
+        reader = csv.reader(file, delimiter=delimiter or ",")
+        width = next(len(row) for row in reader if row)
         found, line = next((len(row), reader.line_num) for row in reader if row and len(row) != width)
     return UserError(
         f"{path}: line {line} has {found} cells, and the header names {width} columns (delimiter {delimiter!r}); quote "
@@ -309,7 +321,7 @@ def _column(name: str, values: Any, where: str, reading: _Reading) -> tuple[Colu
         reading, values = reading._replace(missing=reading.missing | gone), list(map(str, values))
     values = values.tolist() if isinstance(values, np.ndarray) else values
     if name not in reading.words:
-        numbers = _quick_numbers(values)
+        numbers = _quick_numbers(values, reading.missing)
         if numbers is not None:
             return _without(numbers, reading.missing), ""
     words = _words(values, reading.missing)
@@ -325,12 +337,16 @@ def _without(numbers: np.ndarray, missing: frozenset[str]) -> np.ndarray:
     return np.where(np.isin(numbers, markers), np.nan, numbers) if markers else numbers
 
 
-def _quick_numbers(values: Sequence[str]) -> np.ndarray | None:
-    """The numbers of a column without gaps; one pass in C."""
+def _quick_numbers(values: Sequence[str], missing: frozenset[str]) -> np.ndarray | None:
+    """The numbers of a column with points for commas, if it is one; a pass in C, or two where some are missing."""
     try:
         numbers = np.fromiter(map(float, values), np.float64, len(values))
     except ValueError:
-        return None
+        gone = {value: "nan" for value in set(values) if value.strip().lower() in missing}
+        try:
+            numbers = np.fromiter(map(float, map(gone.get, values, values)), np.float64, len(values))
+        except ValueError:
+            return None
     return None if "_" in "".join(values) else numbers
 
 
