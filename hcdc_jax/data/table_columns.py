@@ -76,7 +76,7 @@ def read_columns(
     Args:
       source: path of a .csv, .tsv, .parquet or .npz file, a data frame (anything with `columns` whose
         `frame[column].to_numpy()` is an array, as pandas and polars have it), or a mapping from names to arrays.
-      words: columns that are categories even where every value is a number.
+      words: columns whose text stays words even where every value is a number; numbers stay numbers.
       missing: see `MISSING`.
       delimiter: of a CSV file; None finds it out among comma, semicolon and tab.
 
@@ -265,7 +265,14 @@ def _from_frame(frame: Any, where: str, reading: _Reading) -> Columns:
         raise UserError(f"a table is the path of a file, a data frame or a mapping, not {type(frame).__name__}")
     names = list(names)
     _check_names(list(map(str, names)), where)
-    return _from_arrays({str(name): frame[name].to_numpy() for name in names}, where, reading)
+    return _from_arrays({str(name): _array(frame[name]) for name in names}, where, reading)
+
+
+def _array(column: Any) -> np.ndarray:
+    """A column of a data frame as an array."""
+    if hasattr(getattr(column, "type", None), "index_type"):  # pyarrow 26 gives the last category for missing ones
+        column = column.cast(column.type.value_type)
+    return column.to_numpy()
 
 
 def _from_arrays(arrays: Mapping[Any, Any], where: str, reading: _Reading) -> Columns:
@@ -305,8 +312,7 @@ def _column(name: str, values: Any, where: str, reading: _Reading) -> tuple[Colu
     if kind == "m":
         return values / np.timedelta64(1, "s"), f"column {name!r}: time spans are read as seconds"
     if kind in "biuf":
-        numbers = _without(values.astype(np.float64), reading.missing)
-        return (as_words(numbers) if name in reading.words else numbers), ""
+        return _without(values.astype(np.float64), reading.missing), ""
     if kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
     if kind == "M":
@@ -361,15 +367,12 @@ def _words(values: Sequence[str], missing: frozenset[str]) -> Words:
 def _numbers_or_words(name: str, words: Words, where: str, decimal_comma: bool) -> tuple[Column, str]:
     """A column of text with gaps, with numbers in it or without."""
     levels, note = words.levels, ""
-    commas = [level for level in levels if "," in level]
-    if commas and all(map(_DECIMAL_COMMA.fullmatch, levels)):
-        if not decimal_comma:
-            raise _ambiguous(name, words, commas[0], where)
+    others = [level for level in levels if number(level) is None]
+    if others and all(_DECIMAL_COMMA.fullmatch(level) or _GROUPED.fullmatch(level) for level in others):
+        if not decimal_comma or not all(map(_DECIMAL_COMMA.fullmatch, levels)):
+            raise _ambiguous(name, words, max(others, key=lambda level: not _DECIMAL_COMMA.fullmatch(level)), where)
         levels = [level.replace(",", ".") for level in levels]
-        note = f"column {name!r}: the comma in numbers such as {commas[0]!r} is read as a decimal point"
-    grouped = next((level for level in levels if _GROUPED.fullmatch(level) and number(level) is None), None)
-    if grouped and all(_GROUPED.fullmatch(level) or number(level) is not None for level in levels):
-        raise _ambiguous(name, words, grouped, where)
+        note = f"column {name!r}: the comma in numbers such as {others[0]!r} is read as a decimal point."
     if {level.lower() for level in levels} <= {"true", "false"}:
         levels = ["1" if level.lower() == "true" else "0" for level in levels]
     numbers = [number(level) for level in levels]

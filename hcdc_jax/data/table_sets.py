@@ -50,7 +50,7 @@ def generated_columns(num_rows: int = GENERATED_ROWS, *, seed: int = 0) -> dict[
         )
         for of_column, count in zip(codes, _GENERATED_LEVELS, strict=True):
             scores[:, c] += rules.normal(0, 0.5, count)[of_column]
-    labels = scores.argmax(1).astype(np.int32)
+    labels = ((scores - scores.mean(0)) / scores.std(0)).argmax(1).astype(np.int32)
     wrong = rng.random(num_rows) < _WRONG_LABELS
     labels[wrong] = rng.integers(_NUM_CLASSES, size=wrong.sum())
     for j in range(3):

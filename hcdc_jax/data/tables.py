@@ -118,7 +118,7 @@ def read_table(
       source: path of a CSV, Parquet or .npz file, a data frame of pandas, polars or pyarrow, or a mapping from names
         to arrays; see `table_columns.read_columns`. An .npz holds `X` [n, d], `y` [n] and maybe `feature_names` [d].
       target: the column that is predicted; may be left out for an .npz. Rows without it are left out.
-      task: "auto" is classification of words and of at most `MOST_CLASSES` different whole numbers, else regression.
+      task: "auto" is classification of words, of two values, and of at most `MOST_CLASSES` whole numbers.
       name: of the data; by default the file's name without its ending.
       split_column: the column that says train, val or test of each row; None draws the parts.
       fractions: shares of the drawn parts, class by class under classification.
@@ -140,6 +140,7 @@ def read_table(
         check_name("column", column, table.columns, where=f"in {table.where}")
     if {target, split_column} & {*ignore}:
         raise UserError(f"{table.where}: the columns of target and split cannot be ignored")
+    table = table._replace(columns={**table.columns, **{name: as_words(table.columns[name]) for name in categories}})
     table, notes = _usable(table, target, {*ignore}, {target, split_column}, max_levels)
     values, where = table.columns[target], table.where
     chosen = _task(values) if task == "auto" else task
@@ -226,8 +227,9 @@ def _task(values: Column) -> str:
     different = np.unique(values)
     if len(different) <= 2:
         return "classification"
-    whole = (different == np.round(different)).all()
-    return "classification" if whole and len(different) <= MOST_CLASSES else "regression"
+    # Each class needs three rows, so a small table with as good as no value twice holds amounts.
+    few = len(different) <= min(MOST_CLASSES, len(values) // 3)
+    return "classification" if few and (different == np.round(different)).all() else "regression"
 
 
 def _check_strata(target: str, values: Column, task: str, where: str) -> None:
@@ -294,7 +296,8 @@ def _target(name: str, training: Column, values: Column, task: str, where: str) 
     unseen = {everywhere.levels[i] for i in np.unique(everywhere.codes)} - {*classes}
     if unseen:
         raise UserError(
-            f"{where}: class {min(unseen)!r} of {name!r} has no training row; move one there, or leave it out"
+            f"{where}: class {min(unseen)!r} of {name!r} has no training row; move one there, leave it out, or ask for "
+            "task='regression' if the target is an amount"
         )
     if not isinstance(training, Words):
         classes.sort(key=float)
