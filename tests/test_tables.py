@@ -116,9 +116,9 @@ def test_columns_that_tell_nothing_are_dropped_and_told():
     told = "\n".join(data.notes)
     for sentence in (
         "column 'row' is dropped: it counts the rows.",
-        "column 'empty' is dropped: all its values are missing.",
-        "column 'constant' is dropped: it is 0.1 in every row.",
-        "column 'word' is dropped: it is 'same' in every row.",
+        "column 'empty' is dropped: all its training values are missing.",
+        "column 'constant' is dropped: it is 0.1 in every training row.",
+        "column 'word' is dropped: it is 'same' in every training row.",
         "column 'name' is dropped: 18 different words in 18 rows are likely an identifier, a date or free text.",
         "column 'held' has the one value 2: only whether it is missing is an input.",
     ):
@@ -355,6 +355,7 @@ def test_gaps_that_training_did_not_have_are_filled_and_told():
         ({"Size": [1.0], "city": ["Bern"]}, "the table: column 'size' is missing; did you mean 'Size'?"),
         ({"size": ["big"], "city": ["Bern"]}, "the table: 'big' in column 'size', row 1, is no number"),
         ({"size": [np.inf], "city": ["Bern"]}, "the table: column 'size' is infinite in row 1; leave the cell empty"),
+        ({"size": [1e300], "city": ["Bern"]}, "the table: 1e+300 in column 'size', row 1, is too far from training"),
         ({"size": [1.0, 2.0], "city": ["Bern"]}, "the table: the columns differ in length"),
     ],
 )

@@ -9,3 +9,5 @@ from hcdc_jax.data.images import subset as subset
 from hcdc_jax.data.nas_bench_201 import published_accuracies as published_accuracies
 from hcdc_jax.data.registry import datasets as datasets
 from hcdc_jax.data.registry import load_dataset as load_dataset
+from hcdc_jax.data.tables import TableData as TableData
+from hcdc_jax.data.tables import read_table as read_table

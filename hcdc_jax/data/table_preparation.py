@@ -242,21 +242,22 @@ def fit_preparation(
         dropped += [name] if fitted is None else []
         notes += told
     if not columns:
-        raise UserError(f"{table.where}: no column is left to predict {target.name!r} from; {' '.join(notes)}".strip())
+        reason = f"; {notes[0].removesuffix('.')}" if notes else ""
+        raise UserError(f"{table.where}: no column is left to predict {target.name!r} from{reason}")
     return Preparation(tuple(columns), tuple(dropped), target, tuple(missing)), tuple(notes)
 
 
 def _fit_number(name: str, values: np.ndarray, where: str) -> tuple[NumberColumn | None, list[str]]:
     gone = np.isnan(values)
     if gone.all():
-        return None, [f"column {name!r} is dropped: all its values are missing."]
+        return None, [f"column {name!r} is dropped: all its training values are missing."]
     median, marked = float(np.median(values[~gone])), bool(gone.any())
     filled = np.where(gone, median, values)
     if filled.min() == filled.max():
         if marked:
             told = f"column {name!r} has the one value {number_text(median)}: only whether it is missing is an input."
             return NumberColumn(name, median, median, 0.0, True), [told]
-        return None, [f"column {name!r} is dropped: it is {number_text(median)} in every row."]
+        return None, [f"column {name!r} is dropped: it is {number_text(median)} in every training row."]
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(filled.mean()), float(filled.std())
     if not 0 < std < np.inf:
@@ -272,7 +273,9 @@ def _fit_words(name: str, words: Words, max_levels: int) -> tuple[WordColumn | N
     marked = len(present) < len(words.codes)
     levels = [words.levels[i] for i in found]
     if not levels or (len(levels) == 1 and not marked):
-        return None, [f"column {name!r} is dropped: it is {repr(levels[0]) if levels else 'missing'} in every row."]
+        return None, [
+            f"column {name!r} is dropped: it is {repr(levels[0]) if levels else 'missing'} in every training row."
+        ]
     if 1 < len(levels) == len(present) or len(levels) >= max(_IDENTIFIER_LEVELS, _IDENTIFIER_SHARE * len(present)):
         share = f"{len(levels):,} different words in {len(present):,} rows"
         return None, [f"column {name!r} is dropped: {share} are likely an identifier, a date or free text."]
@@ -295,7 +298,13 @@ def _write_number(column: NumberColumn, given: Column, out: np.ndarray, where: s
     values = as_numbers(column.name, given, where)
     gone = np.isnan(values)
     if column.std:
-        out[:, 0] = (np.where(gone, column.median, values) - column.mean) / column.std
+        with np.errstate(over="ignore"):
+            out[:, 0] = (np.where(gone, column.median, values) - column.mean) / column.std
+        if not np.isfinite(out[:, 0]).all():
+            row = int(np.argmax(~np.isfinite(out[:, 0])))
+            raise UserError(
+                f"{where}: {values[row]:g} in column {column.name!r}, row {row + 1}, is too far from training"
+            )
     if column.marked:
         out[:, -1] = gone
     elif gone.any():
