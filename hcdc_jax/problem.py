@@ -58,6 +58,16 @@ def mean_loss(logits: Array, batch: Batch) -> Array:
     return weighted_mean(losses, batch.weights)
 
 
+def squared_error(outputs: Array, batch: Batch) -> Array:
+    """Weighted mean of (output - label)^2.
+
+    Args:
+      outputs: [r, 1] with r >= n; rows beyond the n labelled ones are ignored.
+      batch: labels [n] float amounts, and weights [n].
+    """
+    return weighted_mean(jnp.square(outputs[: batch.labels.shape[0], 0] - batch.labels), batch.weights)
+
+
 def brier_score(logits: Array, batch: Batch) -> Array:
     """Weighted mean of |softmax(logits) - labels|^2, from 0 to 2 (Brier, 1950); arguments as of `mean_loss`.
 
@@ -151,11 +161,16 @@ def dealt(count: int, at_most: int) -> np.ndarray:
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:
-    """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's)."""
+    """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's).
+
+    NaN where labels are amounts [n] float, of which none is right or wrong.
+    """
     return _share_right(problem.apply(params, hparams, batch.inputs), batch)
 
 
 def _share_right(logits: Array, batch: Batch) -> Array:
+    if batch.labels.ndim == 1 and jnp.issubdtype(batch.labels.dtype, jnp.floating):
+        return jnp.full((), jnp.nan, logits.dtype)
     logits = logits[: batch.labels.shape[0]]
     labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
     return weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)

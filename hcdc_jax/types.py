@@ -23,9 +23,9 @@ class Batch(NamedTuple):
     """Labelled examples as the losses read them; float leaves may be differentiated.
 
     Attributes:
-      inputs: what the model reads: images [n, height, width, channels], or a `jraph.GraphsTuple` whose first n nodes
-        are the labelled ones.
-      labels: [n] int class numbers, or [n, num_classes] float class probabilities.
+      inputs: what the model reads: images [n, height, width, channels], rows of a table [n, d], or a
+        `jraph.GraphsTuple` whose first n nodes are the labelled ones.
+      labels: [n] int class numbers, [n, num_classes] float class probabilities, or under regression [n] float amounts.
       weights: [n] float, the weight of each example in a mean; 0 leaves an example out.
     """
 

@@ -52,6 +52,7 @@ NO_HPARAMS = jnp.zeros(0)
 SMALL = {
     "convnet": ((8, 8, 1), {"width": 4, "depth": 2}),
     "mlp": ((5, 4, 2), {"width": 6}),
+    "residual_mlp": ((3, 2, 2), {"width": 6, "depth": 1}),
     "lenet": ((16, 16, 1), {}),
     "alexnet": ((8, 8, 1), {}),
     "vgg11": ((32, 32, 1), {}),
@@ -175,6 +176,10 @@ SIZES = [
     ("convnet", {"norm": "layer"}, 10, None, convnet_size(10, norm=0) + 2 * 128 * (32**2 + 16**2 + 8**2)),
     ("convnet", {"pooling": "none"}, 10, None, convnet_size(10) + 10 * 128 * (32**2 - 4**2)),
     ("mlp", {}, 10, None, linear_size(3072, 128) + linear_size(128, 128) + linear_size(128, 10)),
+    (
+        "residual_mlp", {"width": 8, "depth": 2}, 10, None,
+        linear_size(3072, 8) + 2 * (16 + linear_size(8, 16) + linear_size(16, 8)) + 16 + linear_size(8, 10),
+    ),
     (
         "lenet", {}, 10, 62_006,
         conv_size(3, 6, 5) + conv_size(6, 16, 5) + linear_size(400, 120) + linear_size(120, 84) + linear_size(84, 10),
@@ -807,6 +812,7 @@ def test_registry_describes_every_network():
     assert set(image_nets()) == {
         "convnet",
         "mlp",
+        "residual_mlp",
         "lenet",
         "alexnet",
         "vgg11",

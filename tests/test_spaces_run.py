@@ -25,8 +25,8 @@ NAMED = {
 UNROLL = {"sensitivity": "unroll"}
 
 
-def test_every_space_is_tried_here_or_on_images():
-    assert {*NAMED, "regularisation", "nas_bench_201"} == set(spaces.names())
+def test_every_space_is_tried_here_or_on_images_or_tables():
+    assert {*NAMED, "regularisation", "tables", "nas_bench_201"} == set(spaces.names())
 
 
 @pytest.mark.parametrize("name", NAMED)

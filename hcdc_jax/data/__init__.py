@@ -14,3 +14,5 @@ from hcdc_jax.data.objects import save_dataset as save_dataset
 from hcdc_jax.data.registry import datasets as datasets
 from hcdc_jax.data.registry import load_dataset as load_dataset
 from hcdc_jax.data.registry import read_dataset as read_dataset
+from hcdc_jax.data.tables import TableData as TableData
+from hcdc_jax.data.tables import read_table as read_table

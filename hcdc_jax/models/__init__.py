@@ -15,8 +15,10 @@ from hcdc_jax.models.image import (
 )
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
+from hcdc_jax.models.tables import TABLE_NETS, table_embedding, table_problem
 
 __all__ = [
+    "TABLE_NETS",
     "ImageSetting",
     "Setting",
     "check_losses",
@@ -32,5 +34,7 @@ __all__ = [
     "sgc",
     "sign_agreement",
     "spectral_gnn",
+    "table_embedding",
+    "table_problem",
     "with_learning_rate",
 ]

@@ -15,15 +15,16 @@ import optax
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.convnext import ConvNeXtTiny
 from hcdc_jax.models.deep_nets import DenseNet121, ResNet50
-from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResNet18
+from hcdc_jax.models.image_nets import MLP, VGG11, AlexNet, ConvNet, LeNet, ResidualMLP, ResNet18
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.mobile_nets import EfficientNetB0, MobileNetV2, ShuffleNetV2
 from hcdc_jax.models.nas_bench_201 import NASBench201, present
 from hcdc_jax.models.perturbations import mixed_up, relu_tanh, smoothed, with_noise
+from hcdc_jax.models.regularisers import expected_dropout, expected_dropout_of_amounts
 from hcdc_jax.models.swin import SwinTiny
 from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
-from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
+from hcdc_jax.problem import LossOfLogits, Problem, ValLoss, mean_loss
 from hcdc_jax.training.soft_labels import SoftLoss, either_loss
 from hcdc_jax.types import Array, HParams, Params
 
@@ -38,6 +39,7 @@ _REGISTRY: Mapping[str, _Entry] = {
         "3 x 3 convolutions of one width, each with norm and pooling; 320,010 numbers on CIFAR-10", ConvNet
     ),
     "mlp": _Entry("two hidden layers of 128", MLP),
+    "residual_mlp": _Entry("three residual blocks of linear layers, also for tables", ResidualMLP),
     "lenet": _Entry("two 5 x 5 convolutions and three linear layers", LeNet),
     "alexnet": _Entry("five convolutions and a linear layer, without norm", AlexNet),
     "vgg11": _Entry("eight 3 x 3 convolutions of growing width", VGG11),
@@ -128,6 +130,7 @@ class ImageSetting(NamedTuple):
       mixup: strength in [0, 1], see `perturbations.mixed_up`.
       relu_share: in [0, 1]; the activation is this share of the rectifier, and tanh for the rest.
       input_gain: multiplies the inputs, in training and after it.
+      dropout: rate in [0, 1) before the last layer, by its expectation, see `expected_dropout`.
       cell: [6, 5] weights of operations, for the network "nas_bench_201" alone.
     """
 
@@ -139,6 +142,7 @@ class ImageSetting(NamedTuple):
     mixup: Array | None = None
     relu_share: Array | None = None
     input_gain: Array | None = None
+    dropout: Array | None = None
     cell: Array | None = None
 
 
@@ -176,15 +180,45 @@ def image_problem(
       UserError: there is no such network or option, or the images are too small for it.
     """
     network = image_net(name, num_classes, **options)
-    # Traced once here, so that a network that does not go with the images fails before anything is computed.
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))["params"]
+    return network_problem(
+        network, image_shape, num_classes, weight_decay=weight_decay, read=read, fit_loss=mean_loss, soft_loss=soft_loss
+    )
+
+
+def network_problem(
+    network: nn.Module,
+    input_shape: tuple[int, ...],
+    num_classes: int | None,
+    *,
+    weight_decay: float,
+    read: Callable[[HParams], ImageSetting],
+    fit_loss: ValLoss = mean_loss,
+    soft_loss: SoftLoss | None = None,
+) -> Problem:
+    """A network whose last layer is a `Head` as a `Problem` on batches of inputs [n, *input_shape].
+
+    Args:
+      network: without state.
+      input_shape: of one example.
+      num_classes: number of classes; None for labels that are standardised amounts [n], which smoothing shrinks
+        towards their mean.
+      weight_decay: see `image_problem`; so are the others.
+      read: see `image_problem`.
+      fit_loss: `loss(logits, batch)` of validation, and of training unless there is a soft one.
+      soft_loss: see `image_problem`.
+
+    Raises:
+      UserError: the inputs are too small for the network.
+    """
+    # Traced once here, so that a network that does not go with the inputs fails before anything is computed.
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *input_shape)))["params"]
     first = next((layer for layer in ("Conv_0", "Dense_0") if layer in shapes), None)
 
-    fit_loss = mean_loss if soft_loss is None else either_loss(mean_loss, soft_loss)
+    train_fit = fit_loss if soft_loss is None else either_loss(fit_loss, soft_loss)
 
     def init(key, hparams):
         del hparams
-        return network.init(key, jnp.zeros((1, *image_shape)))["params"]
+        return network.init(key, jnp.zeros((1, *input_shape)))["params"]
 
     def apply(params, hparams, inputs):
         return only_logits(_set(network, read(hparams)).apply({"params": params}, _scaled(inputs, read(hparams))))
@@ -193,8 +227,15 @@ def image_problem(
         setting = read(hparams)
         if setting.label_smoothing is not None:
             batch = batch._replace(labels=smoothed(batch.labels, num_classes, setting.label_smoothing))
-        fit = fit_loss(apply(params, hparams, batch.inputs), batch)
-        return fit + _penalty(params, setting, weight_decay, first)
+        penalty = _penalty(params, setting, weight_decay, first)
+        if setting.dropout is None:
+            return train_fit(apply(params, hparams, batch.inputs), batch) + penalty
+        if soft_loss is not None and batch.labels.ndim == 2:
+            raise UserError("dropout is known under the cross-entropy alone, not under a loss on labels of teachers")
+        features, logits = _features_and_logits(network, params, setting, batch.inputs)
+        expected = expected_dropout_of_amounts if num_classes is None else expected_dropout
+        dropped = expected(setting.dropout, features, _last_kernel(params), logits, batch.weights)
+        return train_fit(logits, batch) + dropped + penalty
 
     def perturb(key, hparams, batch):
         setting = read(hparams)
@@ -205,7 +246,7 @@ def image_problem(
             batch = with_noise(noise_key, batch, setting.input_noise)
         return batch
 
-    problem = Problem(init, apply, train_loss, LossOfLogits(apply, mean_loss), perturb)
+    problem = Problem(init, apply, train_loss, LossOfLogits(apply, fit_loss), perturb)
     return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
 
 
@@ -227,17 +268,20 @@ def image_embedding(
     Raises:
       UserError: there is no such network or option.
     """
-    network = image_net(name, num_classes, **options)
+    return network_embedding(image_net(name, num_classes, **options), read)
+
+
+def network_embedding(
+    network: nn.Module, read: Callable[[HParams], ImageSetting]
+) -> Callable[[Params, HParams, Array], Array]:
+    """As `image_embedding`, of a network whose last layer is a `Head`."""
 
     def embed(params, hparams, inputs):
         setting = read(hparams)
         factor = setting.learning_rate_factor
         if factor is not None:  # the parameters come in the units of `with_learning_rate`
             params = jax.tree.map(lambda leaf: factor * leaf, params)
-        inputs = _scaled(inputs, setting)
-        _, state = _set(network, setting).apply({"params": params}, inputs, mutable=["intermediates"])
-        (features,) = jax.tree.leaves(state)
-        return features
+        return _features_and_logits(network, params, setting, inputs)[0]
 
     return embed
 
@@ -286,6 +330,22 @@ def _set(network: nn.Module, setting: ImageSetting) -> nn.Module:
     if setting.cell is not None:
         asked["cell"] = setting.cell
     return network.clone(**asked) if asked else network
+
+
+def _features_and_logits(
+    network: nn.Module, params: Params, setting: ImageSetting, inputs: Array
+) -> tuple[Array, Array]:
+    """What the last linear layer reads, and what it makes of it."""
+    inputs = _scaled(inputs, setting)
+    logits, state = _set(network, setting).apply({"params": params}, inputs, mutable=["intermediates"])
+    (features,) = jax.tree.leaves(state)
+    return features, logits
+
+
+def _last_kernel(params: Params) -> Array:
+    if "Head_0" not in params:
+        raise UserError("dropout needs a network whose last layer is a linear one by itself")
+    return params["Head_0"]["Dense_0"]["kernel"]
 
 
 def _scaled(inputs: Array, setting: ImageSetting) -> Array:

@@ -60,6 +60,40 @@ class MLP(nn.Module):
         return Head(self.num_classes, self.precision)(hidden)
 
 
+class ResidualMLP(nn.Module):
+    """Pre-norm residual blocks of two linear layers on the flattened input: the ResNet for tables of arXiv 2106.11959.
+
+    Its norm is a batch norm there. "layer" lets the logits of a row depend on no other row.
+
+    Attributes:
+      num_classes: number of logits.
+      width: of the residual stream; blocks are twice as wide inside.
+      depth: number of blocks.
+      norm: see `image_layers.Norm`, of inputs of one pixel.
+      activation: see `MLP`.
+      precision: see `MLP`.
+    """
+
+    num_classes: int
+    width: int = 128
+    depth: int = 3
+    norm: str = "layer"
+    activation: str | Activation = "relu"
+    precision: str = "highest"
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Logits [n, num_classes] of inputs [n, ...]."""
+        act, stream = activation(self.activation), linear(self.width, flat(inputs), self.precision)
+        for _ in range(self.depth):
+            hidden = act(linear(2 * self.width, self._normalised(stream), self.precision))
+            stream = stream + linear(self.width, hidden, self.precision)
+        return Head(self.num_classes, self.precision)(act(self._normalised(stream)))
+
+    def _normalised(self, stream: Array) -> Array:
+        return flat(Norm(self.norm)(stream[:, None, None, :]))
+
+
 class ConvNet(nn.Module):
     """ConvNet-D: `depth` blocks of a 3 x 3 convolution, norm, activation and pooling, then a linear layer.
 

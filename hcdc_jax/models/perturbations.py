@@ -14,13 +14,19 @@ MixedLabels: TypeAlias = Literal["mixed", "own"]
 """Labels of images with a box of another one: in proportion to the pixels, or those of the image around the box."""
 
 
-def probabilities(labels: Array, num_classes: int) -> Array:
-    """Labels as class probabilities [n, num_classes]; those that are such already stay as they are."""
-    return jax.nn.one_hot(labels, num_classes) if labels.ndim == 1 else labels
+def probabilities(labels: Array, num_classes: int | None) -> Array:
+    """Labels as class probabilities [n, num_classes]; those that are such, or amounts (None), stay as they are."""
+    return labels if num_classes is None or labels.ndim != 1 else jax.nn.one_hot(labels, num_classes)
 
 
-def smoothed(labels: Array, num_classes: int, share: Array) -> Array:
-    """Class probabilities of which `share` is spread evenly over all classes (arXiv 1512.00567): [n, num_classes]."""
+def smoothed(labels: Array, num_classes: int | None, share: Array) -> Array:
+    """Class probabilities of which `share` is spread evenly over all classes (arXiv 1512.00567): [n, num_classes].
+
+    Without classes labels are amounts of mean 0 [n], which lose that share of themselves: in both cases labels move
+    towards what one would say without any input, were all classes equally frequent.
+    """
+    if num_classes is None:
+        return (1 - share) * labels
     return (1 - share) * probabilities(labels, num_classes) + share / num_classes
 
 
@@ -29,7 +35,7 @@ def with_noise(key: Array, batch: Batch, size: Array) -> Batch:
     return batch._replace(inputs=batch.inputs + size * jax.random.normal(key, batch.inputs.shape, batch.inputs.dtype))
 
 
-def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Batch:
+def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int | None) -> Batch:
     """Each example with a share of another one, in image, label and weight: mixup (arXiv 1710.09412).
 
     The share is uniform in [0, strength / 2], where the original draws it from a Beta distribution: here it depends
@@ -39,7 +45,7 @@ def mixed_up(key: Array, batch: Batch, strength: Array, num_classes: int) -> Bat
       key: draws partners and shares.
       batch: images [n, ...].
       strength: in [0, 1].
-      num_classes: of the labels.
+      num_classes: of the labels; None if they are amounts.
     """
     partner_key, share_key = jax.random.split(key)
     count = batch.labels.shape[0]

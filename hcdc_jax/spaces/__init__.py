@@ -8,7 +8,7 @@ from hcdc_jax.errors import check_name
 from hcdc_jax.spaces.continuous import Space, box, either_sign, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
 from hcdc_jax.spaces.nas_bench_201 import discrete_cell, nas_bench_201, one_hot, softmax_mix
-from hcdc_jax.spaces.regularisation import image_training, regularisation
+from hcdc_jax.spaces.regularisation import image_training, regularisation, tables
 from hcdc_jax.spaces.training import filter_training, with_training, without_implicit_hypergradient
 
 _REGISTRY = {
@@ -20,6 +20,7 @@ _REGISTRY = {
     "graph_filter": graph_filter,
     "nas_bench_201": nas_bench_201,
     "regularisation": regularisation,
+    "tables": tables,
 }
 
 
@@ -67,6 +68,7 @@ __all__ = [
     "options",
     "regularisation",
     "softmax_mix",
+    "tables",
     "unit_l1",
     "with_training",
     "without_implicit_hypergradient",

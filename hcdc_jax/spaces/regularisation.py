@@ -1,4 +1,4 @@
-"""Continuous hyperparameters of image networks: how strongly training is regularised, and in what way."""
+"""Continuous hyperparameters of networks on images and tables: how strongly training is regularised, and how."""
 
 from __future__ import annotations
 
@@ -20,6 +20,23 @@ def regularisation() -> Space:
         weight_decay=(5e-5, 5e-2, "log"),
         label_smoothing=(0.0025, 0.18, "logit"),
         input_noise=(0.05, 1.2, "log"),
+        relu_share=(0.05, 0.95, "logit"),
+        input_gain=(0.22, 2.7, "log"),
+    )
+
+
+@one_object
+def tables() -> Space:
+    """Six hyperparameters of networks on rows of tables, for classes and for amounts.
+
+    All act in the training loss, and so does dropout, by its expectation: implicit differentiation sees each of them.
+    """
+    return image_training(
+        "tables",
+        weight_decay_first=(1e-5, 5e-2, "log"),
+        weight_decay=(1e-5, 5e-2, "log"),
+        label_smoothing=(0.0025, 0.18, "logit"),
+        dropout=(0.0, 0.7),
         relu_share=(0.05, 0.95, "logit"),
         input_gain=(0.22, 2.7, "log"),
     )
