@@ -23,11 +23,12 @@ from hcdc_jax.hypergradient import hypergradient, hypergradient_matching, matchi
 from hcdc_jax.images import image_batch
 from hcdc_jax.linear_solve import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.metrics import rank_report
+from hcdc_jax.models import make_problem
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
 from hcdc_jax.protocols import Protocol
 from hcdc_jax.train import Training, train
-from hcdc_jax.types import Batch
+from hcdc_jax.types import Batch, as_batch
 from hcdc_jax.version import __version__
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Training",
     "UserError",
     "__version__",
+    "as_batch",
     "chebyshev",
     "condense",
     "conjugate_gradient",
@@ -62,6 +64,7 @@ __all__ = [
     "image_batch",
     "load_condensed",
     "load_dataset",
+    "make_problem",
     "matching_distance",
     "methods",
     "models",

@@ -34,7 +34,7 @@ LAYERS = [
     ["containers", "spaces"],
     ["models"],
     ["artefact", "codec", "checkpoint"],
-    ["soft_labels"],
+    ["soft_labels", "losses"],
     ["problem"],
     ["rand_augment"],
     ["graphs", "images", "augment"],
@@ -85,6 +85,7 @@ OWN_PLACES = {
         "models/layer_inputs.py",
         "models/mobile_nets.py",
         "models/nas_bench_201.py",
+        "models/own_networks.py",
         "models/swin.py",
         "models/vit.py",
         "models/wide_resnet.py",
@@ -104,6 +105,7 @@ OWN_PLACES = {
     "tyro": {"config.py"},
     "argparse": {"cli.py"},
     "optuna": {"search/optuna_search.py"},
+    "equinox": {"models/own_networks.py"},
 }
 
 
