@@ -24,12 +24,13 @@ from hcdc_jax.hypergradients.fixed_networks import (
 from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching, matching_distance, response
 from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.metrics import rank_report
+from hcdc_jax.models import make_problem
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.problem import Problem
 from hcdc_jax.study import Study
 from hcdc_jax.training.candidates import Scores, evaluate
 from hcdc_jax.training.train import Training, train
-from hcdc_jax.types import Batch
+from hcdc_jax.types import Batch, as_batch
 from hcdc_jax.version import __version__
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Training",
     "UserError",
     "__version__",
+    "as_batch",
     "chebyshev",
     "condense",
     "conjugate_gradient",
@@ -66,6 +68,7 @@ __all__ = [
     "image_batch",
     "load_condensed",
     "load_dataset",
+    "make_problem",
     "matching_distance",
     "methods",
     "models",

@@ -30,6 +30,8 @@ class Problem(NamedTuple):
       perturb: `perturb(key, hparams, batch) -> batch`, what a step of training sees of its batch: noise, augmentation,
         mixtures. None: the batch itself. Implicit differentiation looks at `train_loss` alone; where hyperparameters
         act here, hypergradients must be unrolled.
+      unrolled_only: names of hyperparameters of the vector whose implicit hypergradient is 0 although the losses read
+        them, such as a factor of the learning rate.
     """
 
     init: Callable[[Array, HParams], Params]
@@ -37,6 +39,7 @@ class Problem(NamedTuple):
     train_loss: Callable[[Params, HParams, PyTree], Array]
     val_loss: Callable[[Params, HParams, PyTree], Array]
     perturb: Callable[[Array, HParams, PyTree], PyTree] | None = None
+    unrolled_only: tuple[str, ...] = ()
 
 
 ValLoss: TypeAlias = Callable[[Array, Batch], Array]
@@ -58,16 +61,6 @@ def mean_loss(logits: Array, batch: Batch) -> Array:
     return weighted_mean(losses, batch.weights)
 
 
-def squared_error(outputs: Array, batch: Batch) -> Array:
-    """Weighted mean of (output - label)^2.
-
-    Args:
-      outputs: [r, 1] with r >= n; rows beyond the n labelled ones are ignored.
-      batch: labels [n] float amounts, and weights [n].
-    """
-    return weighted_mean(jnp.square(outputs[: batch.labels.shape[0], 0] - batch.labels), batch.weights)
-
-
 def brier_score(logits: Array, batch: Batch) -> Array:
     """Weighted mean of |softmax(logits) - labels|^2, from 0 to 2 (Brier, 1950); arguments as of `mean_loss`.
 
@@ -79,6 +72,23 @@ def brier_score(logits: Array, batch: Batch) -> Array:
     return weighted_mean(jnp.square(jax.nn.softmax(logits) - labels).sum(-1), batch.weights)
 
 
+def share_right(logits: Array, batch: Batch) -> Array:
+    """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's).
+
+    NaN where labels [n] are floats, of which none is right or wrong; arguments as of `mean_loss`.
+    """
+    if batch.labels.ndim == 1 and jnp.issubdtype(batch.labels.dtype, jnp.floating):
+        return jnp.full((), jnp.nan, logits.dtype)
+    logits = logits[: batch.labels.shape[0]]
+    labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
+    return weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
+
+
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Of values [n] by weights [n]."""
+    return jnp.vdot(values, weights) / weights.sum()
+
+
 @dataclasses.dataclass(frozen=True)
 class LossOfLogits:
     """A validation loss that reads nothing but logits, so that who has these need not ask the network again.
@@ -88,10 +98,12 @@ class LossOfLogits:
     Attributes:
       apply: of the problem.
       loss: `loss(logits, batch) -> scalar`.
+      accuracy: `accuracy(logits, batch) -> scalar` in [0, 1]; NaN where nothing can be right or wrong.
     """
 
     apply: Callable[[Params, HParams, PyTree], Array]
     loss: ValLoss
+    accuracy: ValLoss = share_right
 
     def __call__(self, params: Params, hparams: HParams, batch: Batch) -> Array:
         """The loss of the network on a batch, as `Problem.val_loss`."""
@@ -105,7 +117,11 @@ LOSSES: Mapping[str, ValLoss] = {"cross_entropy": mean_loss, "brier": brier_scor
 @functools.cache
 def judged_by(problem: Problem, loss: ValLoss) -> Problem:
     """The problem whose validation loss is `loss(logits, batch)`; training stays as it is."""
-    return problem._replace(val_loss=LossOfLogits(problem.apply, loss))
+    return problem._replace(val_loss=LossOfLogits(problem.apply, loss, _accuracy_of(problem)))
+
+
+def _accuracy_of(problem: Problem) -> ValLoss:
+    return problem.val_loss.accuracy if isinstance(problem.val_loss, LossOfLogits) else share_right
 
 
 @functools.cache
@@ -131,15 +147,15 @@ def joint(problem: Problem, loss: ValLoss, count: int) -> Problem:
     def train_loss(params, hparams, batch):
         return jax.lax.map(lambda one: problem.train_loss(one, hparams, batch), params).sum()
 
-    return judged_by(Problem(init, apply, train_loss, problem.val_loss, problem.perturb), loss)
+    return judged_by(problem._replace(init=init, apply=apply, train_loss=train_loss), loss)
 
 
 def loss_and_accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> tuple[Array, Array]:
     """The validation loss and `accuracy`, of one pass where the loss is a `LossOfLogits`."""
     logits, val_loss = problem.apply(params, hparams, batch.inputs), problem.val_loss
     if isinstance(val_loss, LossOfLogits) and val_loss.apply == problem.apply:
-        return val_loss.loss(logits, batch), _share_right(logits, batch)
-    return val_loss(params, hparams, batch), _share_right(logits, batch)
+        return val_loss.loss(logits, batch), val_loss.accuracy(logits, batch)
+    return val_loss(params, hparams, batch), _accuracy_of(problem)(logits, batch)
 
 
 def dealt(count: int, at_most: int) -> np.ndarray:
@@ -161,21 +177,5 @@ def dealt(count: int, at_most: int) -> np.ndarray:
 
 
 def accuracy(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> Array:
-    """Weighted share of labelled examples whose largest logit is the label's (or the likeliest label's).
-
-    NaN where labels are amounts [n] float, of which none is right or wrong.
-    """
-    return _share_right(problem.apply(params, hparams, batch.inputs), batch)
-
-
-def _share_right(logits: Array, batch: Batch) -> Array:
-    if batch.labels.ndim == 1 and jnp.issubdtype(batch.labels.dtype, jnp.floating):
-        return jnp.full((), jnp.nan, logits.dtype)
-    logits = logits[: batch.labels.shape[0]]
-    labels = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(-1)
-    return weighted_mean((logits.argmax(-1) == labels).astype(logits.dtype), batch.weights)
-
-
-def weighted_mean(values: Array, weights: Array) -> Array:
-    """Of values [n] by weights [n]."""
-    return jnp.vdot(values, weights) / weights.sum()
+    """What the validation loss calls its accuracy; without a word of it the share of `share_right`."""
+    return _accuracy_of(problem)(problem.apply(params, hparams, batch.inputs), batch)

@@ -29,7 +29,7 @@ from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.training.storable import as_dictionary, is_dictionary, reading_dictionaries, storable
 from hcdc_jax.training.train import Training
-from hcdc_jax.types import Array, Batch
+from hcdc_jax.types import Array, Batch, as_batch
 
 Part: TypeAlias = Batch | tuple[Any, ...]
 """Examples: a `Batch`, or (X, y), or (X, y, weights)."""
@@ -294,21 +294,9 @@ class Study:
 
 
 def _stored(batch: Batch) -> Batch:
-    return batch._replace(inputs=as_dictionary(batch.inputs))
-
-
-def as_batch(part: Part) -> Batch:
-    """A pair (X, y) or a triple (X, y, weights) as a batch; a batch stays one."""
-    if isinstance(part, Batch):
-        return part
-    if not isinstance(part, tuple) or len(part) not in (2, 3):
-        raise UserError(f"examples are (X, y), (X, y, weights) or a Batch, got {type(part).__name__}")
-    inputs, labels = part[0], np.asarray(part[1])
-    labels = labels.astype(np.float32 if labels.dtype.kind == "f" else np.int32)
-    weights = np.ones(len(labels), np.float32) if len(part) == 2 else np.asarray(part[2], np.float32)
-    single = jax.tree.map(np.asarray, inputs)
-    single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, single)
-    return Batch(single, jnp.asarray(labels), jnp.asarray(weights))
+    """The batch as files know it; yes-or-no labels [n, k] are numbers."""
+    labels = batch.labels if batch.labels.ndim == 1 else batch.labels.astype(float)
+    return batch._replace(inputs=as_dictionary(batch.inputs), labels=labels)
 
 
 def _middle(space: Space) -> Array:

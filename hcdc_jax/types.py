@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hcdc_jax.errors import UserError
 
 Array: TypeAlias = jax.Array
 PyTree: TypeAlias = Any
@@ -32,3 +37,59 @@ class Batch(NamedTuple):
     inputs: PyTree
     labels: Array
     weights: Array
+
+
+def as_batch(examples: Batch | Sequence[Any]) -> Batch:
+    """A `Batch` out of arrays, as scikit-learn and NumPy hold them:
+
+        batch = hc.as_batch((X, y))
+
+    Numbers come in the precision of JAX, float32 unless 64 bits are switched on; labels that are integers, or True and
+    False, become int32, those in one column [n, 1] lose it.
+
+    Args:
+      examples: (inputs, labels) or (inputs, labels, weights); inputs are an array or a pytree of arrays with a leading
+        axis of n examples, labels [n] or [n, k], weights [n], 1 if not given. A `Batch` stays what it is.
+
+    Raises:
+      UserError: no such pair; no examples, or different numbers of them; what are no numbers, or not finite; weights
+        below 0, or all 0.
+    """
+    if isinstance(examples, Batch):
+        return examples
+    if not isinstance(examples, tuple | list) or len(examples) not in (2, 3):
+        raise UserError("examples must come as (inputs, labels), as (inputs, labels, weights) or as a hc.Batch")
+    given, labels = examples[0], _numbers("labels", examples[1])
+    if any(np.ndim(leaf) == 0 and not hasattr(leaf, "dtype") for leaf in jax.tree.leaves(given)):
+        given = np.asarray(given)  # nested lists of numbers, of which JAX would make a tree
+    inputs = jax.tree.map(lambda leaf: _numbers("inputs", leaf), given)
+    weights = _numbers("weights", examples[2] if len(examples) == 3 else np.ones(labels.shape[:1], np.float32))
+    counts = {"labels": labels.shape[0], "weights": weights.shape[0]}
+    for path, leaf in jax.tree.leaves_with_path(inputs):
+        counts[f"inputs{jax.tree_util.keystr(path)}"] = leaf.shape[0]
+    if len(counts) == 2 or min(counts.values()) == 0:
+        raise UserError("there are no examples: inputs or labels are empty")
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(f"inputs, labels and weights must have one leading axis of examples, got {said}")
+    if weights.ndim != 1 or (weights < 0).any() or not weights.sum() > 0:
+        raise UserError("weights must be one number for each example, at least 0 and not all 0")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim > 2:
+        raise UserError(f"labels must be [n] or [n, k], got the shape {labels.shape}")
+    given_labels = jnp.asarray(labels, jnp.int32 if labels.dtype.kind in "biu" else None)
+    return Batch(jax.tree.map(jnp.asarray, inputs), given_labels, jnp.asarray(weights.astype(np.float64)))
+
+
+def _numbers(name: str, leaf: Any) -> np.ndarray:
+    """A leaf with a leading axis of examples, once it is known to hold finite numbers."""
+    array = np.asarray(leaf)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        hint = "; number the classes, as np.unique(y, return_inverse=True)[1] does" if name == "labels" else ""
+        raise UserError(f"{name} must be arrays of numbers, got the type {array.dtype}{hint}")
+    if array.ndim == 0:
+        raise UserError(f"{name} must be arrays with a leading axis of examples, got a single number")
+    if jnp.issubdtype(array.dtype, jnp.floating) and not np.isfinite(array.astype(np.float64)).all():
+        raise UserError(f"{name} hold NaN or infinite numbers: drop those examples, or fill them in")
+    return array

@@ -78,6 +78,7 @@ OWN_PLACES = {
         "models/layer_inputs.py",
         "models/mobile_nets.py",
         "models/nas_bench_201.py",
+        "models/own_networks.py",
         "models/swin.py",
         "models/vit.py",
         "models/wide_resnet.py",
@@ -97,6 +98,7 @@ OWN_PLACES = {
     "tyro": {"config/__init__.py"},
     "argparse": {"cli/__init__.py"},
     "optuna": {"search/optuna_search.py"},
+    "equinox": {"models/own_networks.py"},
 }
 
 

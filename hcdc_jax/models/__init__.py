@@ -1,4 +1,4 @@
-"""Networks. Each file returns a `Problem`; flax is imported here and in `containers` only."""
+"""Networks, each a `Problem`, your own by `make_problem`; flax is imported here and in `containers` only."""
 
 from hcdc_jax.models.checks import check_losses
 from hcdc_jax.models.graph import Setting, gcn_coefficients, sgc, spectral_gnn
@@ -14,22 +14,30 @@ from hcdc_jax.models.image import (
     sign_agreement,
 )
 from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.own import Keyed, make_problem
+from hcdc_jax.models.own_checks import acts_through, check_problem
+from hcdc_jax.models.perturbations import gaussian_dropout
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.tables import TABLE_NETS, table_embedding, table_problem
 
 __all__ = [
     "TABLE_NETS",
     "ImageSetting",
+    "Keyed",
     "Setting",
+    "acts_through",
     "check_losses",
+    "check_problem",
     "described_net",
     "expected_dropout",
+    "gaussian_dropout",
     "gcn_coefficients",
     "image_embedding",
     "image_net",
     "image_net_options",
     "image_nets",
     "image_problem",
+    "make_problem",
     "num_parameters",
     "sgc",
     "sign_agreement",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -54,7 +55,7 @@ def _check(name: str, loss: LossFn, params: Params, hparams: HParams, batch: PyT
         raise UserError(f"{name} must return one number, got {shape}; take the mean over the examples")
     if not jnp.issubdtype(result.dtype, jnp.floating):
         raise UserError(f"{name} must return a float, got {result.dtype}; counts and labels have no gradient")
-    value, gradients = jax.value_and_grad(lambda p, h: loss(p, h, batch), argnums=(0, 1))(params, hparams)
+    value, gradients = _value_and_gradients(params, hparams, batch, loss=loss)
     if not jnp.isfinite(value):
         raise UserError(f"{name} is {value} at these params and hparams; it must be finite")
     for path, leaf in jax.tree.leaves_with_path(dict(zip(("params", "hparams"), gradients, strict=True))):
@@ -69,3 +70,10 @@ def _check(name: str, loss: LossFn, params: Params, hparams: HParams, batch: PyT
             f"{name} is not differentiable, or does not use params: its gradient in them is 0 everywhere; accuracies, "
             "argmax, rounding and stop_gradient have none"
         )
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _value_and_gradients(
+    params: Params, hparams: HParams, batch: PyTree, *, loss: LossFn
+) -> tuple[Array, tuple[Params, HParams]]:
+    return jax.value_and_grad(loss, argnums=(0, 1))(params, hparams, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -43,5 +44,5 @@ def with_learning_rate(problem: Problem, factor: Callable[[HParams], Array | Non
 
     apply, train_loss, val_loss = map(in_theta, (problem.apply, problem.train_loss, problem.val_loss))
     if isinstance(problem.val_loss, LossOfLogits):
-        val_loss = LossOfLogits(apply, problem.val_loss.loss)
-    return Problem(init, apply, train_loss, val_loss, problem.perturb)
+        val_loss = dataclasses.replace(problem.val_loss, apply=apply)
+    return problem._replace(init=init, apply=apply, train_loss=train_loss, val_loss=val_loss)

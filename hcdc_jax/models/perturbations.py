@@ -88,3 +88,18 @@ def cut_mixed(key: Array, batch: Batch, chance: float, num_classes: int, labels:
 def relu_tanh(share: Array, x: Array) -> Array:
     """A mixture of two activations, `share` of it the rectifier's."""
     return share * jax.nn.relu(x) + (1 - share) * jnp.tanh(x)
+
+
+def gaussian_dropout(key: Array, rate: Array | float, x: Array) -> Array:
+    """Multiplies by independent normal numbers of the mean and variance that dropout at this rate has.
+
+    Mean 1, variance p / (1 - p), as of m / (1 - p) with a mask m (Srivastava et al., JMLR 15, section 10). A mask jumps
+    where the rate passes a draw, so a derivative along the draws misses most of what the rate does, however training is
+    differentiated; these numbers are smooth in it.
+
+    Args:
+      key: draws the numbers.
+      rate: p above 0, where the root has its slope, and below 1.
+      x: any array.
+    """
+    return x * (1 + jnp.sqrt(rate / (1 - rate)) * jax.random.normal(key, x.shape, x.dtype))

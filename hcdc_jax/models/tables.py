@@ -8,7 +8,8 @@ from typing import Any
 
 from hcdc_jax.errors import check_name
 from hcdc_jax.models.image import ImageSetting, image_net, network_embedding, network_problem, unread
-from hcdc_jax.problem import Problem, mean_loss, squared_error
+from hcdc_jax.problem import Problem, mean_loss
+from hcdc_jax.training.losses import squared_loss
 from hcdc_jax.training.soft_labels import SoftLoss
 from hcdc_jax.types import Array, HParams, Params
 
@@ -45,7 +46,7 @@ def table_problem(
       UserError: there is no such network or option.
     """
     network = _network(name, num_classes, options)
-    fit_loss = squared_error if num_classes is None else mean_loss
+    fit_loss = squared_loss if num_classes is None else mean_loss
     return network_problem(
         network, (num_features,), num_classes, weight_decay=weight_decay, read=read, fit_loss=fit_loss,
         soft_loss=soft_loss,

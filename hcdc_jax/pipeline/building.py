@@ -43,7 +43,7 @@ def build(config: Config, data: Data, source: Source | None = None) -> Setup:
         _check_names_go_with(config, kind, space, data.name)
     else:
         space, problem = source.space, source.problem
-        check_space(config, space)
+        check_space(config, space, problem.unrolled_only)
     _check_goes_with(config, kind, space, data.name)
     arrays.check_taught(config, data)
     real = kind.build(config, data, space, problem)

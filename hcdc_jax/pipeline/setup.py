@@ -243,8 +243,13 @@ def space_of(config: Config) -> spaces.Space:
     return space
 
 
-def check_space(config: Config, space: spaces.Space) -> None:
+def check_space(config: Config, space: spaces.Space, unrolled_only: tuple[str, ...] = ()) -> None:
     """Checks that the methods of a run can search a space.
+
+    Args:
+      config: of the run.
+      space: that is searched.
+      unrolled_only: hyperparameters that the network of a study says to have no implicit hypergradient.
 
     Raises:
       UserError: hypergradients would say nothing about it.
@@ -262,7 +267,7 @@ def check_space(config: Config, space: spaces.Space) -> None:
             "hcdc.extended_space = 'mixes' is for cells, between which there are mixtures; the space "
             f"{space.name!r} has none: set it to 'samples'"
         )
-    unseen = spaces.without_implicit_hypergradient(space)
+    unseen = unrolled_only or spaces.without_implicit_hypergradient(space)
     if unseen:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
         if config.hcdc.sensitivity == "implicit":

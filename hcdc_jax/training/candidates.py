@@ -31,7 +31,8 @@ class Scores(NamedTuple):
 
     Attributes:
       loss: validation loss after the last step; +inf where the candidate failed, so that no ranking prefers it.
-      accuracy: validation accuracy in [0, 1]; 0 where the candidate failed.
+      accuracy: validation accuracy in [0, 1]; 0 where the candidate failed, NaN where the loss has none, see
+        `problem.LossOfLogits`.
       status: True where training and validation stayed finite.
     """
 
@@ -292,7 +293,7 @@ def score(problem: Problem, params: Params, hparams: HParams, batch: Batch) -> S
 
 
 def scores_of(params: Params, loss: Array, accuracy: Array) -> Scores:
-    """The scores of a network with these parameters, loss and accuracy; masked if any of them is not finite."""
+    """The scores of a network with these parameters, loss and accuracy; masked if parameters or loss are not finite."""
     status = jnp.isfinite(loss) & all_finite(params)
     return Scores(jnp.where(status, loss, jnp.inf), jnp.where(status, accuracy, 0.0), status)
 

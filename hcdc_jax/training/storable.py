@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,8 @@ def storable(problem: Problem, num_hparams: int) -> Problem:
     def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
         return problem.val_loss(_given(tree, params), hparams, batch)
 
-    return Problem(init, apply, train_loss, _of_logits(problem, apply, val_loss), problem.perturb)
+    own_val_loss = _of_logits(problem, apply, val_loss)
+    return problem._replace(init=init, apply=apply, train_loss=train_loss, val_loss=own_val_loss)
 
 
 @functools.cache
@@ -61,13 +63,18 @@ def reading_dictionaries(problem: Problem, tree: Any, as_they_are: bool) -> Prob
         return seen._replace(inputs=as_dictionary(seen.inputs))
 
     noisy = None if problem.perturb is None else perturb
-    return Problem(problem.init, apply, train_loss, _of_logits(problem, apply, val_loss), noisy)
+    own_val_loss = _of_logits(problem, apply, val_loss)
+    return problem._replace(apply=apply, train_loss=train_loss, val_loss=own_val_loss, perturb=noisy)
 
 
 def _of_logits(problem: Problem, apply: Callable[..., Array], val_loss: Callable[..., Array]) -> Callable[..., Array]:
     """The validation loss of a wrapped problem, which reads logits alone where that of the problem does."""
     own = problem.val_loss
-    return own.__class__(apply, own.loss) if isinstance(own, LossOfLogits) and own.apply == problem.apply else val_loss
+    return (
+        dataclasses.replace(own, apply=apply)
+        if isinstance(own, LossOfLogits) and own.apply == problem.apply
+        else val_loss
+    )
 
 
 def as_dictionary(tree: PyTree) -> PyTree:
