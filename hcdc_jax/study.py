@@ -22,6 +22,7 @@ from hcdc_jax.config import Config
 from hcdc_jax.config.values import merge
 from hcdc_jax.data import ArrayData, GraphData, ImageData, array_data
 from hcdc_jax.errors import UserError
+from hcdc_jax.models.own_checks import check_problem
 from hcdc_jax.pipeline import Progress, Ranking, Source
 from hcdc_jax.pipeline.folder import CONFIG, check_owner, config_of
 from hcdc_jax.pipeline.setup import OWN, Data, Run
@@ -218,6 +219,9 @@ class Study:
             assert train is not None
             problem = reading_dictionaries(problem, jax.tree.structure(train.inputs), is_dictionary(train.inputs))
             data = array_data(self.name, _stored(train), val and _stored(val), test and _stored(test))
+            parts = (data.batch(index) for index in (data.train_idx, data.val_idx))
+            found = check_problem(problem, self.space, *(jax.tree.map(jnp.asarray, part) for part in parts))
+            data = data._replace(notes=(*data.notes, *found))
         return Source(data, problem, self.space, _fingerprints(problem, self.space, data))
 
     @functools.cached_property

@@ -28,8 +28,8 @@ class ArrayData(NamedTuple):
       val_idx: places of the validation part.
       test_idx: places of the test part.
       num_classes: of class numbers; None where labels are none.
-      drawn: the parts that were not given, and are drawn from the training part.
       checksum: SHA-256 of all of it.
+      notes: what a run should tell of it.
     """
 
     name: str
@@ -40,8 +40,8 @@ class ArrayData(NamedTuple):
     val_idx: np.ndarray
     test_idx: np.ndarray
     num_classes: int | None
-    drawn: tuple[str, ...]
     checksum: str
+    notes: tuple[str, ...] = ()
 
     def batch(self, index: np.ndarray) -> Batch:
         """The examples at these places."""
@@ -79,10 +79,11 @@ def array_data(
         places["train"] = np.sort(own)
     if not len(places["train"]):
         raise UserError(f"{name} has too few training examples to draw {' and '.join(drawn)} from: give these parts")
+    notes = tuple(f"{name} has no {part} part: a fifth of the training examples, drawn, is it" for part in drawn)
     num_classes = int(labels.max()) + 1 if labels.dtype.kind in "iu" else None
     train_idx, val_idx, test_idx = (places[part] for part in PARTS)
     checksum = _checksum((inputs, labels, weights, train_idx, val_idx, test_idx))
-    return ArrayData(name, inputs, labels, weights, train_idx, val_idx, test_idx, num_classes, drawn, checksum)
+    return ArrayData(name, inputs, labels, weights, train_idx, val_idx, test_idx, num_classes, checksum, notes)
 
 
 def summary(data: ArrayData) -> dict[str, Any]:
