@@ -22,6 +22,7 @@ import numpy as np
 
 from hcdc_jax.batches.images import Preprocessing, pixels_of, to_preprocessing
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.data.table_preparation import Preparation, from_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.storage.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.storage.files import sha256, write_bytes, write_json, write_npz
@@ -30,6 +31,7 @@ from hcdc_jax.version import __version__
 
 PRIMARY_METHOD = "hcdc"
 _CARD_FILE, _PRIMARY_FILE = "card.json", "condensed.npz"
+_PREPARATION = "preparation/"
 _REQUIRED = {"method", "seed", "config_hash", "sha256"}
 _METHOD_NAME = re.compile(r"[\w.]+")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "numpy", "scipy")
@@ -49,6 +51,7 @@ class Condensed:
       preprocessing: of images: `preprocessing.apply(images)` makes of new images, with pixels from 0 to 1, what a
         network trained on S_train reads, and `preprocessing.invert(train.inputs)` makes condensed ones visible. None
         where nothing was done to the inputs, and for graphs.
+      preparation: of a table, what its rows have gone through; see `prepare`.
     """
 
     train: Batch
@@ -56,6 +59,17 @@ class Condensed:
     card: Mapping[str, Any]
     variables: Variables
     preprocessing: Preprocessing | None = None
+    preparation: Preparation | None = None
+
+    def prepare(self, table: Any) -> np.ndarray:
+        """New rows of a table, a data frame or columns by name, as a network trained on S_train reads them: [n, d].
+
+        Raises:
+          UserError: the data is no table, or a column is missing.
+        """
+        if self.preparation is None:
+            raise UserError(f"{self.card['source']['name']} is no table, so that there are no columns to prepare")
+        return self.preparation.apply(table)
 
     def __repr__(self) -> str:
         sizes = [len(np.asarray(batch.labels)) for batch in (self.train, self.val)]
@@ -134,6 +148,7 @@ def save_condensed(
     source: Mapping[str, str],
     preprocessing: str,
     statistics: Preprocessing | None = None,
+    preparation: Preparation | None = None,
     facts: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Saves one artefact into a run folder and enters it into the folder's card.
@@ -149,6 +164,7 @@ def save_condensed(
       source: `name` and `checksum` of the full data.
       preprocessing: what was done to the full data, in words.
       statistics: the same for images, in numbers; stored in float32.
+      preparation: the same for tables.
       facts: what else the method learned, entered into the card by name.
 
     Returns:
@@ -163,6 +179,8 @@ def save_condensed(
     card = _card_to_extend(folder, config_hash)
     arrays = to_arrays({"train": train, "val": val, "variables": variables})
     arrays |= {name: array.astype(np.float32) for name, array in to_arrays({"preprocessing": statistics}).items()}
+    if preparation is not None:
+        arrays |= {f"{_PREPARATION}{name}": array for name, array in preparation.to_arrays().items()}
     name = f"{method}_seed{seed}"
     path = _path(folder, name)
     write_npz(path, arrays)
@@ -218,9 +236,14 @@ def load_condensed(
         raise UserError(f"{path} is not the file that {_CARD_FILE} describes (SHA-256 differs); condense anew")
     arrays = read_arrays(path)
     try:
+        prepared = {
+            name.removeprefix(_PREPARATION): arrays.pop(name) for name in list(arrays) if name.startswith(_PREPARATION)
+        }
         tree = to_tree(arrays)
         statistics = to_preprocessing(tree["preprocessing"]) if "preprocessing" in tree else None
-        return Condensed(to_batch(tree["train"]), to_batch(tree["val"]), entry, tree.get("variables"), statistics)
+        preparation = from_arrays(prepared) if prepared else None
+        batches = to_batch(tree["train"]), to_batch(tree["val"])
+        return Condensed(*batches, entry, tree.get("variables"), statistics, preparation)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks the arrays of a condensed data set ({error}); condense anew") from error
 

@@ -98,6 +98,6 @@ def configuration(target: str) -> Path:
 
 def bundled() -> dict[str, Path]:
     """The configurations that come with the library, by name."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     folder = next(found for found in (package / "_configs", package.parent / "configs") if found.is_dir())
     return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.toml"))}

@@ -28,7 +28,8 @@ class DataConfig:
     """What is condensed."""
 
     name: str = "digits_graph"  # data set, see `hcdc list`
-    path: str | None = None  # own .npz file; wins over name
+    path: str | None = None  # own file or folder; wins over name, see docs/own_data.md
+    target: str | None = None  # of a table: the column that is predicted
     split: NonNegativeInt = 0  # which of several splits
     seed: Seed = 0  # draws splits that the data does not bring along
     train: Count | None = None  # images of the training part at most, classes in proportion; all by default

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from hcdc_jax.data.table_preparation import Preparation
+from hcdc_jax.data.tables import TableData
 from hcdc_jax.errors import UserError
-from hcdc_jax.types import Batch, PyTree
+from hcdc_jax.types import Batch, PyTree, as_batch
 
 PARTS = ("train", "val", "test")
 DRAWN = 0.2
@@ -30,6 +32,7 @@ class ArrayData(NamedTuple):
       num_classes: of class numbers; None where labels are none.
       checksum: SHA-256 of all of it.
       notes: what a run should tell of it.
+      preparation: of a table, what its rows have gone through; None of other arrays.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ArrayData(NamedTuple):
     num_classes: int | None
     checksum: str
     notes: tuple[str, ...] = ()
+    preparation: Preparation | None = None
 
     def batch(self, index: np.ndarray) -> Batch:
         """The examples at these places."""
@@ -84,6 +88,15 @@ def array_data(
     train_idx, val_idx, test_idx = (places[part] for part in PARTS)
     checksum = _checksum((inputs, labels, weights, train_idx, val_idx, test_idx))
     return ArrayData(name, inputs, labels, weights, train_idx, val_idx, test_idx, num_classes, checksum, notes)
+
+
+def from_table(table: TableData) -> ArrayData:
+    """The rows of a table, prepared."""
+    train, val, test = (as_batch(tuple(part)) for part in (table.train, table.val, table.test))
+    data = array_data(table.name, train, val, test)
+    return data._replace(
+        num_classes=table.num_classes, checksum=table.checksum, notes=table.notes, preparation=table.preparation
+    )
 
 
 def summary(data: ArrayData) -> dict[str, Any]:

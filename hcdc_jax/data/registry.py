@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hcdc_jax.data.arrays import ArrayData, from_table
 from hcdc_jax.data.arxiv_graph import load_arxiv_graph
 from hcdc_jax.data.digits import load_digits_graph, load_digits_images
 from hcdc_jax.data.download import data_dir as find_data_dir
@@ -22,6 +23,9 @@ from hcdc_jax.data.npz import graph_from_arrays, read_arrays
 from hcdc_jax.data.objects import from_object
 from hcdc_jax.data.ogb import holds_ogb, load_ogbn_arxiv, read_ogb
 from hcdc_jax.data.planetoid import load_planetoid
+from hcdc_jax.data.table_sets import table
+from hcdc_jax.data.table_sets import tables as table_sets
+from hcdc_jax.data.tables import read_table
 from hcdc_jax.errors import unknown
 
 
@@ -59,19 +63,24 @@ _REGISTRY: Mapping[str, _Entry] = {
 }
 
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
+"""Of files that hold tables; an .npz holds one where a target is named."""
+
+
 def datasets() -> dict[str, str]:
     """The names that `load_dataset` knows, each with a one-line description."""
-    return {name: entry.description for name, entry in _REGISTRY.items()}
+    return {name: entry.description for name, entry in _REGISTRY.items()} | table_sets()
 
 
 def load_dataset(
     name_or_path: Any = "",
     *,
     path: str | Path | None = None,
+    target: str | None = None,
     split: int = 0,
     seed: int = 0,
     data_dir: str | Path | None = None,
-) -> GraphData | ImageData:
+) -> ArrayData | GraphData | ImageData:
     """Loads a data set by its name, or from the user's own files or objects.
 
     Named sets are looked for in `data_dir`, then in the download cache (HCDC_CACHE_DIR, by default
@@ -85,6 +94,7 @@ def load_dataset(
       name_or_path: one of `datasets()`, or the path of an .npz file or of a folder of images, or an object of another
         package, see `data.objects`.
       path: path of such a file or folder; wins over `name_or_path`.
+      target: of a table (.csv, .tsv, .parquet, or .npz), the column that is predicted; see `data.read_table`.
       split: which of several splits.
       seed: draws what is random: the split of `digits_graph` and `digits_images`, a missing validation part.
       data_dir: folder with `<name>/<name>.npz`, for images `<name>/<name>_train*.npz` and `<name>_test*.npz`; by
@@ -93,7 +103,7 @@ def load_dataset(
     Raises:
       UserError: no such data set or file, it cannot be downloaded, or it fails a check.
     """
-    data = read_dataset(name_or_path, path=path, split=split, seed=seed, data_dir=data_dir)
+    data = read_dataset(name_or_path, path=path, target=target, split=split, seed=seed, data_dir=data_dir)
     for note in data.notes:
         warnings.warn(note, stacklevel=2)
     return data
@@ -103,25 +113,30 @@ def read_dataset(
     name_or_path: Any = "",
     *,
     path: str | Path | None = None,
+    target: str | None = None,
     split: int = 0,
     seed: int = 0,
     data_dir: str | Path | None = None,
-) -> GraphData | ImageData:
+) -> ArrayData | GraphData | ImageData:
     """`load_dataset` for those who tell the notes of the data themselves."""
     if path is not None:
-        return _read_own(Path(path), split, seed)
+        return _read_own(Path(path), target, split, seed)
     if not isinstance(name_or_path, str | os.PathLike):
         return from_object(name_or_path, split=split, seed=seed)
     name = os.fspath(name_or_path)
     if name in _REGISTRY:
         data = _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
         return data._replace(notes=())  # what a named set holds is known, and said where it is described
+    if name in table_sets():
+        return from_table(table(name, split=split, seed=seed))
     if name.endswith(".npz") or os.sep in name or Path(name).exists():
-        return _read_own(Path(name), split, seed)
-    raise unknown("data set", name, _REGISTRY, also="or the path of an .npz file")
+        return _read_own(Path(name), target, split, seed)
+    raise unknown("data set", name, datasets(), also="or the path of an .npz file")
 
 
-def _read_own(path: Path, split: int, seed: int) -> GraphData | ImageData:
+def _read_own(path: Path, target: str | None, split: int, seed: int) -> ArrayData | GraphData | ImageData:
+    if path.suffix.lower() in TABLE_SUFFIXES or target is not None:
+        return from_table(read_table(path, target, split=split, seed=seed))
     if holds_ogb(path):
         return read_ogb(path, split=split, seed=seed)
     if holds_graphsaint(path):

@@ -8,7 +8,7 @@ from hcdc_jax.data.cells import cell_of, is_connected
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.kinds import arrays, graphs, image_streams, images
 from hcdc_jax.pipeline.recipes import zero_cost
-from hcdc_jax.pipeline.setup import CANDIDATES, Data, Kind, Setup, Source, check_space, key_for, space_of
+from hcdc_jax.pipeline.setup import CANDIDATES, OWN, Data, Kind, Setup, Source, check_space, key_for, space_of
 from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.training.soft_labels import SoftLoss, either_loss
@@ -115,9 +115,13 @@ def _candidates(config: Config, space: Space) -> Array:
 def _check_names_go_with(config: Config, kind: Kind, space: Space, name: str) -> None:
     """Whether the space and the network that a configuration names go with the data and with each other."""
     where = f"{name} holds {kind.unit}"
+    if config.model.name == OWN:
+        raise UserError(f"model.name = {OWN!r} is that of a study: give its Python file in place of a configuration")
     of_graphs = space.basis is not None
     if of_graphs != (kind is graphs.KIND):
-        raise UserError(f"{where}, and the space {space.name!r} is for {'graphs' if of_graphs else 'images'}")
+        raise UserError(
+            f"{where}, and the space {space.name!r} is for {'graphs' if of_graphs else 'images and tables'}"
+        )
     if config.model.name not in kind.models:
         raise UserError(f"{where}; choose model.name among {', '.join(kind.models)}, not {config.model.name!r}")
     if (space.name == CELLS) != (config.model.name == CELLS):

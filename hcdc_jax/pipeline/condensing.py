@@ -70,5 +70,6 @@ def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
         source={"name": data.name, "checksum": data.checksum},
         preprocessing=run.setup.kind.words(run.setup),
         statistics=run.setup.preprocessing,
+        preparation=getattr(data, "preparation", None),
         facts=val.facts | train.facts,  # a learning rate that both learned is that of S_train
     )

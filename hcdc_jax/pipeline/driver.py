@@ -104,7 +104,9 @@ def prepare(config: Config, source: Source | None = None) -> Setup:
 
 def _read(options: DataConfig) -> Data:
     if not options.stream:
-        return read_dataset(options.name, path=options.path, split=options.split, seed=options.seed)
+        return read_dataset(
+            options.name, path=options.path, target=options.target, split=options.split, seed=options.seed
+        )
     if options.path is None:
         raise UserError("data.stream reads pictures from a folder with a folder for each class: set data.path to it")
     cut = None

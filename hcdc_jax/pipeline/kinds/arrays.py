@@ -1,7 +1,8 @@
-"""Arrays as the pipeline sees them: the examples of a study, whatever they are, and its own network."""
+"""Arrays as the pipeline sees them: examples of a study, whatever they are, or the rows of a table."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -14,19 +15,22 @@ from hcdc_jax.config import Config
 from hcdc_jax.containers import Container, ImageStart, image_container
 from hcdc_jax.data import ArrayData
 from hcdc_jax.data.arrays import summary
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.models.tables import TABLE_NETS, table_problem
+from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
 from hcdc_jax.pipeline.setup import OWN, Kind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
+from hcdc_jax.training.soft_labels import SoftLoss
 from hcdc_jax.types import Batch
 
 
 def build(config: Config, data: ArrayData, space: Space, problem: Problem | None) -> RealParts:
-    """The network of the study, and its arrays as they are.
+    """The network of the study or of `config.model`, and the arrays as they are.
 
     Raises:
-      UserError: settings that only images or graphs have, or no network.
+      UserError: settings that only images or graphs have, or no such network.
     """
     options = config.data
     others = {
@@ -36,10 +40,27 @@ def build(config: Config, data: ArrayData, space: Space, problem: Problem | None
     for key, value in others.items():
         if value is not None:
             raise UserError(f"{key} is for images; a study of arrays is trained on what it brings: leave it out")
-    if problem is None:
-        raise UserError(f"{data.name} holds arrays, which have no network by name: make a Study with a problem")
     train, val, test = (_on_device(data.batch(index)) for index in (data.train_idx, data.val_idx, data.test_idx))
-    return RealParts(data, train, val, test, None, problem)
+    if problem is not None:
+        return RealParts(data, train, val, test, None, problem)
+    return RealParts(data, train, val, test, None, *_of_rows(config, data, space))
+
+
+def _of_rows(config: Config, data: ArrayData, space: Space) -> tuple[Problem, Problem | None]:
+    """What candidates train on rows of a table, and on labels of teachers if there are any."""
+    check_name("network for tables", config.model.name, TABLE_NETS, where="in 'model.name'")
+    problem_of = functools.partial(
+        table_problem,
+        config.model.name,
+        data.inputs.shape[1],
+        data.num_classes,
+        weight_decay=config.training.weight_decay,
+        read=space.read,
+        **network_options(config.model),
+    )
+    labels = config.labels
+    taught = problem_of(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
+    return problem_of(), taught
 
 
 def _on_device(batch: Batch) -> Batch:
@@ -141,12 +162,14 @@ def _real_scalars(setup: Setup) -> int:
 
 
 def _words(setup: Setup) -> str:
-    return "arrays as the study gives them"
+    if setup.data.preparation is None:
+        return "arrays as the study gives them"
+    return f"{', '.join(setup.data.preparation.feature_names)}; prepared, the numbers lie under preparation/"
 
 
 KIND = Kind(
     unit="examples",
-    models=(OWN,),
+    models=(OWN, *TABLE_NETS),
     containers=("auto",),
     methods=(),
     summary=summary,

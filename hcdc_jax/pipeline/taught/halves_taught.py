@@ -70,7 +70,9 @@ def relabelled_start(run: Run, seed: int, method: str, start: ImageStart) -> Ima
 def _taught(run: Run, seed: int, recipe: Recipe, given: Half) -> Half:
     """The same images, in views, with labels of teachers; its cost leaves out the full trainings, which rows share."""
     setup, options, taught_by = run.setup, run.setup.config.labels, teachers_of(run, seed)
-    augmentation = augment.fitting(augment.parse(options.augmentation, augment.VIEW_OPERATIONS), setup.data.name)
+    augmentation = augment.Augmentation(())
+    if options.views > 1:
+        augmentation = augment.fitting(augment.parse(options.augmentation, augment.VIEW_OPERATIONS), setup.data.name)
     key = jax.random.fold_in(half_key("train", seed), 1)
     container = view_container((recipe.finished or recipe.container)(setup, "train"), augmentation)
     with measured() as elapsed:
