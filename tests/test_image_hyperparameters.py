@@ -130,8 +130,8 @@ def test_networks_of_other_depth_take_the_space_too():
 
 
 def test_a_hyperparameter_that_enters_nowhere():
-    with pytest.raises(UserError, match="unknown hyperparameter of image networks 'dropout' in the space 'mine'"):
-        spaces.image_training("mine", dropout=(0.1, 0.5))
+    with pytest.raises(UserError, match="unknown hyperparameter of image networks 'momentum' in the space 'mine'"):
+        spaces.image_training("mine", momentum=(0.1, 0.5))
 
 
 def test_your_own_space_reads_what_it_names():

@@ -171,6 +171,7 @@ def test_networks_of_images_may_have_dropout_too():
 def test_what_does_not_go_together_is_refused():
     assert "network for tables 'convnet'" in error_of(lambda: table_problem("convnet", 4, 3))
     assert "option of mlp 'widht'; did you mean 'width'?" in error_of(lambda: table_problem("mlp", 4, 3, widht=3))
+    assert "the bounds of 'dropout' must lie in [0, 1)" in error_of(lambda: spaces.image_training("s", dropout=(0, 1)))
     problem = table_problem("mlp", 4, 3, width=5, read=reading("dropout"), soft_loss=SoftLoss())
     soft = CLASSES._replace(labels=jnp.full((6, 3), 1 / 3))
     params = params_of(problem, jnp.zeros(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hcdc_jax.errors import check_name
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models import ImageSetting
 from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object
 
@@ -48,10 +48,14 @@ def image_training(name: str, **bounds: Bounds) -> Space:
         space = image_training("mine", label_smoothing=(0.001, 0.3, "logit"), mixup=(0.01, 0.99, "logit"))
 
     Raises:
-      UserError: a name that `models.ImageSetting` does not have, which would enter nowhere, or bounds as in `box`.
+      UserError: a name that `models.ImageSetting` does not have, which would enter nowhere, bounds as in `box`, or
+        those of a dropout rate outside of [0, 1).
     """
     known = [field for field in ImageSetting._fields if field != "cell"]  # which is not a number
     for key in bounds:
         check_name("hyperparameter of image networks", key, known, where=f"in the space {name!r}")
-    values = box(name, bounds).read
-    return box(name, bounds)._replace(read=lambda hparams: ImageSetting(**values(hparams)))
+    space = box(name, bounds)
+    low, high = bounds.get("dropout", (0, 0))[:2]
+    if not 0 <= low <= high < 1:
+        raise UserError(f"space {name!r}: the bounds of 'dropout' must lie in [0, 1), got ({low}, {high})")
+    return space._replace(read=lambda hparams: ImageSetting(**space.read(hparams)))
