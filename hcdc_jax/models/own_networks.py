@@ -45,6 +45,8 @@ def network_of(network: Any, apply: Callable[..., Array] | None, example: PyTree
       UserError: it is none of what `make_problem` takes, or cannot be called as it must be.
     """
     if apply is not None:
+        if not callable(apply):
+            raise UserError(f"apply must be a function, got {type(apply).__name__}; inputs of a module go in example=")
         return _of_functions(network, apply)
     if isinstance(network, nn.Module):
         return _of_linen(lambda h: network, example, h)
