@@ -132,8 +132,10 @@ def test_a_loss_of_ones_own_and_a_regulariser():
     np.testing.assert_allclose(problem.train_loss(params, HPARAMS, BATCH), expected, rtol=1e-5)
 
 
-def test_the_slope_of_training_is_that_of_its_differences(x64):
-    problem = problem_of(weight_decay="decay", label_smoothing="smoothing", learning_rate_factor="rate")
+def test_the_slope_of_noisy_training_is_that_of_its_differences(x64):
+    problem = problem_of(
+        apply=noisy_apply, weight_decay="decay", label_smoothing="smoothing", learning_rate_factor="gain"
+    )
     batch, training = (
         hc.as_batch(jax.tree.map(np.float64, (BATCH.inputs, BATCH.weights)))._replace(labels=BATCH.labels),
         hc.Training(steps=5, learning_rate=0.05),
@@ -147,7 +149,7 @@ def test_the_slope_of_training_is_that_of_its_differences(x64):
     ahead, behind = jax.jit(jax.vmap(loss))(here + steps).reshape(2, 4)
     np.testing.assert_allclose(slopes, (ahead - behind) / 2e-5, rtol=1e-5, atol=1e-9)
     assert (np.asarray(slopes) != 0).all()
-    assert problem.unrolled_only == ("rate",)
+    assert problem.unrolled_only == ("gain",)
 
 
 # Noise.
@@ -345,6 +347,8 @@ def test_what_is_no_network_is_told_in_one_line():
         of(Restless(), example=BATCH.inputs): "Restless draws random numbers in evaluation, too",
         of(LinenNet(), np.ones((1, 4))): "inputs of a module go in example=",
         of(LinenNet()): "give example=X[:1]",
+        of(init): "apply",
+        of(lambda rngs: 3): "builds a network of Flax NNX, not a int",
         of(NnxNet(rngs=nnx.Rngs(0))): "NnxNet is built already",
         of(lambda x: x): "cannot tell what '<lambda>' is",
         of(init, lambda params, inputs, hp: inputs): "missing a required argument: 'hp'",
@@ -403,6 +407,8 @@ def test_data_that_do_not_fit_are_told():
     assert "of type float32; class numbers are integers" in error_of(
         lambda: check(train=BATCH._replace(labels=BATCH.labels + 0.5))
     )
+    numpy = hc.make_problem(init, lambda params, inputs: np.tanh(np.asarray(inputs @ params["first"])), space=GOOD)
+    assert "train_loss cannot be traced by JAX" in error_of(lambda: check(problem=numpy))
     unfinished = hc.make_problem(init, lambda p, x, h: jnp.log(-h["gain"]) * x @ p["first"], space=GOOD)
     assert "train_loss is nan" in error_of(lambda: check(problem=unfinished))
 
