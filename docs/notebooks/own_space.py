@@ -1,7 +1,8 @@
 # %% [markdown]
 # # Your own space
-# Two lines define a space; the losses read it by name. Here: weight decay of two layers and a gain, for a small network
-# on scikit-learn's digits. Then HCDC by hand: the synthetic validation set is an array of 30 images.
+# Two lines define a space; whatever has a parameter `h` reads it by name. Here: weight decay of two layers and a gain,
+# for a small network on scikit-learn's digits. Then HCDC by hand: the synthetic validation set is an array of 30
+# images.
 
 # %%
 import jax
@@ -11,33 +12,26 @@ import optax
 from sklearn.datasets import load_digits
 
 import hcdc_jax as hc
-from hcdc_jax.problem import mean_loss
 
 space = hc.spaces.box("digits_mlp", {"decay_1": (1e-5, 0.1, "log"), "decay_2": (1e-5, 0.1, "log"), "gain": (0.2, 2.0)})
 print(space.hparam_names, space.prior_std)
 
 
 # %%
-def init(key, hparams):
+def init(key):
     keys = jax.random.split(key)
     return {"first": 0.1 * jax.random.normal(keys[0], (64, 32)), "second": 0.2 * jax.random.normal(keys[1], (32, 10))}
 
 
-def apply(params, hparams, inputs):
-    return jnp.tanh(space.read(hparams)["gain"] * inputs @ params["first"]) @ params["second"]
+def apply(params, inputs, h):
+    return jnp.tanh(h["gain"] * inputs @ params["first"]) @ params["second"]
 
 
-def val_loss(params, hparams, batch):
-    return mean_loss(apply(params, hparams, batch.inputs), batch)
+def decay(params, h):
+    return h["decay_1"] * jnp.sum(params["first"] ** 2) + h["decay_2"] * jnp.sum(params["second"] ** 2)
 
 
-def train_loss(params, hparams, batch):
-    h = space.read(hparams)
-    decay = h["decay_1"] * jnp.sum(params["first"] ** 2) + h["decay_2"] * jnp.sum(params["second"] ** 2)
-    return val_loss(params, hparams, batch) + decay
-
-
-problem = hc.Problem(init, apply, train_loss, val_loss)
+problem = hc.make_problem(init, apply, space=space, regulariser=decay)
 
 # %%
 images, labels = load_digits(return_X_y=True)
@@ -45,14 +39,14 @@ order = np.random.default_rng(0).permutation(len(labels))
 
 
 def batch(index):
-    return hc.Batch(jnp.asarray(images[index] / 8 - 1, jnp.float32), jnp.asarray(labels[index]), jnp.ones(len(index)))
+    return hc.as_batch((images[index] / 8 - 1, labels[index]))
 
 
 train, val, small_train, small_val = (
     batch(order[slice(*span)]) for span in ((0, 600), (600, 1200), (0, 60), (600, 630))
 )
 key, training = jax.random.key(0), hc.Training(steps=150)
-hc.models.check_losses(train_loss, val_loss, init(key, space.sample(key, 1)[0]), space.sample(key, 1)[0], train, val)
+print(hc.models.check_problem(problem, space, train, val) or "nothing suspicious")
 
 # %% [markdown]
 # Eight full trainings give the targets; eight networks trained on the small set give the pool that stays put.
@@ -65,7 +59,7 @@ matched = space.spread(0, 8)
 @jax.vmap
 def target(hparams):
     fit = lambda h: hc.train(key, problem, h, train, training)[0]  # noqa: E731
-    gradient, info = hc.unrolled_hypergradient(fit, val_loss, hparams, val)
+    gradient, info = hc.unrolled_hypergradient(fit, problem.val_loss, hparams, val)
     return hc.Target(info.value, gradient)
 
 
@@ -88,7 +82,7 @@ scale, optimizer = jnp.asarray(space.prior_std), optax.adam(0.02)
 @jax.jit
 def step(carry, _):
     batch, state = carry
-    d, gradient, _ = hc.frozen_matching(val_loss, pool, batch, targets, distance="value_gradient", scale=scale)
+    d, gradient, _ = hc.frozen_matching(problem.val_loss, pool, batch, targets, distance="value_gradient", scale=scale)
     updates, state = optimizer.update(gradient.inputs, state)
     return (batch._replace(inputs=optax.apply_updates(batch.inputs, updates)), state), d
 

@@ -41,7 +41,10 @@ def check_problem(problem: Problem, space: Readable, train: Batch, val: Batch) -
     for part, batch in (("training", train), ("validation", val)):
         _check_lengths(part, batch)
     few_train, few_val = (_first(batch) for batch in (train, val))
-    hparams, params = _point(problem=problem, space=space)
+    try:
+        hparams, params = _point(problem=problem, space=space)
+    except jax.errors.JAXTypeError as error:
+        raise UserError(f"init cannot be traced by JAX ({type(error).__name__}): write it with jax.numpy") from error
     for part, batch, few in (("training", train, few_train), ("validation", val, few_val)):
         _check_outputs(problem, params, hparams, part, batch, few)
     check_losses(problem.train_loss, problem.val_loss, params, hparams, few_train, few_val)
@@ -110,7 +113,10 @@ def _check_lengths(part: str, batch: Batch) -> None:
 
 
 def _check_outputs(problem: Problem, params: Params, hparams: HParams, part: str, batch: Batch, few: Batch) -> None:
-    outputs = jax.eval_shape(problem.apply, params, hparams, few.inputs)
+    try:
+        outputs = jax.eval_shape(problem.apply, params, hparams, few.inputs)
+    except jax.errors.JAXTypeError:
+        return  # which `check_losses` puts into words
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         raise UserError(f"the network must return one array of outputs, got {type(outputs).__name__}")
     if outputs.shape[:1] < few.labels.shape[:1]:

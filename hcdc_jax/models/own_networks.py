@@ -45,6 +45,8 @@ def network_of(network: Any, apply: Callable[..., Array] | None, example: PyTree
       UserError: it is none of what `make_problem` takes, or cannot be called as it must be.
     """
     if apply is not None:
+        if not callable(apply):
+            raise UserError(f"apply must be a function, got {type(apply).__name__}; inputs of a module go in example=")
         return _of_functions(network, apply)
     if isinstance(network, nn.Module):
         return _of_linen(lambda h: network, example, h)
@@ -173,6 +175,8 @@ def _of_linen(module_of: Callable[..., nn.Module], example: PyTree, h: PyTree) -
 
 def _of_nnx(make: Callable[..., nnx.Module]) -> Network:
     model = make(rngs=nnx.Rngs(0))
+    if not isinstance(model, nnx.Module):
+        raise UserError(f"a function of `rngs` builds a network of Flax NNX, not a {type(model).__name__}")
     named, told = _told(model)
     graphs = {}
     for noise, set_mode in ((True, model.train), (False, model.eval)):
@@ -208,9 +212,14 @@ def _of_equinox(make: Callable[..., Any]) -> Network:
         import equinox  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            "a function of `key` builds a network of Equinox, which is not installed: pip install equinox"
+            "a function of `key` builds a network of Equinox, which is not installed: pip install equinox; if it is an "
+            "init, give its apply as well"
         ) from error
     model = make(key=jax.random.key(0))
+    if not isinstance(model, equinox.Module):
+        raise UserError(
+            f"a function of `key` builds a network of Equinox, not a {type(model).__name__}: give its apply"
+        )
     named, noisy = _told(model)
     params, rest = equinox.partition(model, equinox.is_inexact_array)
     structure = jax.tree.structure(params)
