@@ -58,8 +58,10 @@ def _of_rows(config: Config, data: ArrayData, space: Space) -> tuple[Problem, Pr
         read=space.read,
         **network_options(config.model),
     )
-    labels = config.labels
-    taught = problem_of(soft_loss=SoftLoss(labels.loss, labels.temperature)) if labels.teachers else None
+    labels, taught = config.labels, None
+    # At temperature 1 the divergence is the cross-entropy, less what training cannot change.
+    if labels.teachers and (labels.loss, labels.temperature) != ("kl", 1.0):
+        taught = problem_of(soft_loss=SoftLoss(labels.loss, labels.temperature))
     return problem_of(), taught
 
 
