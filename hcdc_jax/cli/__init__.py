@@ -32,7 +32,7 @@ from hcdc_jax.evaluation import protocols
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
-from hcdc_jax.pipeline.folder import config_of
+from hcdc_jax.pipeline.folder import CONFIG, config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
@@ -181,8 +181,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = pipeline.SearchPlan
-    sub = add("search", _search, "search on the condensed data of a run, then train the best on the full data")
-    sub.add_argument("target", metavar="CONFIG|DIR")
+    about = "search on condensed data, then train the best on the full data; condenses first where nothing is condensed"
+    sub = add("search", _search, about, epilog=_EPILOG)
+    sub.add_argument("target", metavar="CONFIG|DIR|DATA")
     sub.add_argument("--method", choices=get_args(pipeline.SearchMethod), default=plan.method, help=f"({plan.method})")
     sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
     sub.add_argument(
@@ -232,11 +233,10 @@ def _whole(text: str, low: int) -> int:
 
 
 def _run(args: argparse.Namespace, overrides: list[str]) -> None:
-    if not is_study_file(args.target) and not Path(args.target).is_dir():
-        file = configuration(args.target)
-        if ladder.is_ladder(file):
-            return _climb(file, args, overrides)
-    job = resolve(args.target, overrides, args.out)
+    file = Path(args.target) if Path(args.target).is_file() else bundled().get(args.target)
+    if file is not None and file.suffix == ".toml" and ladder.is_ladder(file):
+        return _climb(file, args, overrides)
+    job = _job(args, overrides)
     resume = args.resume or job.folder == Path(args.target)
     with terminal.progress() as progress:
         report = pipeline.run(job.config, job.folder, source=job.source, resume=resume, progress=progress)
@@ -254,18 +254,25 @@ def _climb(target: Path, args: argparse.Namespace, overrides: list[str]) -> None
     terminal.say_path(f"Report: {folder / f'{target.stem}.html'}")
 
 
+def _job(args: argparse.Namespace, overrides: list[str]) -> Job:
+    job = resolve(args.target, overrides, args.out)
+    if job.said:
+        terminal.say(job.said)
+    return job
+
+
 def _condense(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.condense, resolve(args.target, overrides, args.out))
+    _do_stage(pipeline.condense, _job(args, overrides))
 
 
 def _rank(args: argparse.Namespace, overrides: list[str]) -> None:
-    job = resolve(args.target, overrides, args.out)
+    job = _job(args, overrides)
     config_of(job.folder)  # where no run is there is nothing to rank on, and no reason to begin one
     _do_stage(pipeline.rank, job)
 
 
 def _truth(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.truth, resolve(args.target, overrides, args.out))
+    _do_stage(pipeline.truth, _job(args, overrides))
 
 
 def _do_stage(stage: Callable[[Run], None], job: Job) -> None:
@@ -301,8 +308,17 @@ def _begun(target: str) -> tuple[Path, Setup]:
 
 
 def _search(args: argparse.Namespace, overrides: list[str]) -> None:
-    del overrides
-    folder, setup = _begun(args.target)
+    args.out = None
+    job = _job(args, overrides)
+    if (job.folder / CONFIG).is_file() and not overrides:
+        folder, setup = _begun(args.target)
+    else:  # what is not condensed yet is condensed first
+        folder, setup = job.folder, pipeline.prepare(pipeline.resolved(job.config), job.source)
+        with (
+            terminal.progress() as progress,
+            pipeline.opened(job.config, folder, source=job.source, progress=progress) as run,
+        ):
+            pipeline.condense(run)
     plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
     with terminal.progress() as progress:
         result = pipeline.search(setup, folder, plan, progress)

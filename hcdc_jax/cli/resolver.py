@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hcdc_jax import config as configs
+from hcdc_jax.cli.own_data import is_data, settings_for
 from hcdc_jax.cli.study_files import is_study_file, load_study
 from hcdc_jax.config import Config
 from hcdc_jax.errors import UserError, did_you_mean, nearest
@@ -22,18 +23,21 @@ class Job(NamedTuple):
       config: of the run.
       source: of a study; None where the configuration names all.
       folder: of the run.
+      said: a line about how it was settled, if there is something to tell.
     """
 
     config: Config
     source: Source | None
     folder: Path
+    said: str = ""
 
 
 def resolve(target: str, overrides: Sequence[str] = (), out: str | None = None) -> Job:
     """What a command is to work on.
 
     Args:
-      target: a run folder; a .toml file, or the name of one that comes with the library; a study, `mine.py[:name]`.
+      target: a run folder; a .toml file, or the name of one that comes with the library; a study, `mine.py[:name]`; own
+        data: a table, an .npz, a folder of pictures.
       overrides: settings from the command line.
       out: run folder; that of the target by default: itself, that of the study, or `runs/<name>`.
 
@@ -44,6 +48,9 @@ def resolve(target: str, overrides: Sequence[str] = (), out: str | None = None) 
         study = load_study(target).with_overrides(overrides)
         return Job(study.config, study.source, Path(out) if out else study.path)
     path = Path(target)
+    if not (path / CONFIG).is_file() and path.exists() and is_data(path):
+        config, said = settings_for(path, overrides, bundled())
+        return Job(config, None, Path(out) if out else Path("runs") / path.stem, said)
     if not path.is_dir():
         file = configuration(target)
         folder = Path(out) if out else Path("runs") / file.stem
@@ -68,7 +75,7 @@ def run_folder(target: str) -> Path:
     """
     if is_study_file(target):
         folder = load_study(target).path
-    elif Path(target).is_dir():
+    elif (Path(target) / CONFIG).is_file() or not Path(target).exists():
         folder = Path(target)
     else:
         folder = Path("runs") / Path(target).stem

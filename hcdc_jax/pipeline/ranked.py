@@ -57,10 +57,11 @@ class Ranking(NamedTuple):
 
 
 def settings(space: Space, hparams: np.ndarray) -> dict[str, Any]:
-    """A candidate [h] by name: what a box reads, else the numbers of the vector."""
+    """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector."""
     read = space.read(jnp.asarray(hparams))
+    read = read._asdict() if hasattr(read, "_asdict") else read
     if isinstance(read, dict):
-        return {name: np.asarray(value).tolist() for name, value in read.items()}
+        return {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
     return dict(zip(space.hparam_names, np.asarray(hparams).tolist(), strict=True))
 
 

@@ -14,6 +14,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.ranked import settings
 from hcdc_jax.pipeline.hcdc.targets import Matched
 from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
@@ -72,7 +73,9 @@ def outcome(
         accuracy = float(test.accuracy)
         return {
             "hparams": named(hparams),
+            "settings": settings(setup.space, hparams),
             "val_loss": float(val_loss),
+            "test_loss": float(test.loss),
             "test_accuracy": accuracy,
             "regret_test_accuracy": None if best is None else 100 * (best - accuracy),
         }
