@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ from hcdc_jax.errors import check_name
 from hcdc_jax.types import Array, Batch
 
 BASES = ("laplacian", "adjacency", "chebyshev")
+MAX_DENSE_FEATURES = 64_000_000
+"""Entries (256 MB) up to which filtered features are dense whatever is in them."""
+MAX_SPARSE_SHARE = 0.05
+"""Share of entries that are not 0 up to which more than those stay sparse: a product with fewer of them is faster."""
 
 
 def filter_terms(propagate: Callable[[Any], Any], signal: Any, order: int, basis: str) -> list[Any]:
@@ -87,6 +92,26 @@ class RealGraph(NamedTuple):
     operator: sp.csr_matrix
     terms: list[Features]
     basis: str
+
+
+class SparseTerms(NamedTuple):
+    """The filter terms of sparse features, as `nodes` of a real graph: too many columns to be stored one by one.
+
+    With T [(K + 1) n, d] the terms P_0 X, ..., P_K X on top of each other these are the entries of the symmetric matrix
+    [[0, T], [T^T, 0]], sorted by row. One product that is its own transpose serves T and T^T, see
+    `models.sparse_product`.
+
+    Attributes:
+      entries: [2 E] float.
+      columns: [2 E] int.
+      rows: [2 E] int, ascending.
+      row_starts: [(K + 1) n + d + 1] int, where in `entries` each row begins.
+    """
+
+    entries: Array
+    columns: Array
+    rows: Array
+    row_starts: Array
 
 
 def real_graph(data: GraphData, *, order: int, basis: str) -> RealGraph:
@@ -167,8 +192,12 @@ def _distances(graph: RealGraph, index: np.ndarray, most: int) -> np.ndarray:
     return distance
 
 
-def _filtered_features(graph: RealGraph, nodes: np.ndarray) -> Array:
+def _filtered_features(graph: RealGraph, nodes: np.ndarray) -> Array | SparseTerms:
     shape = (len(nodes), len(graph.terms), graph.data.num_features)
+    if sp.issparse(graph.terms[0]) and math.prod(shape) > MAX_DENSE_FEATURES:
+        sparse = [sp.csr_matrix(term[nodes]) for term in graph.terms]
+        if sum(term.nnz for term in sparse) <= MAX_SPARSE_SHARE * math.prod(shape):
+            return _sparse_terms(sparse)
     stacked = np.empty(shape, np.float32)
     for k, term in enumerate(graph.terms):  # term by term: no second copy of a large graph
         rows = term[nodes]
@@ -176,9 +205,19 @@ def _filtered_features(graph: RealGraph, nodes: np.ndarray) -> Array:
     return jnp.asarray(stacked)
 
 
+def _sparse_terms(terms: list[sp.csr_matrix]) -> SparseTerms:
+    stacked = sp.csr_matrix(sp.vstack(terms))
+    matrix = sp.csr_matrix(sp.bmat([[None, stacked], [stacked.T, None]], dtype=np.float32))
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(len(matrix.indptr) - 1, dtype=np.int32), np.diff(matrix.indptr))
+    arrays = matrix.data, matrix.indices.astype(np.int32), rows, matrix.indptr.astype(np.int32)
+    return SparseTerms(*map(jnp.asarray, arrays))
+
+
 def _graphs_tuple(nodes, edges, senders, receivers, *, starts=None) -> jraph.GraphsTuple:
     num_edges = edges.shape[0] if senders is not None else edges.shape[0] * edges.shape[1]
+    num_nodes = edges.shape[1] if starts is None else starts.shape[0] - 1
     return jraph.GraphsTuple(
         nodes=nodes, edges=edges, senders=senders, receivers=receivers, globals=starts,
-        n_node=jnp.full((1,), nodes.shape[0], jnp.int32), n_edge=jnp.full((1,), num_edges, jnp.int32),
+        n_node=jnp.full((1,), num_nodes, jnp.int32), n_edge=jnp.full((1,), num_edges, jnp.int32),
     )  # fmt: skip

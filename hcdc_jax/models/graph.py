@@ -9,7 +9,8 @@ A graph reaches the model in one of two forms.
   graphs.
 
 `nodes` of a real graph, [n, K + 1, d], hold the filter terms P_k X: the first layer is linear in them, so its
-propagation is computed once for all networks. `nodes` of a condensed graph, [n, d], are X itself, since X is learned.
+propagation is computed once for all networks; where X is sparse and wide they are `graphs.SparseTerms`. `nodes` of a
+condensed graph, [n, d], are X itself, since X is learned.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import jraph
 import optax
 
-from hcdc_jax.batches.graphs import BASES, filter_terms
+from hcdc_jax.batches.graphs import BASES, SparseTerms, filter_terms
 from hcdc_jax.errors import check_name
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
@@ -83,9 +84,7 @@ def apply_filter(graph: jraph.GraphsTuple, coefficients: Array, signal: Array, b
     return combine(coefficients, jnp.stack(terms), axis=0)
 
 
-def filtered_product(
-    graph: jraph.GraphsTuple, coefficients: Array, dense: Callable[[Array], Array], basis: str
-) -> Array:
+def filtered_product(graph: jraph.GraphsTuple, coefficients: Array, dense: nn.Dense, basis: str) -> Array:
     """C(lambda) X W for all nodes, in the cheaper order.
 
     Where the nodes carry their filter terms these are combined first: the sum is constant in training, and W sees one
@@ -95,9 +94,16 @@ def filtered_product(
     Args:
       graph: in either form of this module.
       coefficients: lambda [K + 1].
-      dense: `x [n, d] -> x W [n, width]`, linear.
+      dense: the layer of W [d, width], without bias.
       basis: polynomial basis of the filter.
     """
+    if isinstance(graph.nodes, SparseTerms):
+        # Sparse features stay sparse: all P_k X W in one product, mixed afterwards.
+        kernel = _array(dense.variables["params"]["kernel"])
+        size = graph.nodes.row_starts.shape[0] - 1
+        padded = jnp.pad(kernel, ((size - kernel.shape[0], 0), (0, 0)))
+        products = symmetric_product(SymmetricMatrix(*graph.nodes), padded)[: size - kernel.shape[0]]
+        return combine(coefficients, products.reshape(len(coefficients), -1, kernel.shape[1]), axis=0)
     nodes = _array(graph.nodes)
     if nodes.ndim == 3:
         return dense(combine(coefficients, nodes, axis=1))

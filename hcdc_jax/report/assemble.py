@@ -77,6 +77,7 @@ def summarise(run: Run) -> dict[str, Any]:
             "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
             "seed_agreement_spearman": agreement,
             "bound_spearman": metrics.bound_of_agreement(agreement, len(truth.losses)),
+            "accuracies": not len(truth.losses) or bool(np.isfinite(truth.test_accuracy).any()),
             "spearman_of_loss_with_accuracy": _with_accuracies(truth, truth.loss),
             "regret_of_loss": 100 * _lost(truth, truth.loss),
         },
@@ -127,7 +128,8 @@ def best_candidates(report: tables.Report, run: Run, count: int = 10) -> tables.
     columns = {f"Rank by {main}": [str(place + 1) for place in range(len(order))], "Candidate": [str(i) for i in order]}
     if tables.has_truth(report):
         columns["Rank on the full data"] = [_text(place, ".4g") for place in _places(run.truth.loss)[order]]
-        columns["Test accuracy, %"] = [_text(100 * share, ".2f") for share in run.truth.test_accuracy[order]]
+        if np.isfinite(run.truth.test_accuracy).any():
+            columns["Test accuracy, %"] = [_text(100 * share, ".2f") for share in run.truth.test_accuracy[order]]
     columns |= {name: [_text(x, ".4g") for x in values[order]] for name, values in _named_hparams(run).items()}
     rows = [[tables.Cell(text) for text in row] for row in zip(*columns.values(), strict=True)]
     return tables.Table(list(columns), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ def reading(result: dict[str, Any]) -> list[str]:
         number = len(result["finalists"])
         what = f"Selected from the best {number} after" if number > 1 else "The best one after"
         sentences.append(f"{what} {_trainings(number)}, {seconds(spent['retrain'])} s: {_outcome(result['selected'])}.")
+        own = ", ".join(f"{name} = {_setting(value)}" for name, value in result["selected"]["settings"].items())
+        sentences.append(f"Its settings: {own}.")
     rival = result["successive_halving"]
     if rival is not None:
         sentences.append(
@@ -63,11 +66,17 @@ def reading(result: dict[str, Any]) -> list[str]:
 
 
 def _outcome(chosen: dict[str, Any]) -> str:
+    if not math.isfinite(chosen["test_accuracy"] or 0.0):
+        return f"test loss {chosen['test_loss']:.4g}"
     text = f"test accuracy {100 * chosen['test_accuracy']:.2f} %"
     lost = chosen["regret_test_accuracy"]
     if lost is None:
         return text
     return f"{text}, {abs(lost):.2f} points {'below' if lost >= 0 else 'above'} the best of the truth's candidates"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _trainings(number: float) -> str:

@@ -92,13 +92,15 @@ def verdict(report: Report) -> Table:
     if has_truth(report):
         columns["Spearman, losses"] = score("spearman_loss", 3, max, spread)
         columns["95 % interval"] = _cells([_interval(entry["interval"]) for entry in entries])
-        columns["Spearman, accuracies"] = score("spearman_accuracy", 3, max, spread)
-        columns["Losses with accuracies"] = score("spearman_loss_with_accuracy", 3, max, spread)
+        if knows_accuracies(report):
+            columns["Spearman, accuracies"] = score("spearman_accuracy", 3, max, spread)
+            columns["Losses with accuracies"] = score("spearman_loss_with_accuracy", 3, max, spread)
         columns["Overlap, top 10 %"] = score("overlap_top_10", 2, max, spread)
         if knows_inside(report):
             columns["Spearman inside"] = score("spearman_top_10", 2, max, spread)
         lost = zip(*(score(regret_key(k), 1, min, _mean) for k in FINALISTS), strict=True)
-        columns["Regret, best 1 / 3 / 5"] = [first._replace(beside=tuple(others)) for first, *others in lost]
+        if knows_accuracies(report):
+            columns["Regret, best 1 / 3 / 5"] = [first._replace(beside=tuple(others)) for first, *others in lost]
     spent = [total_seconds(report, method) for method in methods]
     used = [entry["full_trainings_used"] for entry in entries]
     columns["Full trainings"] = _cells([count(number) for number in used], used, digits=1, better=min)
@@ -108,6 +110,11 @@ def verdict(report: Report) -> Table:
         texts = [pays_from(report, method, rival) for method in methods]
         columns[f"Pays from ({name})"] = _cells(texts, [report[rival].get(method) for method in methods], better=min)
     return _assemble(methods, columns)
+
+
+def knows_accuracies(report: Report) -> bool:
+    """Whether there is anything right or wrong: of amounts that are predicted losses alone are known."""
+    return report["truth"].get("accuracies", True)
 
 
 def knows_inside(report: Report) -> bool:
