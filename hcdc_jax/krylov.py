@@ -20,8 +20,10 @@ def dot(a: PyTree, b: PyTree) -> Array:
 
 
 def norm(a: PyTree) -> Array:
-    """Euclidean norm of all leaves together."""
-    return jnp.sqrt(dot(a, a))
+    """Euclidean norm of all leaves together; its derivative at 0 is 0, where that of the root is infinite."""
+    squared = dot(a, a)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def scale(factor: Array | float, a: PyTree) -> PyTree:

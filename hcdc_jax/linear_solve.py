@@ -92,24 +92,45 @@ class _Outcome(NamedTuple):
     negative_curvature: Array
 
 
-def _make_solver(name: str, core: Callable[..., _Outcome], is_linear: bool, prepare: Callable = _prepare_nothing):
+def _make_solver(
+    name: str,
+    core: Callable[..., _Outcome],
+    is_linear: bool,
+    prepare: Callable = _prepare_nothing,
+    solved: Callable[[MatVec], MatVec] | None = None,
+):
     """Wraps `core(matvec, b, state) -> _Outcome`, which sees only right-hand sides of magnitude 1 or 0.
 
     Squares of a right-hand side of 1e-20 underflow in float32; of one divided by its largest entry they do not. That
     entry and the state are constants of differentiation: the map from b to x is linear as it stands.
+
+    Args:
+      name: of the solver.
+      core: the solver itself.
+      is_linear: as in `LinearSolver`.
+      prepare: as in `LinearSolver`.
+      solved: what `core` solves with, made of the product with A: then x has the derivative of the solution,
+        dx = solve(db - dA x), and nothing is differentiated through the steps. None: the derivative of the steps.
     """
 
-    def solve(matvec: MatVec, b: PyTree, state: Any = None) -> tuple[PyTree, SolveInfo]:
-        own = 0
-        if state is None:
-            state = prepare(matvec, b)
-            own = state.num_matvecs
+    def approximate(matvec: MatVec, b: PyTree, state: Any, own: int) -> tuple[PyTree, SolveInfo]:
         largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(b)])
         largest = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))
         unit = jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), b)
         outcome = core(matvec, unit, jax.lax.stop_gradient(state))
         info = jax.lax.stop_gradient(_check(matvec, unit, outcome, own))
         return krylov.scale(largest, outcome.x), info
+
+    def solve(matvec: MatVec, b: PyTree, state: Any = None) -> tuple[PyTree, SolveInfo]:
+        own = 0
+        if state is None:
+            state = prepare(matvec, b)
+            own = state.num_matvecs
+        if solved is None:
+            return approximate(matvec, b, state, own)
+        return jax.lax.custom_linear_solve(
+            solved(matvec), b, lambda _, b: approximate(matvec, b, state, own), symmetric=True, has_aux=True
+        )
 
     return LinearSolver(name, solve, is_linear, prepare)
 
@@ -130,6 +151,10 @@ def _check(matvec: MatVec, b: PyTree, outcome: _Outcome, own: int) -> SolveInfo:
 
 def _damped(matvec: MatVec, damping: float) -> MatVec:
     return (lambda v: krylov.add_scaled(matvec(v), damping, v)) if damping else matvec
+
+
+def _damped_by(damping: float) -> Callable[[MatVec], MatVec]:
+    return functools.partial(_damped, damping=damping)
 
 
 class _Sum(NamedTuple):
@@ -153,7 +178,7 @@ def _semi_iteration(
         product = matvec(direction)
         negative = alive & (krylov.dot(direction, product) < 0)
         updated = krylov.add_scaled(residual, -1, product)
-        norm = krylov.norm(updated)
+        norm = krylov.norm(jax.lax.stop_gradient(updated))  # decides, and is no part of x
         alive = alive & (norm <= growth_limit * norm_b)
         residual = krylov.select(alive, updated, residual)
         following = krylov.add_scaled(krylov.scale(momentum, direction), gain, residual)
@@ -282,7 +307,7 @@ def chebyshev(
         negative = total.negative_curvature | (state.lower < -growth_tolerance * state.magnitude)
         return _Outcome(total.x, scaled[0], num_hvps, total.cut | grew, negative)
 
-    return _make_solver("chebyshev", core, is_linear=True, prepare=prepare)
+    return _make_solver("chebyshev", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
 
 
 def _chebyshev_coefficients(num_hvps: int, condition: float) -> tuple[list[float], list[float]]:
@@ -343,7 +368,7 @@ def conjugate_gradient(
         ((x, residual, _, _), negative), _ = jax.lax.scan(step, start, length=num_hvps, unroll=unroll)
         return _Outcome(x, jnp.zeros_like(squared_b), num_hvps, krylov.norm(residual) > krylov.norm(b), negative)
 
-    return _make_solver("conjugate_gradient", core, is_linear=False)
+    return _make_solver("conjugate_gradient", core, is_linear=False, solved=_damped_by(damping))
 
 
 @functools.cache
@@ -376,7 +401,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         x = unravel(highest(state.vectors, inverse * highest(flat, state.vectors)))
         return _Outcome(x, jnp.zeros(()), 0, jnp.asarray(False), jnp.any(kept & (state.values < 0)))
 
-    return _make_solver("dense", core, is_linear=True, prepare=prepare)
+    return _make_solver("dense", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
 
 
 @functools.cache
