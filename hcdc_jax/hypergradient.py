@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax import distances, krylov
+from hcdc_jax import arguments, distances, krylov
 from hcdc_jax.frozen import (
     FrozenInfo,
     LossFn,
@@ -125,6 +125,10 @@ class _System(NamedTuple):
 
 
 def _system(train_loss: LossFn, params: Params, hparams: HParams, batch: PyTree, solver: LinearSolver) -> _System:
+    arguments.check_type("solver", solver, LinearSolver, "hc.neumann(20)")
+    for name, tree in (("params", params), ("hparams", hparams)):
+        arguments.check_floats(name, tree)
+    train_loss = arguments.scalar("train_loss", train_loss)
     gradient, hvp = jax.linearize(lambda p: jax.grad(train_loss)(p, hparams, batch), params)
     return _System(train_loss, params, hparams, batch, gradient, hvp, solver, solver.prepare(hvp, params))
 
@@ -180,7 +184,8 @@ def _count_preparation(info: SolveInfo, system: _System) -> SolveInfo:
 
 
 def _total(system: _System, val_loss: LossFn, val_batch: PyTree, direct: bool) -> tuple[HParams, HypergradientInfo]:
-    value, (v, d) = jax.value_and_grad(val_loss, argnums=(0, 1))(system.params, system.hparams, val_batch)
+    slopes = jax.value_and_grad(arguments.scalar("val_loss", val_loss), argnums=(0, 1))
+    value, (v, d) = slopes(system.params, system.hparams, val_batch)
     implicit, solve = _implicit_term(system, v)
     g = jax.tree.map(jnp.add, d, implicit) if direct else implicit
     info = HypergradientInfo(
@@ -235,7 +240,16 @@ def _as_rows(target: HParams | Target, value: Array) -> tuple[Array, Array]:
     """Value [1] and gradient [1, h] of a target for one candidate."""
     if isinstance(target, Target):
         return jnp.reshape(target.value, (1,)), ravel_pytree(target.gradient)[0][None]
-    return jax.lax.stop_gradient(value)[None], ravel_pytree(target)[0][None]
+    return jax.lax.stop_gradient(value), ravel_pytree(target)[0][None]
+
+
+def _check_match(hparams: HParams, val_batch: PyTree, target: HParams | Target) -> None:
+    arguments.check_real("val_batch", val_batch)
+    name, gradient = ("target.gradient", target.gradient) if isinstance(target, Target) else ("target", target)
+    arguments.check_real(name, gradient)
+    arguments.check_alike(name, gradient, "hparams", hparams, vector=True)
+    if isinstance(target, Target):
+        arguments.check_shape("target.value", target.value, (), (1,), why="the loss of one candidate")
 
 
 def hypergradient_matching(
@@ -278,11 +292,13 @@ def hypergradient_matching(
     """
     with _matmul_precision(precision):
         system = _system(train_loss, params, hparams, train_batch, solver)
+        _check_match(hparams, val_batch, target)
         g, info = _total(system, val_loss, val_batch, direct)
         flat, unravel = ravel_pytree(g)
-        slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
-        d, (w, u) = slopes(info.value[None], flat[None], *_as_rows(target, info.value))
-        along = unravel(u[0])
+        slopes = jax.value_and_grad(arguments.scalar("distance", distances.get(distance)), argnums=(0, 1))
+        value = krylov.single(info.value)[None]
+        d, (w, u) = slopes(value, krylov.single(flat)[None], *_as_rows(target, value))
+        along = unravel(u[0].astype(flat.dtype))
         moved, adjoint = _response_along(system, along)
         tangents = (moved, along if direct else krylov.zeros_like(along))
         grad = float_gradient(

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax import krylov
+from hcdc_jax import arguments, krylov
+from hcdc_jax.errors import UserError
 from hcdc_jax.krylov import MatVec
 from hcdc_jax.types import Array, PyTree
 
@@ -193,8 +194,8 @@ def _semi_iteration(
 
 
 def _check_counts(name: str, num_hvps: int, power_iterations: int = 1, least: int = 0) -> None:
-    if num_hvps < least or power_iterations < 1:
-        raise ValueError(f"{name}: num_hvps={num_hvps} must be >= {least}, power_iterations={power_iterations} >= 1.")
+    arguments.check_count(f"num_hvps of {name}", num_hvps, least)
+    arguments.check_count(f"power_iterations of {name}", power_iterations)
 
 
 @functools.cache
@@ -230,11 +231,11 @@ def neumann(
       A solver that is linear.
 
     Raises:
-      ValueError: negative counts, or a step size that is neither a number nor "power".
+      UserError: negative counts, or a step size that is neither a number nor "power".
     """
     _check_counts("neumann", num_hvps, power_iterations)
     if isinstance(step_size, str) and step_size != "power":
-        raise ValueError(f"neumann: step_size={step_size!r} is neither a number nor 'power'.")
+        raise UserError(f"neumann: step_size={step_size!r} is neither a number nor 'power'.")
     estimates = step_size == "power"
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum | NoState:
@@ -287,12 +288,12 @@ def chebyshev(
       A solver that is linear.
 
     Raises:
-      ValueError: negative counts, or condition <= 1.
+      UserError: negative counts, or condition <= 1.
     """
     _check_counts("chebyshev", num_hvps, power_iterations)
     condition = max(2.0, (num_hvps + 2) ** 2 / 4) if condition is None else condition
     if condition <= 1:
-        raise ValueError(f"chebyshev: condition={condition} must be > 1.")
+        raise UserError(f"chebyshev: condition={condition} must be > 1.")
     momenta, gains = _chebyshev_coefficients(num_hvps, condition)
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum:
@@ -342,7 +343,7 @@ def conjugate_gradient(
       A solver that is not linear; `diverged` means a residual above 1, worse than x = 0.
 
     Raises:
-      ValueError: num_hvps < 1.
+      UserError: num_hvps < 1.
     """
     _check_counts("conjugate_gradient", num_hvps, least=1)
 
@@ -389,7 +390,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         flat, unravel = ravel_pytree(like)
         matrix = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
         # Rounding makes rows and columns differ a little.
-        values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+        values, vectors = jnp.linalg.eigh(krylov.single(matrix + matrix.T) / 2)
         return Eigendecomposition(values + damping, vectors, flat.size)
 
     def core(matvec: MatVec, b: PyTree, state: Eigendecomposition) -> _Outcome:
@@ -398,8 +399,9 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         relative = jnp.finfo(flat.dtype).eps * flat.size if rcond is None else rcond
         kept = jnp.abs(state.values) > relative * jnp.max(jnp.abs(state.values))
         inverse = jnp.where(kept, 1, 0) / jnp.where(kept, state.values, 1)
-        x = unravel(highest(state.vectors, inverse * highest(flat, state.vectors)))
-        return _Outcome(x, jnp.zeros(()), 0, jnp.asarray(False), jnp.any(kept & (state.values < 0)))
+        x = highest(state.vectors, inverse * highest(krylov.single(flat), state.vectors))
+        negative = jnp.any(kept & (state.values < 0))
+        return _Outcome(unravel(x.astype(flat.dtype)), jnp.zeros(()), 0, jnp.asarray(False), negative)
 
     return _make_solver("dense", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
 

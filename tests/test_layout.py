@@ -41,6 +41,7 @@ LAYERS = [
     ["data"],
     ["config", "config_values"],
     ["files", "cells", "toml"],
+    ["arguments"],
     ["errors", "types", "version"],
 ]
 # Within the pipeline, too.
