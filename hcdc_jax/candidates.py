@@ -89,6 +89,8 @@ def evaluate_on(
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
     training = check_setting(key, problem, training)
+    for batch in eval_batches:
+        arguments.check_type("val_batch", batch, Batch, "hc.Batch(inputs, labels, weights)")
     plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices, training)
     key, training, train_batch, eval_batches = plan.replicate((key, training, train_batch, eval_batches))
     scores = _evaluate_chunks(

@@ -94,12 +94,20 @@ def unrolled_response(train: Callable[[HParams], Params], hparams: HParams) -> t
 
     Returns:
       (params, response): response has params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`.
+
+    Raises:
+      UserError: leaves of hparams, or of what `train` returns, that are no floats.
     """
     arguments.check_floats("hparams", hparams)
     flat, unravel = ravel_pytree(hparams)
 
+    def trained(x: Array) -> Params:
+        params = train(unravel(x))
+        arguments.check_floats("train(hparams)", params)
+        return params
+
     def pushforward(direction: Array) -> tuple[Params, Params]:
-        return jax.jvp(lambda x: train(unravel(x)), (flat,), (direction,))
+        return jax.jvp(trained, (flat,), (direction,))
 
     return jax.vmap(pushforward, out_axes=(None, 0))(jnp.eye(flat.size, dtype=flat.dtype))
 
@@ -118,6 +126,9 @@ def unrolled_hypergradient(
 
     Returns:
       (g, info): g with the structure of hparams, and an `UnrolledInfo`.
+
+    Raises:
+      UserError: leaves of hparams that are no floats, or a loss that does not return one float.
     """
     arguments.check_floats("hparams", hparams)
     val_loss = arguments.scalar("val_loss", val_loss)
@@ -145,6 +156,10 @@ def frozen_hypergradient(
 
     Returns:
       (value, g): validation loss, and hypergradient [h] in the order of `ravel_pytree(hparams)`.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a response of
+        another structure or shape.
     """
     for name, tree in (("params", params), ("hparams", hparams)):
         arguments.check_floats(name, tree)
@@ -191,6 +206,10 @@ def frozen_matching(
     Returns:
       (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
       `FrozenInfo`.
+
+    Raises:
+      UserError: pool, target or scale of shapes that do not go together, a complex val_batch, or losses and distances
+        that do not return one float.
     """
 
     def evaluate(network: Pool) -> tuple[Array, Array]:

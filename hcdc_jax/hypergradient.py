@@ -213,7 +213,8 @@ def hypergradient(
     """Total derivative of the validation loss of the trained network with respect to the hyperparameters.
 
     By the implicit function theorem at a stationary point of the training loss. HCDC (arXiv 2405.17535) drops the
-    direct term, Lorraine et al. (2020) keep it. Safe under jit, vmap and grad.
+    direct term, Lorraine et al. (2020) keep it. Works under jit and vmap, and has derivatives in both modes with
+    respect to params, hparams and batches, each with the others held: see `LinearSolver` for whose they are.
 
     Args:
       train_loss: `train_loss(params, hparams, batch) -> scalar`, deterministic, with every regulariser inside: what it
@@ -230,7 +231,11 @@ def hypergradient(
         limits what a solve can reach. None keeps the caller's.
 
     Returns:
-      (g, info): g with the structure of hparams, and a `HypergradientInfo`.
+      (g, info): g with the structure of hparams, and a `HypergradientInfo`, whose `solve` is constant in derivatives.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a solver that
+        is none.
     """
     with _matmul_precision(precision):
         return _total(_system(train_loss, params, hparams, train_batch, solver), val_loss, val_batch, direct)
@@ -270,7 +275,8 @@ def hypergradient_matching(
 
     The gradient takes one adjoint solve and never goes backwards through a solver, so memory does not grow with the
     number of its steps. It is exact for the distance as computed if `solver.is_linear`; otherwise as far as both
-    solves have converged. params, hparams, train_batch and target are constants.
+    solves have converged. params, hparams, train_batch and target are constants in it. What is returned may itself be
+    differentiated, in both modes and in all of them, as `hypergradient` may.
 
     Args:
       train_loss: as in `hypergradient`.
@@ -279,8 +285,9 @@ def hypergradient_matching(
       hparams: as in `hypergradient`.
       train_batch: as in `hypergradient`.
       val_batch: what is differentiated: any pytree that `val_loss` reads.
-      target: hypergradient on the real data, structured like hparams; or a `Target` that also has the loss. Without
-        it, distances that read losses take ours for the target's.
+      target: hypergradient on the real data, structured like hparams or [h] in the order of `ravel_pytree(hparams)`;
+        or a `Target` that also has the loss. Without it, distances that read losses take ours, as a constant, for the
+        target's.
       solver: the one that made the target: before convergence solvers disagree, even in sign.
       distance: name or function; see `distances`. It gets one candidate, m = 1.
       direct: as in `hypergradient`, and as in the making of the target.
@@ -289,6 +296,10 @@ def hypergradient_matching(
     Returns:
       (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
       `MatchingInfo`.
+
+    Raises:
+      UserError: as `hypergradient`; a target of another structure or shape, a complex val_batch, a distance that is not
+        one number, or none of that name.
     """
     with _matmul_precision(precision):
         system = _system(train_loss, params, hparams, train_batch, solver)
@@ -333,7 +344,8 @@ def matching_distance(
     """The distance of `hypergradient_matching`, as a scalar to be differentiated by `jax.grad`.
 
     Its derivative with respect to `val_batch` is the one computed there; with respect to everything else it is zero
-    by definition. Takes the same arguments. Reverse mode only.
+    by definition. Takes the same arguments. Reverse mode only: for forward mode, or derivatives with respect to
+    everything else, differentiate the distance that `hypergradient_matching` returns.
 
     Returns:
       Scalar distance.
@@ -379,7 +391,8 @@ def response(
 ) -> tuple[PyTree, SolveInfo]:
     """Jacobian of the trained parameters with respect to the hyperparameters, R = dtheta*/dlambda = -H^-1 B^T.
 
-    The h right-hand sides share the linearisation and the preparation of the solver, and under vmap every product.
+    The h right-hand sides share the linearisation and the preparation of the solver, and under vmap every product. It
+    may be differentiated as `hypergradient` may.
 
     Args:
       train_loss: as in `hypergradient`.
@@ -392,6 +405,10 @@ def response(
     Returns:
       (response, info): params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`, and a `SolveInfo` with
       leading axis h, in which every entry counts the products of the shared preparation.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a solver that
+        is none.
     """
     with _matmul_precision(precision):
         system = _system(train_loss, params, hparams, train_batch, solver)

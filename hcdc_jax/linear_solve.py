@@ -67,6 +67,11 @@ class LinearSolver(NamedTuple):
     The functions below that make solvers return the same object for the same arguments, so a solver may be a static
     argument of `jax.jit`.
 
+    Derivatives with respect to b and to whatever A is made of exist in both modes. Those of `dense`,
+    `conjugate_gradient` and `chebyshev` are those of the solution, dx = solve(db - dA x), right as far as the solve has
+    converged. Those of `neumann` and `identity` are those of the series as it is summed, exact at any number of terms
+    for a given step size; one that is estimated counts as a constant, which it is for a sum that has converged.
+
     Attributes:
       name: for reports.
       solve: `solve(matvec, b, state=None) -> (x, SolveInfo)`; x has the structure of b. Prepares its own state if
@@ -228,10 +233,10 @@ def neumann(
       unroll: see `jax.lax.scan`. True helps convolutions on CPU, which are slow inside a loop.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the series, see `LinearSolver`.
 
     Raises:
-      UserError: negative counts, or a step size that is neither a number nor "power".
+      UserError: counts that are negative or no whole numbers, or a step size that is neither a number nor "power".
     """
     _check_counts("neumann", num_hvps, power_iterations)
     if isinstance(step_size, str) and step_size != "power":
@@ -285,10 +290,11 @@ def chebyshev(
       unroll: see `jax.lax.scan`.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the solution, see `LinearSolver`: those of its polynomial in A
+      oscillate and do not come nearer with more steps.
 
     Raises:
-      UserError: negative counts, or condition <= 1.
+      UserError: counts that are negative or no whole numbers, or condition <= 1.
     """
     _check_counts("chebyshev", num_hvps, power_iterations)
     condition = max(2.0, (num_hvps + 2) ** 2 / 4) if condition is None else condition
@@ -340,7 +346,8 @@ def conjugate_gradient(
       unroll: see `jax.lax.scan`.
 
     Returns:
-      A solver that is not linear; `diverged` means a residual above 1, worse than x = 0.
+      A solver that is not linear; `diverged` means a residual above 1, worse than x = 0. Derivatives are those of the
+      solution, see `LinearSolver`.
 
     Raises:
       UserError: num_hvps < 1.
@@ -382,7 +389,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
       damping: added to every eigenvalue.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the solution, within the range of a singular A.
     """
     highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 

@@ -140,6 +140,11 @@ def test_unrolled_functions_take_floats_too(name):
     assert text.startswith("hparams['decay'] is of type int32")
 
 
+def test_unrolled_responses_are_those_of_floats():
+    text = error_of(lambda: hc.unrolled_response(lambda h: {"w": h, "steps": jnp.asarray(3)}, jnp.ones(2)))
+    assert text.startswith("train(hparams)['steps'] is of type int32; only floats have gradients")
+
+
 @pytest.mark.parametrize("name", ["hypergradient_matching", "matching_distance", "frozen_matching"])
 def test_a_complex_batch_has_no_gradient(name):
     batch = {"x": jnp.ones((5, 2)), "y": jnp.ones(5, complex)}
@@ -193,7 +198,7 @@ def test_solvers_are_solvers(name, solver, given):
     assert text == f"solver must be a LinearSolver, such as hc.neumann(20), got {given}"
 
 
-@pytest.mark.parametrize("count", [2.5, "5", True, -1])
+@pytest.mark.parametrize("count", [2.5, "5", -1])
 def test_solvers_count_in_whole_numbers(count):
     text = error_of(lambda: hc.neumann(count))
     assert text == f"num_hvps of neumann must be a whole number from 0 on, got {count!r}"
@@ -311,6 +316,10 @@ def test_problems_and_trainings_are_what_they_are_called():
         assert error_of(lambda training=training: evaluate(training=training)).startswith(
             "training must be a Training, "
         )
+    text = error_of(lambda: hc.evaluate(KEY, PROBLEM, jnp.ones((2, 3)), TRAIN, tuple(VAL), training=TRAINING))
+    assert text.startswith(
+        "val_batch must be a Batch, such as hc.Batch(inputs, labels, weights), got a tuple of shapes"
+    )
     assert error_of(lambda: evaluate(devices=())) == "devices is empty; give at least one, or None for all"
 
 
