@@ -29,6 +29,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from hcdc_jax import arguments, distances, krylov
+from hcdc_jax.errors import UserError
 from hcdc_jax.frozen import (
     FrozenInfo,
     LossFn,
@@ -108,7 +109,13 @@ class MatchingInfo(NamedTuple):
 
 
 def _matmul_precision(precision: str | None) -> AbstractContextManager:
-    return nullcontext() if precision is None else jax.default_matmul_precision(precision)
+    if precision is None:
+        return nullcontext()
+    try:
+        return jax.default_matmul_precision(precision)
+    except ValueError as error:
+        known = "'highest', 'high', 'default', 'float32', 'tensorfloat32', 'bfloat16' or None"
+        raise UserError(f"precision must be a matmul precision of JAX, such as {known}, got {precision!r}") from error
 
 
 class _System(NamedTuple):

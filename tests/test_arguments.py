@@ -60,7 +60,9 @@ def call(name: str, **changed: Any) -> Any:
     """A public function on good arguments, but for those that are named."""
     given = {**bilevel(), **changed}
     at_point = [given[key] for key in ("params", "hparams", "train_batch")]
-    options = {key: value for key, value in changed.items() if key in ("solver", "distance", "scale", "at_once")}
+    options = {
+        key: value for key, value in changed.items() if key in ("solver", "distance", "scale", "at_once", "precision")
+    }
     if name == "hypergradient":
         return hc.hypergradient(given["train_loss"], given["val_loss"], *at_point, given["val_batch"], **options)
     if name == "response":
@@ -196,6 +198,12 @@ def test_training_losses_and_distances_return_one_number():
 def test_solvers_are_solvers(name, solver, given):
     text = error_of(lambda: call(name, solver=solver))
     assert text == f"solver must be a LinearSolver, such as hc.neumann(20), got {given}"
+
+
+@pytest.mark.parametrize("name", ["hypergradient", "response", "hypergradient_matching", "matching_distance"])
+def test_precisions_are_those_of_jax(name):
+    text = error_of(lambda: call(name, precision="best"))
+    assert text.startswith("precision must be a matmul precision of JAX, such as 'highest', ")
 
 
 @pytest.mark.parametrize("count", [2.5, "5", -1])
