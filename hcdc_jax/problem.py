@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax import arguments
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -155,7 +156,7 @@ def loss_and_accuracy(problem: Problem, params: Params, hparams: HParams, batch:
     logits, val_loss = problem.apply(params, hparams, batch.inputs), problem.val_loss
     if isinstance(val_loss, LossOfLogits) and val_loss.apply == problem.apply:
         return val_loss.loss(logits, batch), val_loss.accuracy(logits, batch)
-    return val_loss(params, hparams, batch), _accuracy_of(problem)(logits, batch)
+    return arguments.scalar("problem.val_loss", val_loss)(params, hparams, batch), _accuracy_of(problem)(logits, batch)
 
 
 def dealt(count: int, at_most: int) -> np.ndarray:

@@ -33,6 +33,7 @@ LAYERS = [
     ["data"],
     ["config"],
     ["storage"],
+    ["arguments"],
     ["errors", "types", "version"],
 ]
 # Within rooms, too.

@@ -11,6 +11,7 @@ import pytest
 from jaxopt import linear_solve as jaxopt_solve
 from numpy.polynomial import chebyshev as numpy_chebyshev
 
+from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import krylov
 from hcdc_jax.hypergradients import solvers as ls
 
@@ -292,11 +293,11 @@ def test_equal_options_are_one_solver_and_wrong_ones_say_so():
     assert ls.neumann(20) != ls.neumann(21)
     jitted = jax.jit(lambda b, solver: solver.solve(lambda v: 2 * v, b)[0], static_argnames="solver")
     np.testing.assert_allclose(jitted(jnp.ones(3), solver=ls.conjugate_gradient(2)), 0.5, rtol=1e-6)
-    with pytest.raises(ValueError, match="num_hvps=-1"):
+    with pytest.raises(UserError, match="num_hvps of neumann must be a whole number from 0 on, got -1"):
         ls.neumann(-1)
-    with pytest.raises(ValueError, match="'auto' is neither a number nor 'power'"):
+    with pytest.raises(UserError, match="'auto' is neither a number nor 'power'"):
         ls.neumann(5, step_size="auto")
-    with pytest.raises(ValueError, match="num_hvps=0 must be >= 1"):
+    with pytest.raises(UserError, match="num_hvps of conjugate_gradient must be a whole number from 1 on, got 0"):
         ls.conjugate_gradient(0)
-    with pytest.raises(ValueError, match="condition="):
+    with pytest.raises(UserError, match="condition="):
         ls.chebyshev(5, condition=0.5)

@@ -100,10 +100,13 @@ MISTAKES = {
         lambda p, h, b: logits_of(p, h, b).sum(1),
         "must return one number, got shape (20,); take the mean over the examples",
     ),
-    "tuple": (lambda p, h, b: (0.0, p), "must return one number, got tuple; take the mean over the examples"),
+    "tuple": (
+        lambda p, h, b: (0.0, p),
+        "must return one number, got tuple; return the loss alone, nothing beside it",
+    ),
     "integer": (
         lambda p, h, b: (logits_of(p, h, b).argmax(1) != b.labels).sum(),
-        "must return a float, got int32; counts and labels have no gradient",
+        "must return a float, got int32; counts, labels and complex numbers have no gradient",
     ),
     "accuracy": (
         lambda p, h, b: (logits_of(p, h, b).argmax(1) == b.labels).mean(),

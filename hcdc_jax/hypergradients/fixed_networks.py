@@ -17,9 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from hcdc_jax import arguments
 from hcdc_jax.hypergradients import distances
+from hcdc_jax.hypergradients.krylov import single
 from hcdc_jax.types import Array, HParams, Params, PyTree
 
 LossFn = Callable[[Params, HParams, PyTree], Array]
@@ -92,11 +95,20 @@ def unrolled_response(train: Callable[[HParams], Params], hparams: HParams) -> t
 
     Returns:
       (params, response): response has params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`.
+
+    Raises:
+      UserError: leaves of hparams, or of what `train` returns, that are no floats.
     """
+    arguments.check_floats("hparams", hparams)
     flat, unravel = ravel_pytree(hparams)
 
+    def trained(x: Array) -> Params:
+        params = train(unravel(x))
+        arguments.check_floats("train(hparams)", params)
+        return params
+
     def pushforward(direction: Array) -> tuple[Params, Params]:
-        return jax.jvp(lambda x: train(unravel(x)), (flat,), (direction,))
+        return jax.jvp(trained, (flat,), (direction,))
 
     return jax.vmap(pushforward, out_axes=(None, 0))(jnp.eye(flat.size, dtype=flat.dtype))
 
@@ -115,7 +127,12 @@ def unrolled_hypergradient(
 
     Returns:
       (g, info): g with the structure of hparams, and an `UnrolledInfo`.
+
+    Raises:
+      UserError: leaves of hparams that are no floats, or a loss that does not return one float.
     """
+    arguments.check_floats("hparams", hparams)
+    val_loss = arguments.scalar("val_loss", val_loss)
 
     def objective(hparams: HParams) -> tuple[Array, Params]:
         params = train(hparams)
@@ -140,11 +157,20 @@ def frozen_hypergradient(
 
     Returns:
       (value, g): validation loss, and hypergradient [h] in the order of `ravel_pytree(hparams)`.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a response of
+        another structure or shape.
     """
-    value, (v, d) = jax.value_and_grad(val_loss, argnums=(0, 1))(params, hparams, val_batch)
+    for name, tree in (("params", params), ("hparams", hparams)):
+        arguments.check_floats(name, tree)
+    slopes = jax.value_and_grad(arguments.scalar("val_loss", val_loss), argnums=(0, 1))
+    value, (v, d) = slopes(params, hparams, val_batch)
     flat_d = ravel_pytree(d)[0]
     if response is None:
         return value, flat_d
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((flat_d.size, *leaf.shape), leaf.dtype), v)
+    arguments.check_alike("response", response, f"{flat_d.size} rows of params", rows)
     products = jax.tree.map(lambda r, x: jnp.tensordot(r, x, x.ndim, precision=jax.lax.Precision.HIGHEST), response, v)
     return value, sum(jax.tree.leaves(products), start=flat_d if direct else jnp.zeros_like(flat_d))
 
@@ -181,6 +207,10 @@ def frozen_matching(
     Returns:
       (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
       `FrozenInfo`.
+
+    Raises:
+      UserError: pool, target or scale of shapes that do not go together, a complex val_batch, or losses and distances
+        that do not return one float.
     """
 
     def evaluate(network: Pool) -> tuple[Array, Array]:
@@ -188,14 +218,16 @@ def frozen_matching(
             val_loss, network.params, network.hparams, network.response, val_batch, direct=direct
         )
 
+    _check_frozen(pool, val_batch, target, scale, at_once)
     pool = without_diverged(pool)
     values, gradients = _each(evaluate, pool, at_once)
     factor, wanted = known(target, jnp.ones(()) if scale is None else scale, pool.diverged)
-    slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
-    d, (w, u) = slopes(values, factor * gradients, target.value, wanted)
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))[1]
+    slopes = jax.value_and_grad(arguments.scalar("distance", distances.get(distance)), argnums=(0, 1))
+    d, (w, u) = slopes(single(values), factor * single(gradients), target.value, wanted)
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], pool.hparams))
 
     def tangents(network: Pool, u: Array) -> tuple[Params, HParams]:
+        u = u.astype(flat.dtype)
         if network.response is None:
             return jax.tree.map(jnp.zeros_like, network.params), unravel(u)
         moved = jax.tree.map(lambda r: jnp.tensordot(u, r, 1, precision=jax.lax.Precision.HIGHEST), network.response)
@@ -211,6 +243,25 @@ def frozen_matching(
         return jnp.sum(_each(surrogate, (pool, factor * u, w), at_once))
 
     return d, float_gradient(linearised, val_batch), FrozenInfo(values, gradients)
+
+
+def _check_frozen(pool: Pool, val_batch: PyTree, target: Target, scale: Array | None, at_once: int | None) -> None:
+    arguments.check_type("pool", pool, Pool, "hc.Pool(params, hparams, response)")
+    arguments.check_type("target", target, Target, "hc.Target(value, gradient)")
+    arguments.check_real("val_batch", val_batch)
+    if at_once is not None:
+        arguments.check_count("at_once", at_once)
+    of_networks = {"params": pool.params, "hparams": pool.hparams}
+    of_networks |= {} if pool.response is None else {"response": pool.response}
+    m = arguments.check_rows("pool", of_networks)
+    h = sum(np.size(leaf) for leaf in jax.tree.leaves(pool.hparams)) // m
+    why = f"as the pool has {m} candidates of {h} hyperparameters"
+    arguments.check_shape("target.value", target.value, (m,), why=why)
+    arguments.check_shape("target.gradient", target.gradient, (m, h), why=why)
+    if scale is not None:
+        arguments.check_shape("scale", scale, (h,), (), (1, h), (m, h), why=why)
+    if pool.diverged is not None:
+        arguments.check_shape("pool.diverged", pool.diverged, (m,), why=why)
 
 
 def without_diverged(pool: Pool) -> Pool:
@@ -237,7 +288,8 @@ def known(target: Target, scale: Array, diverged: Array | None = None) -> tuple[
     if diverged is not None:
         there &= ~diverged[:, None]
     factor = jnp.where(there, scale, 0.0)
-    return factor, jnp.where(there, factor * target.gradient, 0.0)
+    # Not one `where` around the product: 0 times NaN would be its derivative in the scale.
+    return factor, factor * jnp.where(there, target.gradient, 0.0)
 
 
 def _each(function: Callable[[Any], Any], arguments: PyTree, at_once: int | None) -> Any:
@@ -258,7 +310,9 @@ def linear_surrogate(
     With tangents (R u, u), u = dD/dg and weight dD/dvalue held constant, its gradient with respect to the batch is
     that of the distance D.
     """
-    value, slope = jax.jvp(lambda p, h: val_loss(p, h, batch), (params, hparams), tangents)
+    point = (params, hparams)
+    tangents = jax.tree.map(lambda tangent, leaf: tangent.astype(jnp.result_type(leaf)), tangents, point)
+    value, slope = jax.jvp(lambda p, h: val_loss(p, h, batch), point, tangents)
     return slope + weight * value
 
 

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from hcdc_jax import arguments
+from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import distances, krylov
 from hcdc_jax.hypergradients.fixed_networks import (
     FrozenInfo,
@@ -108,7 +110,13 @@ class MatchingInfo(NamedTuple):
 
 
 def _matmul_precision(precision: str | None) -> AbstractContextManager:
-    return nullcontext() if precision is None else jax.default_matmul_precision(precision)
+    if precision is None:
+        return nullcontext()
+    try:
+        return jax.default_matmul_precision(precision)
+    except ValueError as error:
+        known = "'highest', 'high', 'default', 'float32', 'tensorfloat32', 'bfloat16' or None"
+        raise UserError(f"precision must be a matmul precision of JAX, such as {known}, got {precision!r}") from error
 
 
 class _System(NamedTuple):
@@ -125,6 +133,10 @@ class _System(NamedTuple):
 
 
 def _system(train_loss: LossFn, params: Params, hparams: HParams, batch: PyTree, solver: LinearSolver) -> _System:
+    arguments.check_type("solver", solver, LinearSolver, "hc.neumann(20)")
+    for name, tree in (("params", params), ("hparams", hparams)):
+        arguments.check_floats(name, tree)
+    train_loss = arguments.scalar("train_loss", train_loss)
     gradient, hvp = jax.linearize(lambda p: jax.grad(train_loss)(p, hparams, batch), params)
     return _System(train_loss, params, hparams, batch, gradient, hvp, solver, solver.prepare(hvp, params))
 
@@ -180,7 +192,8 @@ def _count_preparation(info: SolveInfo, system: _System) -> SolveInfo:
 
 
 def _total(system: _System, val_loss: LossFn, val_batch: PyTree, direct: bool) -> tuple[HParams, HypergradientInfo]:
-    value, (v, d) = jax.value_and_grad(val_loss, argnums=(0, 1))(system.params, system.hparams, val_batch)
+    slopes = jax.value_and_grad(arguments.scalar("val_loss", val_loss), argnums=(0, 1))
+    value, (v, d) = slopes(system.params, system.hparams, val_batch)
     implicit, solve = _implicit_term(system, v)
     g = jax.tree.map(jnp.add, d, implicit) if direct else implicit
     info = HypergradientInfo(
@@ -208,7 +221,8 @@ def hypergradient(
     """Total derivative of the validation loss of the trained network with respect to the hyperparameters.
 
     By the implicit function theorem at a stationary point of the training loss. HCDC (arXiv 2405.17535) drops the
-    direct term, Lorraine et al. (2020) keep it. Safe under jit, vmap and grad.
+    direct term, Lorraine et al. (2020) keep it. Works under jit and vmap, and has derivatives in both modes with
+    respect to params, hparams and batches, each with the others held: see `LinearSolver` for whose they are.
 
     Args:
       train_loss: `train_loss(params, hparams, batch) -> scalar`, deterministic, with every regulariser inside: what it
@@ -225,7 +239,11 @@ def hypergradient(
         limits what a solve can reach. None keeps the caller's.
 
     Returns:
-      (g, info): g with the structure of hparams, and a `HypergradientInfo`.
+      (g, info): g with the structure of hparams, and a `HypergradientInfo`, whose `solve` is constant in derivatives.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a solver that
+        is none.
     """
     with _matmul_precision(precision):
         return _total(_system(train_loss, params, hparams, train_batch, solver), val_loss, val_batch, direct)
@@ -235,7 +253,16 @@ def _as_rows(target: HParams | Target, value: Array) -> tuple[Array, Array]:
     """Value [1] and gradient [1, h] of a target for one candidate."""
     if isinstance(target, Target):
         return jnp.reshape(target.value, (1,)), ravel_pytree(target.gradient)[0][None]
-    return jax.lax.stop_gradient(value)[None], ravel_pytree(target)[0][None]
+    return jax.lax.stop_gradient(value), ravel_pytree(target)[0][None]
+
+
+def _check_match(hparams: HParams, val_batch: PyTree, target: HParams | Target) -> None:
+    arguments.check_real("val_batch", val_batch)
+    name, gradient = ("target.gradient", target.gradient) if isinstance(target, Target) else ("target", target)
+    arguments.check_real(name, gradient)
+    arguments.check_alike(name, gradient, "hparams", hparams, vector=True)
+    if isinstance(target, Target):
+        arguments.check_shape("target.value", target.value, (), (1,), why="the loss of one candidate")
 
 
 def hypergradient_matching(
@@ -256,7 +283,8 @@ def hypergradient_matching(
 
     The gradient takes one adjoint solve and never goes backwards through a solver, so memory does not grow with the
     number of its steps. It is exact for the distance as computed if `solver.is_linear`; otherwise as far as both
-    solves have converged. params, hparams, train_batch and target are constants.
+    solves have converged. params, hparams, train_batch and target are constants in it. What is returned may itself be
+    differentiated, in both modes and in all of them, as `hypergradient` may.
 
     Args:
       train_loss: as in `hypergradient`.
@@ -265,8 +293,9 @@ def hypergradient_matching(
       hparams: as in `hypergradient`.
       train_batch: as in `hypergradient`.
       val_batch: what is differentiated: any pytree that `val_loss` reads.
-      target: hypergradient on the real data, structured like hparams; or a `Target` that also has the loss. Without
-        it, distances that read losses take ours for the target's.
+      target: hypergradient on the real data, structured like hparams or [h] in the order of `ravel_pytree(hparams)`;
+        or a `Target` that also has the loss. Without it, distances that read losses take ours, as a constant, for the
+        target's.
       solver: the one that made the target: before convergence solvers disagree, even in sign.
       distance: name or function; see `distances`. It gets one candidate, m = 1.
       direct: as in `hypergradient`, and as in the making of the target.
@@ -275,14 +304,20 @@ def hypergradient_matching(
     Returns:
       (d, grad, info): distance, its gradient with the structure of val_batch (zeros for integer leaves), and a
       `MatchingInfo`.
+
+    Raises:
+      UserError: as `hypergradient`; a target of another structure or shape, a complex val_batch, a distance that is not
+        one number, or none of that name.
     """
     with _matmul_precision(precision):
         system = _system(train_loss, params, hparams, train_batch, solver)
+        _check_match(hparams, val_batch, target)
         g, info = _total(system, val_loss, val_batch, direct)
         flat, unravel = ravel_pytree(g)
-        slopes = jax.value_and_grad(distances.get(distance), argnums=(0, 1))
-        d, (w, u) = slopes(info.value[None], flat[None], *_as_rows(target, info.value))
-        along = unravel(u[0])
+        slopes = jax.value_and_grad(arguments.scalar("distance", distances.get(distance)), argnums=(0, 1))
+        value = krylov.single(info.value)[None]
+        d, (w, u) = slopes(value, krylov.single(flat)[None], *_as_rows(target, value))
+        along = unravel(u[0].astype(flat.dtype))
         moved, adjoint = _response_along(system, along)
         tangents = (moved, along if direct else krylov.zeros_like(along))
         grad = float_gradient(
@@ -317,7 +352,8 @@ def matching_distance(
     """The distance of `hypergradient_matching`, as a scalar to be differentiated by `jax.grad`.
 
     Its derivative with respect to `val_batch` is the one computed there; with respect to everything else it is zero
-    by definition. Takes the same arguments. Reverse mode only.
+    by definition. Takes the same arguments. Reverse mode only: for forward mode, or derivatives with respect to
+    everything else, differentiate the distance that `hypergradient_matching` returns.
 
     Returns:
       Scalar distance.
@@ -363,7 +399,8 @@ def response(
 ) -> tuple[PyTree, SolveInfo]:
     """Jacobian of the trained parameters with respect to the hyperparameters, R = dtheta*/dlambda = -H^-1 B^T.
 
-    The h right-hand sides share the linearisation and the preparation of the solver, and under vmap every product.
+    The h right-hand sides share the linearisation and the preparation of the solver, and under vmap every product. It
+    may be differentiated as `hypergradient` may.
 
     Args:
       train_loss: as in `hypergradient`.
@@ -376,6 +413,10 @@ def response(
     Returns:
       (response, info): params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`, and a `SolveInfo` with
       leading axis h, in which every entry counts the products of the shared preparation.
+
+    Raises:
+      UserError: leaves of params or hparams that are no floats, a loss that does not return one float, or a solver that
+        is none.
     """
     with _matmul_precision(precision):
         system = _system(train_loss, params, hparams, train_batch, solver)

@@ -14,14 +14,22 @@ from hcdc_jax.types import Array, PyTree
 MatVec = Callable[[PyTree], PyTree]
 
 
+def single(x: Array) -> Array:
+    """In float32 where its own type is narrower: sums of halves lose digits, and have neither eigenvalues nor roots."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def dot(a: PyTree, b: PyTree) -> Array:
-    """Sum of products. Not `jnp.vdot`, which accelerators may run in reduced precision."""
-    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)))
+    """Sum of products, in float32 at least. Not `jnp.vdot`, which accelerators may run in reduced precision."""
+    products = jax.tree.map(lambda x, y: jnp.sum(single(x) * single(y)), a, b)
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
 
 
 def norm(a: PyTree) -> Array:
-    """Euclidean norm of all leaves together."""
-    return jnp.sqrt(dot(a, a))
+    """Euclidean norm of all leaves together; its derivative at 0 is 0, where that of the root is infinite."""
+    squared = dot(a, a)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def scale(factor: Array | float, a: PyTree) -> PyTree:
@@ -84,7 +92,7 @@ def lanczos_bounds(matvec: MatVec, like: PyTree, num_steps: int) -> Spectrum:
     noise = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
     start = jax.tree.unflatten(treedef, noise)
     start = scale(1 / norm(start), start)
-    rounding = 100 * jnp.finfo(norm(start).dtype).eps
+    rounding = 100 * max(jnp.finfo(leaf.dtype).eps for leaf in leaves)
 
     def step(carry, _):
         previous, vector, beta = carry

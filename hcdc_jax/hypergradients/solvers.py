@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from hcdc_jax import arguments
+from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import krylov
 from hcdc_jax.hypergradients.krylov import MatVec
 from hcdc_jax.types import Array, PyTree
@@ -66,6 +68,11 @@ class LinearSolver(NamedTuple):
     The functions below that make solvers return the same object for the same arguments, so a solver may be a static
     argument of `jax.jit`.
 
+    Derivatives with respect to b and to whatever A is made of exist in both modes. Those of `dense`,
+    `conjugate_gradient` and `chebyshev` are those of the solution, dx = solve(db - dA x), right as far as the solve has
+    converged. Those of `neumann` and `identity` are those of the series as it is summed, exact at any number of terms
+    for a given step size; one that is estimated counts as a constant, which it is for a sum that has converged.
+
     Attributes:
       name: for reports.
       solve: `solve(matvec, b, state=None) -> (x, SolveInfo)`; x has the structure of b. Prepares its own state if
@@ -92,24 +99,45 @@ class _Outcome(NamedTuple):
     negative_curvature: Array
 
 
-def _make_solver(name: str, core: Callable[..., _Outcome], is_linear: bool, prepare: Callable = _prepare_nothing):
+def _make_solver(
+    name: str,
+    core: Callable[..., _Outcome],
+    is_linear: bool,
+    prepare: Callable = _prepare_nothing,
+    solved: Callable[[MatVec], MatVec] | None = None,
+):
     """Wraps `core(matvec, b, state) -> _Outcome`, which sees only right-hand sides of magnitude 1 or 0.
 
     Squares of a right-hand side of 1e-20 underflow in float32; of one divided by its largest entry they do not. That
     entry and the state are constants of differentiation: the map from b to x is linear as it stands.
+
+    Args:
+      name: of the solver.
+      core: the solver itself.
+      is_linear: as in `LinearSolver`.
+      prepare: as in `LinearSolver`.
+      solved: what `core` solves with, made of the product with A: then x has the derivative of the solution,
+        dx = solve(db - dA x), and nothing is differentiated through the steps. None: the derivative of the steps.
     """
 
-    def solve(matvec: MatVec, b: PyTree, state: Any = None) -> tuple[PyTree, SolveInfo]:
-        own = 0
-        if state is None:
-            state = prepare(matvec, b)
-            own = state.num_matvecs
+    def approximate(matvec: MatVec, b: PyTree, state: Any, own: int) -> tuple[PyTree, SolveInfo]:
         largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(b)])
         largest = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))
         unit = jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), b)
         outcome = core(matvec, unit, jax.lax.stop_gradient(state))
         info = jax.lax.stop_gradient(_check(matvec, unit, outcome, own))
         return krylov.scale(largest, outcome.x), info
+
+    def solve(matvec: MatVec, b: PyTree, state: Any = None) -> tuple[PyTree, SolveInfo]:
+        own = 0
+        if state is None:
+            state = prepare(matvec, b)
+            own = state.num_matvecs
+        if solved is None:
+            return approximate(matvec, b, state, own)
+        return jax.lax.custom_linear_solve(
+            solved(matvec), b, lambda _, b: approximate(matvec, b, state, own), symmetric=True, has_aux=True
+        )
 
     return LinearSolver(name, solve, is_linear, prepare)
 
@@ -130,6 +158,10 @@ def _check(matvec: MatVec, b: PyTree, outcome: _Outcome, own: int) -> SolveInfo:
 
 def _damped(matvec: MatVec, damping: float) -> MatVec:
     return (lambda v: krylov.add_scaled(matvec(v), damping, v)) if damping else matvec
+
+
+def _damped_by(damping: float) -> Callable[[MatVec], MatVec]:
+    return functools.partial(_damped, damping=damping)
 
 
 class _Sum(NamedTuple):
@@ -153,7 +185,7 @@ def _semi_iteration(
         product = matvec(direction)
         negative = alive & (krylov.dot(direction, product) < 0)
         updated = krylov.add_scaled(residual, -1, product)
-        norm = krylov.norm(updated)
+        norm = krylov.norm(jax.lax.stop_gradient(updated))  # decides, and is no part of x
         alive = alive & (norm <= growth_limit * norm_b)
         residual = krylov.select(alive, updated, residual)
         following = krylov.add_scaled(krylov.scale(momentum, direction), gain, residual)
@@ -168,8 +200,8 @@ def _semi_iteration(
 
 
 def _check_counts(name: str, num_hvps: int, power_iterations: int = 1, least: int = 0) -> None:
-    if num_hvps < least or power_iterations < 1:
-        raise ValueError(f"{name}: num_hvps={num_hvps} must be >= {least}, power_iterations={power_iterations} >= 1.")
+    arguments.check_count(f"num_hvps of {name}", num_hvps, least)
+    arguments.check_count(f"power_iterations of {name}", power_iterations)
 
 
 @functools.cache
@@ -202,14 +234,14 @@ def neumann(
       unroll: see `jax.lax.scan`. True helps convolutions on CPU, which are slow inside a loop.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the series, see `LinearSolver`.
 
     Raises:
-      ValueError: negative counts, or a step size that is neither a number nor "power".
+      UserError: counts that are negative or no whole numbers, or a step size that is neither a number nor "power".
     """
     _check_counts("neumann", num_hvps, power_iterations)
     if isinstance(step_size, str) and step_size != "power":
-        raise ValueError(f"neumann: step_size={step_size!r} is neither a number nor 'power'.")
+        raise UserError(f"neumann: step_size={step_size!r} is neither a number nor 'power'.")
     estimates = step_size == "power"
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum | NoState:
@@ -259,15 +291,16 @@ def chebyshev(
       unroll: see `jax.lax.scan`.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the solution, see `LinearSolver`: those of its polynomial in A
+      oscillate and do not come nearer with more steps.
 
     Raises:
-      ValueError: negative counts, or condition <= 1.
+      UserError: counts that are negative or no whole numbers, or condition <= 1.
     """
     _check_counts("chebyshev", num_hvps, power_iterations)
     condition = max(2.0, (num_hvps + 2) ** 2 / 4) if condition is None else condition
     if condition <= 1:
-        raise ValueError(f"chebyshev: condition={condition} must be > 1.")
+        raise UserError(f"chebyshev: condition={condition} must be > 1.")
     momenta, gains = _chebyshev_coefficients(num_hvps, condition)
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum:
@@ -282,7 +315,7 @@ def chebyshev(
         negative = total.negative_curvature | (state.lower < -growth_tolerance * state.magnitude)
         return _Outcome(total.x, scaled[0], num_hvps, total.cut | grew, negative)
 
-    return _make_solver("chebyshev", core, is_linear=True, prepare=prepare)
+    return _make_solver("chebyshev", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
 
 
 def _chebyshev_coefficients(num_hvps: int, condition: float) -> tuple[list[float], list[float]]:
@@ -314,10 +347,11 @@ def conjugate_gradient(
       unroll: see `jax.lax.scan`.
 
     Returns:
-      A solver that is not linear; `diverged` means a residual above 1, worse than x = 0.
+      A solver that is not linear; `diverged` means a residual above 1, worse than x = 0. Derivatives are those of the
+      solution, see `LinearSolver`.
 
     Raises:
-      ValueError: num_hvps < 1.
+      UserError: num_hvps < 1.
     """
     _check_counts("conjugate_gradient", num_hvps, least=1)
 
@@ -343,7 +377,7 @@ def conjugate_gradient(
         ((x, residual, _, _), negative), _ = jax.lax.scan(step, start, length=num_hvps, unroll=unroll)
         return _Outcome(x, jnp.zeros_like(squared_b), num_hvps, krylov.norm(residual) > krylov.norm(b), negative)
 
-    return _make_solver("conjugate_gradient", core, is_linear=False)
+    return _make_solver("conjugate_gradient", core, is_linear=False, solved=_damped_by(damping))
 
 
 @functools.cache
@@ -356,7 +390,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
       damping: added to every eigenvalue.
 
     Returns:
-      A solver that is linear.
+      A solver that is linear; derivatives are those of the solution, within the range of a singular A.
     """
     highest = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -364,7 +398,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         flat, unravel = ravel_pytree(like)
         matrix = jax.vmap(lambda v: ravel_pytree(matvec(unravel(v)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
         # Rounding makes rows and columns differ a little.
-        values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
+        values, vectors = jnp.linalg.eigh(krylov.single(matrix + matrix.T) / 2)
         return Eigendecomposition(values + damping, vectors, flat.size)
 
     def core(matvec: MatVec, b: PyTree, state: Eigendecomposition) -> _Outcome:
@@ -373,10 +407,11 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         relative = jnp.finfo(flat.dtype).eps * flat.size if rcond is None else rcond
         kept = jnp.abs(state.values) > relative * jnp.max(jnp.abs(state.values))
         inverse = jnp.where(kept, 1, 0) / jnp.where(kept, state.values, 1)
-        x = unravel(highest(state.vectors, inverse * highest(flat, state.vectors)))
-        return _Outcome(x, jnp.zeros(()), 0, jnp.asarray(False), jnp.any(kept & (state.values < 0)))
+        x = highest(state.vectors, inverse * highest(krylov.single(flat), state.vectors))
+        negative = jnp.any(kept & (state.values < 0))
+        return _Outcome(unravel(x.astype(flat.dtype)), jnp.zeros(()), 0, jnp.asarray(False), negative)
 
-    return _make_solver("dense", core, is_linear=True, prepare=prepare)
+    return _make_solver("dense", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax import arguments
 from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array, HParams, Params, PyTree
 
@@ -34,10 +35,7 @@ def check_losses(
       UserError: the first thing that is wrong, in one line.
     """
     for name, tree in (("params", params), ("hparams", hparams)):
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                place = f"{name}{jax.tree_util.keystr(path)}"
-                raise UserError(f"{place} is of type {jnp.result_type(leaf)}; only floats have gradients")
+        arguments.check_floats(name, tree)
     _check("train_loss", train_loss, params, hparams, train_batch)
     _check("val_loss", val_loss, params, hparams, val_batch)
 
@@ -50,11 +48,7 @@ def _check(name: str, loss: LossFn, params: Params, hparams: HParams, batch: PyT
             f"{name} cannot be traced by JAX ({type(error).__name__}): it turns arrays into NumPy or Python values; "
             "use jax.numpy, and jnp.where or lax.cond for choices"
         ) from error
-    if not isinstance(result, jax.ShapeDtypeStruct) or result.shape != ():
-        shape = f"shape {result.shape}" if isinstance(result, jax.ShapeDtypeStruct) else type(result).__name__
-        raise UserError(f"{name} must return one number, got {shape}; take the mean over the examples")
-    if not jnp.issubdtype(result.dtype, jnp.floating):
-        raise UserError(f"{name} must return a float, got {result.dtype}; counts and labels have no gradient")
+    arguments.check_loss(name, result)
     value, gradients = _value_and_gradients(params, hparams, batch, loss=loss)
     if not jnp.isfinite(value):
         raise UserError(f"{name} is {value} at these params and hparams; it must be finite")

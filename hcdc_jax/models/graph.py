@@ -26,7 +26,7 @@ import jraph
 import optax
 
 from hcdc_jax.batches.graphs import BASES, SparseTerms, filter_terms
-from hcdc_jax.errors import check_name
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.learning_rate import with_learning_rate
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product
@@ -64,6 +64,12 @@ class Setting(NamedTuple):
 def combine(coefficients: Array, terms: Array, axis: int) -> Array:
     """sum_k coefficients[k] * terms[..., k, ...] along `axis`, as one fused loop over the few terms."""
     moved = jnp.moveaxis(terms, axis, 0)
+    given, needed = coefficients.shape[0], moved.shape[0]
+    if given != needed:  # more would be ignored, and of fewer the last one read again
+        raise UserError(
+            f"{given} filter coefficients for a graph with {needed} terms, of order {needed - 1}; give {needed}, or "
+            f"make its batch with order={given - 1}"
+        )
     total = coefficients[0] * moved[0]
     for k in range(1, moved.shape[0]):
         total = total + coefficients[k] * moved[k]

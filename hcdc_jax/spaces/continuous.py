@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import hadamard
 from scipy.stats import qmc
 
+from hcdc_jax import arguments
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.types import Array
 
@@ -102,7 +103,13 @@ class Space(NamedTuple):
         return (points[last] == hparams).all()
 
     def sample(self, key: Array, num_candidates: int) -> Array:
-        """Independent draws from the prior: [num_candidates, h]."""
+        """Independent draws from the prior: [num_candidates, h].
+
+        Raises:
+          UserError: no key, or no candidates.
+        """
+        arguments.check_key("key", key)
+        arguments.check_count("num_candidates", num_candidates)
         return self.from_unit(jax.random.uniform(key, (num_candidates, len(self.hparam_names))))
 
     def spread(self, seed: int | tuple[int, ...], num_candidates: int) -> Array:
@@ -111,7 +118,12 @@ class Space(NamedTuple):
         Eight points in three dimensions fall into eight different octants. Few independent draws leave whole regions
         empty in which whatever is fitted to them is a guess. Where the space has symmetries only one point of each
         orbit is drawn: what all of them would say is asked once.
+
+        Raises:
+          UserError: a seed that is no whole number, or no candidates.
         """
+        arguments.check_seed("seed", seed)
+        arguments.check_count("num_candidates", num_candidates)
         sequence = qmc.Sobol(len(self.hparam_names), scramble=True, rng=np.random.default_rng(seed))
         # Whole powers of two keep the sequence balanced; any beginning of it is spread well too.
         points = self.from_unit(jnp.asarray(sequence.random_base2(_power_of_two(num_candidates)), jnp.float32))
@@ -136,6 +148,8 @@ class Space(NamedTuple):
           UserError: num_candidates is no power of two above h, the space is one of choices, which have no levels, or it
             has symmetries, under which high and low levels may be the same.
         """
+        arguments.check_seed("seed", seed)
+        arguments.check_count("num_candidates", num_candidates)
         h = len(self.hparam_names)
         if self.orbit is not None:
             raise UserError(
@@ -228,6 +242,7 @@ def _box(name: str, entries: tuple[tuple[str, float, float, str], ...]) -> Space
         return jnp.where(np.array(scales) == "linear", project(hparams), hparams)
 
     def read(hparams):
+        arguments.check_width(name, names, hparams)
         return {key: _SCALES[scale].back(hparams[i]) for i, (key, scale) in enumerate(zip(keys, scales, strict=True))}
 
     names = tuple(_SCALES[scale].prefix + key for key, scale in zip(keys, scales, strict=True))

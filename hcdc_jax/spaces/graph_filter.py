@@ -18,6 +18,7 @@ import numpy as np
 from numpy.polynomial.chebyshev import chebfit, chebpts1
 from scipy.special import comb
 
+from hcdc_jax import arguments
 from hcdc_jax.models import Setting
 from hcdc_jax.spaces.continuous import Bounds, Space, as_is, box, either_sign, one_object, unit_l1
 from hcdc_jax.types import Array
@@ -111,4 +112,9 @@ def _of_filters(space: Space, basis: str, coefficients: Callable[[Array], Array]
         space = space._replace(domain=as_is)  # of a box: any coefficients make a filter
     if coefficients is None:
         return space._replace(read=Setting, basis=basis, orbit=either_sign)
-    return space._replace(read=lambda hparams: Setting(coefficients(hparams)), basis=basis)
+
+    def read(hparams: Array) -> Setting:
+        arguments.check_width(space.name, space.hparam_names, hparams)
+        return Setting(coefficients(hparams))
+
+    return space._replace(read=read, basis=basis)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax import arguments
 from hcdc_jax.data.cells import (
     EDGES,
     NONE,
@@ -28,6 +29,7 @@ from hcdc_jax.types import Array, HParams
 
 NUM_EDGES, NUM_OPERATIONS = len(EDGES), len(OPERATIONS)
 _DIRECT = EDGES.index((0, 3))
+_NAMES = tuple(f"{source}-{target} {operation}" for source, target in EDGES for operation in OPERATIONS)
 
 
 @one_object
@@ -42,10 +44,16 @@ def nas_bench_201() -> Space:
     and what a space means for smooth ones holds there: hypergradients, steps, `prior_std`. `spread` fills the cube of
     30 dimensions that choices are made from, and few of its points say little about so many.
     """
-    names = tuple(f"{source}-{target} {operation}" for source, target in EDGES for operation in OPERATIONS)
-    edges = np.arange(len(names)).reshape(NUM_EDGES, NUM_OPERATIONS).tolist()
+    edges = tuple(map(tuple, np.arange(len(_NAMES)).reshape(NUM_EDGES, NUM_OPERATIONS).tolist()))
     return Space(
-        "nas_bench_201", names, _from_unit, _prior_std(), _project, _read, mixed=mixed, choices=tuple(map(tuple, edges))
+        "nas_bench_201",
+        _NAMES,
+        _from_unit,
+        _prior_std(),
+        _project,
+        _read,
+        mixed=mixed,
+        choices=edges,
     )
 
 
@@ -119,4 +127,5 @@ def _project(hparams: Array) -> Array:
 
 
 def _read(hparams: Array) -> ImageSetting:
+    arguments.check_width("nas_bench_201", _NAMES, hparams)
     return ImageSetting(cell=_edges(hparams))

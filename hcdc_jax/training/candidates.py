@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from hcdc_jax import arguments
 from hcdc_jax.problem import Problem, loss_and_accuracy
 from hcdc_jax.training.processes import over_processes
 from hcdc_jax.training.sharding import (
@@ -22,7 +23,7 @@ from hcdc_jax.training.sharding import (
     on_each_device,
     over_candidates,
 )
-from hcdc_jax.training.train import Training, all_finite, shapes_of_step, train
+from hcdc_jax.training.train import Training, all_finite, check_setting, shapes_of_step, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
 
@@ -75,7 +76,8 @@ def evaluate(
       `Scores` with leading axis [num_candidates].
 
     Raises:
-      UserError: more devices than there are.
+      UserError: more devices than there are; no candidates, or a chunk of none; arguments of other types; losses that
+        are not one float.
     """
     (scores,) = evaluate_on(
         key, problem, candidates, train_batch, (val_batch,), training=training, chunk_size=chunk_size, devices=devices
@@ -95,7 +97,9 @@ def evaluate_on(
     devices: Sequence[Device] | int | None = None,
 ) -> tuple[Scores, ...]:
     """`evaluate` on several batches with one training: a tuple of `Scores`, one for each of `eval_batches`."""
-    training = training or Training()
+    training = check_setting(key, problem, training)
+    for batch in eval_batches:
+        arguments.check_type("val_batch", batch, Batch, "hc.Batch(inputs, labels, weights)")
     plan = _planned(problem, candidates, train_batch, eval_batches, chunk_size, devices, training)
     key, training, train_batch, eval_batches = plan.replicate((key, training, train_batch, eval_batches))
     scores = _evaluate_chunks(
@@ -115,7 +119,7 @@ def train_each(
     devices: Sequence[Device] | int | None = None,
 ) -> Params:
     """The networks that `evaluate` scores: parameters with leading axis [num_candidates]; arguments as there."""
-    training = training or Training()
+    training = check_setting(key, problem, training)
     plan = _planned(problem, candidates, train_batch, (), chunk_size, devices, training)
     key, training, train_batch = plan.replicate((key, training, train_batch))
     networks = _train_chunks(key, problem, plan.chunks, train_batch, training, mesh=plan.mesh, alone=plan.alone)
@@ -205,6 +209,9 @@ def _planned(
     devices: Sequence[Device] | int | None,
     training: Training,
 ) -> _Plan:
+    arguments.check_rows("candidates", candidates)
+    if chunk_size is not None:
+        arguments.check_count("chunk_size", chunk_size)
     candidates, together = over_processes(candidates)
     num_candidates = jax.tree.leaves(candidates)[0].shape[0]
     devices = as_needed(local_devices(devices), num_candidates, (train_batch, eval_batches))
@@ -370,7 +377,7 @@ def _work_of_one(problem: Problem, tree: PyTree, leaves: tuple[jax.ShapeDtypeStr
 
     def train_step(hparams, batch):
         params = problem.init(jax.random.key(0), hparams)
-        return jax.grad(problem.train_loss)(params, hparams, batch)
+        return jax.grad(arguments.scalar("problem.train_loss", problem.train_loss))(params, hparams, batch)
 
     def scoring(hparams, batch):
         return score(problem, problem.init(jax.random.key(0), hparams), hparams, batch)

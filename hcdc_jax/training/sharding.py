@@ -115,11 +115,13 @@ def local_devices(devices: Sequence[Device] | int | None = None) -> Sequence[Dev
     """The devices of this process to compute on: those given, the first so many, or all of them.
 
     Raises:
-      UserError: there are not so many.
+      UserError: there are not so many, or none are given.
     """
     if devices is None:
         return jax.local_devices()
     if not isinstance(devices, int):
+        if not len(devices):
+            raise UserError("devices is empty; give at least one, or None for all")
         return devices
     found = jax.local_devices()
     if not 1 <= devices <= len(found):

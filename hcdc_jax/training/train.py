@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hcdc_jax import arguments
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
@@ -196,7 +197,8 @@ def step_gradient(
 ) -> tuple[Array, Params]:
     """Loss and gradient that a step of training follows; arguments as in `shown`."""
     seen = shown(key, step, problem, hparams, batch, training, orders)
-    return jax.value_and_grad(problem.train_loss)(params, hparams, seen)
+    train_loss = arguments.scalar("problem.train_loss", problem.train_loss)
+    return jax.value_and_grad(train_loss)(params, hparams, seen)
 
 
 def thrifty_gradient(
@@ -370,8 +372,11 @@ def train(
 
     Returns:
       The parameters after the last step, and `TrainInfo`.
+
+    Raises:
+      UserError: arguments of other types, such as a number for the key; a training loss that is not one float.
     """
-    training = training or Training()
+    training = check_setting(key, problem, training)
     orders = orders_of(key, batch, training)
 
     def step(trainee, _):
@@ -381,6 +386,19 @@ def train(
         step = jax.checkpoint(step, prevent_cse=False)
     trainee, losses = jax.lax.scan(step, begin(key, problem, hparams, training), length=training.steps)
     return trainee.params, TrainInfo(losses)
+
+
+def check_setting(key: Array, problem: Problem, training: Training | None) -> Training:
+    """The training, the default one for None.
+
+    Raises:
+      UserError: one of the three is something else.
+    """
+    training = Training() if training is None else training
+    arguments.check_key("key", key)
+    arguments.check_type("problem", problem, Problem, "hc.Problem(init, apply, train_loss, val_loss)")
+    arguments.check_type("training", training, Training, "hc.Training(0.01, steps=200)")
+    return training
 
 
 def all_finite(tree) -> Array:
