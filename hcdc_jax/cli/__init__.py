@@ -435,7 +435,3 @@ def program() -> NoReturn:
         # Python would wait for what JAX computes in its threads, minutes of it, before the process ends.
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    program()
