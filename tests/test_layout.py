@@ -60,7 +60,7 @@ PIPELINE = [
     ["scoring"],
     ["folder"],
     ["setup"],
-    ["clock", "progress"],
+    ["clock", "outcomes", "progress"],
 ]
 
 FILES = sorted(ROOT.rglob("*.py"))
