@@ -78,10 +78,12 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
       progress: told what is going on; nobody by default.
 
     Returns:
-      The content of `search_<method>.json`; docs/search.md explains it.
+      The content of `search_<method>.json`; docs/search.md explains it. "selected" is None where every candidate or
+      every full training failed, see `outcomes.nothing_found`.
 
     Raises:
-      UserError: there is no such search or condensed data, it is not of this run or its data, Optuna is missing, or
+      UserError: there is no such search or condensed data, it diverged or is not of this run or its data, fewer
+        candidates than are to be trained in full, Optuna is missing, or
         its study is of another space or other data. Nothing is written then.
     """
     progress = progress or silent()
@@ -89,6 +91,8 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
     top = TOP.get(plan.method, 1) if plan.top is None else plan.top
+    if plan.top is not None and plan.top > plan.num:
+        raise UserError(f"--top {plan.top} of --num {plan.num} candidates: lower the one, or raise the other")
     if top or plan.halving or plan.method == "calibrated":
         check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
@@ -103,6 +107,8 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     else:
         found = _search_condensed(setup, condensed, plan, top, progress)
         best = found.history.hparams[found.places[:top]]
+        if 0 < len(best) < top:
+            progress.say(f"only {len(best)} different candidates came to an end; those are trained in place of {top}")
         retrained = _retrain(setup, best, progress) if len(best) else None
     rival = _halve(setup, plan, progress) if plan.halving else None
     content = {
