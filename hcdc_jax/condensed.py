@@ -32,6 +32,7 @@ from hcdc_jax.version import __version__
 PRIMARY_METHOD = "hcdc"
 _CARD_FILE, _PRIMARY_FILE = "card.json", "condensed.npz"
 _PREPARATION = "preparation/"
+_DIVERGED = "diverged"
 _REQUIRED = {"method", "seed", "config_hash", "sha256"}
 _METHOD_NAME = re.compile(r"[\w.]+")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jraph", "numpy", "scipy")
@@ -60,6 +61,15 @@ class Condensed:
     variables: Variables
     preprocessing: Preprocessing | None = None
     preparation: Preparation | None = None
+
+    @property
+    def diverged(self) -> str | None:
+        """Why this is no data set, in words, and what to change; None where all of its numbers are finite."""
+        numbers = to_arrays({"train": self.train, "val": self.val, "variables": self.variables})
+        if all(np.isfinite(array).all() for array in numbers.values()):
+            return None
+        name = f"{self.card['method']}, seed {self.card['seed']}"
+        return self.card.get(_DIVERGED, f"{name}, has diverged; lower the rate of its method and run in a new folder")
 
     def prepare(self, table: Any) -> np.ndarray:
         """New rows of a table, a data frame or columns by name, as a network trained on S_train reads them: [n, d].
@@ -150,6 +160,7 @@ def save_condensed(
     statistics: Preprocessing | None = None,
     preparation: Preparation | None = None,
     facts: Mapping[str, float] | None = None,
+    diverged: str | None = None,
 ) -> dict[str, Any]:
     """Saves one artefact into a run folder and enters it into the folder's card.
 
@@ -166,6 +177,7 @@ def save_condensed(
       statistics: the same for images, in numbers; stored in float32.
       preparation: the same for tables.
       facts: what else the method learned, entered into the card by name.
+      diverged: why its numbers are not finite, in words, and what to change.
 
     Returns:
       The entry in the card.
@@ -196,6 +208,7 @@ def save_condensed(
         "versions": versions(),
         "sha256": sha256(path),
         **(facts or {}),
+        **({} if diverged is None else {_DIVERGED: diverged}),
     }
     card["artefacts"][name] = entry
     card["primary"] = _primary(card["artefacts"])
@@ -217,9 +230,19 @@ def load_condensed(
       config_hash: if given, the artefact must have been made with this configuration.
 
     Raises:
-      UserError: there is no such artefact, it was made with another configuration, or its file is missing, damaged or
-        not the one that the card describes.
+      UserError: there is no such artefact, it was made with another configuration, its condensation diverged, or its
+        file is missing, damaged or not the one that the card describes.
     """
+    condensed = read_condensed(folder, method, seed, config_hash=config_hash)
+    if condensed.diverged is not None:
+        raise UserError(f"{folder}: {condensed.diverged}")
+    return condensed
+
+
+def read_condensed(
+    folder: str | Path, method: str | None = None, seed: int | None = None, *, config_hash: str | None = None
+) -> Condensed:
+    """`load_condensed`, also of what diverged: for who masks what is not finite, or says so."""
     folder = Path(folder)
     card = read_card(folder)
     name = _find(card, method, seed, folder)

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user, and what all say of a name that they do not know."""
+"""The exceptions that are told in one line, and what all say of a name that nobody knows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ class UserError(Exception):
     """A mistake the user can mend: its text is one line that says what is wrong, where, and how to mend it.
 
     The command line prints it without a traceback and leaves with exit code 2.
+    """
+
+
+class NothingLeftError(Exception):
+    """A command did its work, and nothing is left of it that could be used; its text is one line that says why.
+
+    The command line prints it without a traceback and leaves with exit code 1.
     """
 
 

@@ -28,6 +28,7 @@ from hcdc_jax.pipeline.folder import CONFIG, check_owner, config_of
 from hcdc_jax.pipeline.setup import OWN, Data, Run
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
+from hcdc_jax.training.candidates import WHY_ALL_FAIL
 from hcdc_jax.training.storable import as_dictionary, is_dictionary, reading_dictionaries, storable
 from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array, Batch, as_batch
@@ -155,7 +156,10 @@ class Study:
         """
         condensed = self.condensed(method)
         setup = pipeline.prepare(self._held(), self.source)
-        return pipeline.rank_on(setup, condensed, pipeline.candidates_of(setup, num, seed, candidates))
+        ranking = pipeline.rank_on(setup, condensed, pipeline.candidates_of(setup, num, seed, candidates))
+        if not ranking.scores.status.any():
+            self._tell(f"every candidate failed on {condensed!r}: {WHY_ALL_FAIL}")
+        return ranking
 
     def truth(self) -> None:
         """Trains the candidates of the report in full, as `hcdc truth` does."""
@@ -189,7 +193,9 @@ class Study:
         setup = pipeline.prepare(self._held(), self.source)
         plan = pipeline.SearchPlan(method=method, num=num, top=top, seed=seed, halving=halving)
         with self.progress() as progress:
-            return pipeline.search(setup, self.path, plan, progress)
+            result = pipeline.search(setup, self.path, plan, progress)
+        self._tell(pipeline.nothing_found(result))
+        return result
 
     def report(self) -> dict[str, Any]:
         """Ranks the candidates of the report where that was not done yet, and writes the page `report.html`.
@@ -287,6 +293,12 @@ class Study:
         )
         check_owner(self.path, ours, resume=True)
         return ours
+
+    def _tell(self, text: str | None) -> None:
+        """Says it, where there is anything to say."""
+        if text is not None:
+            with self.progress() as progress:
+                progress.say(text)
 
     @contextmanager
     def _opened(self, config: Config) -> Iterator[Run]:

@@ -245,14 +245,28 @@ class TestSearch:
         assert result["selected"]["regret_test_accuracy"] is None
         assert 0 <= result["selected"]["test_accuracy"] <= 1
 
-    def test_an_optuna_study_is_kept(self, copy, hcdc):
+    def test_an_optuna_study_is_kept(self, copy, hcdc, capsys):
         pytest.importorskip("optuna")
         url = f"sqlite:///{copy / 'study.db'}"
         for _ in range(2):
             assert "Best of 6 candidates" in hcdc("search", copy, "--num", "6", "--method", "optuna", "--storage", url)
         import optuna
 
-        assert len(optuna.load_study(study_name="hcdc", storage=url).get_trials()) == 12
+        study = optuna.load_study(study_name="hcdc", storage=url)
+        assert len(study.get_trials()) == 12
+        card = json.loads((copy / "card.json").read_text())["artefacts"]
+        sources = {
+            "data set": card["hcdc_seed0"]["source"]["checksum"],
+            "artefact": card["hcdc_seed0"]["sha256"],
+            "configuration": card["hcdc_seed0"]["config_hash"],
+        }
+        assert study.user_attrs["hcdc_sources"] == sources
+        assert cli.main(["search", str(copy), "--method", "optuna", "--storage", url, "--artefact", "random"]) == 2
+        refused = "the Optuna study 'hcdc' searches on another artefact; name another study (--study NAME)"
+        assert capsys.readouterr().err.splitlines()[-1] == f"hcdc: {refused}"
+        args = ["--artefact", "random", "--study", "another"]
+        hcdc("search", copy, "--num", "6", "--method", "optuna", "--storage", url, *args)
+        assert len(study.get_trials()) == 12
 
 
 class TestSearchMistakes:
@@ -297,7 +311,7 @@ class TestSearchMistakes:
         line = mistake("--method", "optuna", "--storage", url, "--study", "theirs")
         assert line == (
             "the Optuna study 'theirs' searches another space (x) or other ranges than graph_filter (L^0, L^1, L^2); "
-            "choose another study"
+            "name another study (--study NAME)"
         )
         assert len(study.get_trials()) == 1
 

@@ -17,13 +17,14 @@ from hcdc_jax.condense.dc import published_loops
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import halves, recipes
+from hcdc_jax.pipeline.kinds import images
 from hcdc_jax.pipeline.recipes import image_relays, mtt
 from hcdc_jax.storage import checkpoint
 from tests.test_image_run import config_with
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
 
-METHODS = recipes.images.KIND.methods
+METHODS = images.KIND.methods
 SMALL: dict[str, dict] = {
     "data": {"train": 60, "val": 60, "test": 40, "shrink": 1},
     "space": {"candidates": 3},
@@ -170,9 +171,33 @@ def test_a_diverged_condensation_is_told_and_ranks_nothing(tmp_path):
     assert told.endswith("lower dm.image_rate and run in a new folder")
     assert report["methods"]["dm"]["failed"] == 3
     assert report["methods"]["random"]["failed"] == 0
-    options = small(("real_val",), dm={"image_rate": 1e38}, hcdc={"train_method": "dm"})
-    with pytest.raises(UserError, match="S_train of dm, seed 0, which real_val builds on, has diverged; lower"):
-        condense(options, tmp_path / "other")
+    with pytest.raises(UserError, match=r"run: S_train of dm, seed 0, diverged by step .*; lower dm\.image_rate and"):
+        load_condensed(tmp_path / "run", "dm")
+
+
+def test_what_builds_on_a_diverged_s_train_pays_nothing_and_ranks_nothing(tmp_path):
+    said = []
+    progress = pipeline.silent()._replace(say=said.append)
+    options = small(("hcdc", "surrogate", "random"), dm={"image_rate": 1e38}, hcdc={"train_method": "dm"})
+    report = pipeline.run(options, tmp_path / "run", progress=progress)
+    (told,) = [text for text in said if text.startswith("S_train of dm, seed 0, diverged by step ")]
+    for method in ("hcdc", "surrogate"):
+        assert f"{method}, seed 0, builds on what diverged and ranks nothing: {told}" in said
+        assert report["methods"][method]["failed_seeds"] == {"0": told}
+    assert report["methods"]["random"]["failed"] == 0
+    assert not list((tmp_path / "run" / "checkpoints").glob("targets*"))
+    with pytest.raises(UserError, match="S_train of dm"):
+        load_condensed(tmp_path / "run", "hcdc")
+
+
+def test_experts_that_diverge_are_told_with_their_rate(tmp_path):
+    said = []
+    progress = pipeline.silent()._replace(say=said.append)
+    condense(small(("mtt",), mtt={"expert_rate": 1e30}), tmp_path / "run", progress)
+    why = "learns nothing: all 2 experts diverged; lower mtt.expert_rate and run in a new folder"
+    assert f"S_train of mtt, seed 0, {why}" in said
+    with pytest.raises(UserError, match=f"{why}$"):
+        load_condensed(tmp_path / "run", "mtt")
 
 
 def test_students_that_diverge_are_counted(tmp_path):

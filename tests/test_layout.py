@@ -61,7 +61,7 @@ PIPELINE = [
     ["scoring"],
     ["folder"],
     ["setup"],
-    ["clock", "progress"],
+    ["clock", "outcomes", "progress"],
 ]
 
 FILES = sorted(ROOT.rglob("*.py"))

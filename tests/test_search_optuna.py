@@ -11,6 +11,7 @@ from search_toy import FAILS_ABOVE, HIGH, LOW, SPACE, Evaluator
 
 from hcdc_jax import search
 from hcdc_jax.errors import UserError
+from hcdc_jax.search.optuna_search import SOURCES
 from hcdc_jax.search.optuna_search import SPACE as MARK
 
 optuna = pytest.importorskip("optuna")
@@ -104,7 +105,8 @@ class TestStudy:
         search.optuna_search(KEY, other, lambda c: Evaluator()(c), 4, study=study)
         before = study.user_attrs, states(study)
         evaluate_fn = Evaluator()
-        with pytest.raises(UserError, match=r"the Optuna study 'mine' searches another space .*; choose another study"):
+        message = r"the Optuna study 'mine' searches another space .*; name another study \(--study NAME\)"
+        with pytest.raises(UserError, match=message):
             search.optuna_search(KEY, SPACE, evaluate_fn, 4, study=search.open_study(0, storage=url, name="mine"))
         assert (study.user_attrs, states(study)) == before
         assert evaluate_fn.shapes == []
@@ -116,6 +118,40 @@ class TestStudy:
             search.optuna_search(KEY, SPACE, Evaluator(), 4, study=study)
         assert len(study.get_trials()) == 2
         assert MARK not in study.user_attrs
+
+    def test_of_other_sources(self, url):
+        ours = {"data set": "aa", "artefact": "bb"}
+        for _ in range(2):  # the same search goes on
+            study = search.open_study(0, storage=url, name="mine")
+            search.optuna_search(KEY, SPACE, Evaluator(), 4, study=study, sources=ours)
+        before, evaluate_fn = (study.user_attrs, states(study)), Evaluator()
+        assert before[0][SOURCES] == ours
+        for theirs, named in (
+            ({"data set": "cc", "artefact": "dd"}, "data set"),
+            ({"data set": "aa", "artefact": "dd"}, "artefact"),
+            ({"data set": "aa"}, "source"),
+        ):
+            study = search.open_study(0, storage=url, name="mine")
+            message = rf"^the Optuna study 'mine' searches on another {named}; name another study \(--study NAME\)$"
+            with pytest.raises(UserError, match=message):
+                search.optuna_search(KEY, SPACE, evaluate_fn, 4, study=study, sources=theirs)
+        assert (study.user_attrs, states(study)) == before
+        assert evaluate_fn.shapes == []
+
+    def test_that_does_not_say_on_what(self):
+        study = optuna.create_study(study_name="old")
+        search.optuna_search(KEY, SPACE, Evaluator(), 4, study=study)
+        with pytest.raises(UserError, match=r"^the Optuna study 'old' has trials and does not say on which data; name"):
+            search.optuna_search(KEY, SPACE, Evaluator(), 4, study=study, sources={"data set": "aa"})
+        assert SOURCES not in study.user_attrs
+
+    @pytest.mark.parametrize("mark", ["mine", ["a"], {"name": "toy"}])
+    def test_with_a_mark_of_somebody_else(self, mark):
+        study = optuna.create_study()
+        study.set_user_attr(MARK, mark)
+        with pytest.raises(UserError, match=r"searches another space \(of unknown names\)"):
+            search.optuna_search(KEY, SPACE, Evaluator(), 4, study=study)
+        assert study.get_trials() == []
 
     @pytest.mark.parametrize("directions", [["maximize"], ["minimize", "minimize"]])
     def test_that_does_not_minimise(self, directions):

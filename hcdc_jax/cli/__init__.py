@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import re
@@ -21,13 +20,15 @@ import joblib
 
 from hcdc_jax import config as configs
 from hcdc_jax import data, pipeline, spaces, terminal
+from hcdc_jax.cli.exporting import EXPORTS
 from hcdc_jax.cli.interruption import interruptible, number_of
 from hcdc_jax.cli.resolver import Job, bundled, configuration, resolve, run_folder
 from hcdc_jax.cli.study_files import StudyFileError, is_study_file
-from hcdc_jax.condensed import Condensed, load_condensed, read_card
+from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
+from hcdc_jax.config import Config
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import NothingLeftError, UserError
 from hcdc_jax.evaluation import protocols
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
@@ -36,11 +37,9 @@ from hcdc_jax.pipeline.folder import CONFIG, config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
-from hcdc_jax.storage import files
-from hcdc_jax.storage.codec import to_arrays
 from hcdc_jax.version import __version__
 
-DONE, USER_ERROR, SIGNALLED = 0, 2, 128  # a bug raises, and Python leaves with 1
+DONE, FAILED, USER_ERROR, SIGNALLED = 0, 1, 2, 128  # a bug raises, and Python leaves with 1
 _UNSET = -1  # what JAX has where nobody chose a number of CPU devices
 
 _EPILOG = """\
@@ -65,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      0 if it is done, 2 for a mistake of the user, 128 + the number of the signal that interrupted it. A bug raises,
-      and Python leaves with 1.
+      0 if it is done, 1 if nothing came of it, 2 for a mistake of the user, 128 + the number of the signal that
+      interrupted it. A bug raises, and Python leaves with 1.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -79,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise UserError(f"unexpected argument {overrides[0]!r}; see hcdc {args.name} --help")
             args.command(args, overrides)
             return DONE
+    except NothingLeftError as error:
+        terminal.complain(str(error))
+        return FAILED
     except UserError as error:
         terminal.complain(str(error))
         if isinstance(error, StudyFileError):
@@ -169,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", metavar="DIR", type=Path)
     sub = add("export", _export, "copy a condensed data set out of a run folder")
     sub.add_argument("folder", metavar="DIR", type=Path)
-    sub.add_argument("--format", choices=tuple(_EXPORTS), default="npz")
+    sub.add_argument("--format", choices=tuple(EXPORTS), default="npz")
     sub.add_argument("--method", help="whose (that of hcdc, else of the first method)")
     sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
     sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
@@ -241,6 +243,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> None:
     with terminal.progress() as progress:
         report = pipeline.run(job.config, job.folder, source=job.source, resume=resume, progress=progress)
     _say_report(job.folder, report)
+    _check_left(pipeline.nothing_ranked(job.config, job.folder), pipeline.nothing_true(job.config, job.folder))
 
 
 def _climb(target: Path, args: argparse.Namespace, overrides: list[str]) -> None:
@@ -262,27 +265,35 @@ def _job(args: argparse.Namespace, overrides: list[str]) -> Job:
 
 
 def _condense(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.condense, _job(args, overrides))
+    _do_stage(pipeline.condense, _job(args, overrides), pipeline.nothing_condensed)
 
 
 def _rank(args: argparse.Namespace, overrides: list[str]) -> None:
     job = _job(args, overrides)
     config_of(job.folder)  # where no run is there is nothing to rank on, and no reason to begin one
-    _do_stage(pipeline.rank, job)
+    _do_stage(pipeline.rank, job, pipeline.nothing_ranked)
 
 
 def _truth(args: argparse.Namespace, overrides: list[str]) -> None:
-    _do_stage(pipeline.truth, _job(args, overrides))
+    _do_stage(pipeline.truth, _job(args, overrides), pipeline.nothing_true)
 
 
-def _do_stage(stage: Callable[[Run], None], job: Job) -> None:
+def _do_stage(stage: Callable[[Run], None], job: Job, nothing_left: Callable[[Config, Path], str | None]) -> None:
     """Runs one stage; stages go on with what the folder holds, so that they can be run one by one."""
     with (
         terminal.progress() as progress,
         pipeline.opened(job.config, job.folder, source=job.source, progress=progress) as run,
     ):
         stage(run)
+    _check_left(nothing_left(job.config, job.folder))
     terminal.say_path(f"Done: {job.folder}")
+
+
+def _check_left(*nothing_left: str | None) -> None:
+    """Ends the command, as failed, with the first reason why nothing is left of it."""
+    for why in nothing_left:
+        if why is not None:
+            raise NothingLeftError(why)
 
 
 def _report(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -326,6 +337,7 @@ def _search(args: argparse.Namespace, overrides: list[str]) -> None:
     for sentence in searches.reading(result):
         terminal.say(sentence)
     terminal.say_path(f"All of it: {folder / f'search_{plan.method}.json'}, {folder / 'search.csv'}")
+    _check_left(pipeline.nothing_found(result))
 
 
 def _evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -384,27 +396,29 @@ def _info(args: argparse.Namespace, overrides: list[str]) -> None:
     has_card = (folder / "card.json").is_file()
     if (folder / "config.toml").is_file() or not has_card:
         lines += [configs.dumps(config_of(folder))]
-    cards = [condensed.card for condensed in _artefacts(folder)] if has_card else []
-    lines += [
-        f"{_name(card)}: {card['stored_scalars']:,} stored numbers, condensed from {card['source']['name']}; intact"
-        for card in cards
-    ]
+    lines += [_about(condensed) for condensed in _artefacts(folder)] if has_card else []
     for line in lines if has_card else [*lines, f"Nothing is condensed yet: hcdc condense {folder}"]:
         terminal.say_path(line)
+
+
+def _about(condensed: Condensed) -> str:
+    card, why = condensed.card, condensed.diverged
+    state = "intact" if why is None else f"of no use: {why}"
+    return f"{_name(card)}: {card['stored_scalars']:,} stored numbers, condensed from {card['source']['name']}; {state}"
 
 
 def _artefacts(folder: Path) -> list[Condensed]:
     """All artefacts of a run folder, or the one that was passed on without the rest of it; each is checked."""
     if not (folder / "condensed").is_dir():
-        return [load_condensed(folder)]
+        return [read_condensed(folder)]
     entries = read_card(folder)["artefacts"].values()
-    return [load_condensed(folder, entry["method"], entry["seed"]) for entry in entries]
+    return [read_condensed(folder, entry["method"], entry["seed"]) for entry in entries]
 
 
 def _export(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
     condensed = load_condensed(args.folder, args.method, args.seed)
-    write, suffix = _EXPORTS[args.format]
+    write, suffix = EXPORTS[args.format]
     out = args.out or args.folder / f"{_name(condensed.card)}{suffix}"
     write(condensed, out)
     terminal.say_path(f"Exported: {out}")
@@ -421,23 +435,6 @@ def _convert(args: argparse.Namespace, overrides: list[str]) -> None:
     terminal.say_path(f"Written: {path}")
 
 
-def _export_npz(condensed: Condensed, out: Path) -> None:
-    parts = {"train": condensed.train, "val": condensed.val, "variables": condensed.variables}
-    files.write_npz(out, to_arrays(parts))
-
-
-def _export_torch(condensed: Condensed, out: Path) -> None:
-    train, val = condensed.as_torch()
-    import torch  # pyright: ignore[reportMissingImports]
-
-    buffer = io.BytesIO()
-    torch.save({"train": train.tensors, "val": val.tensors}, buffer)
-    files.write_bytes(out, buffer.getvalue())
-
-
-_EXPORTS = {"npz": (_export_npz, ".npz"), "png": (Condensed.save_images, ""), "torch": (_export_torch, ".pt")}
-
-
 def _name(card: Any) -> str:
     return f"{card['method']}_seed{card['seed']}"
 
@@ -451,7 +448,3 @@ def program() -> NoReturn:
         # Python would wait for what JAX computes in its threads, minutes of it, before the process ends.
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    program()

@@ -3,6 +3,7 @@
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.driver import opened, prepare, resolved, run
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
+from hcdc_jax.pipeline.outcomes import nothing_condensed, nothing_found, nothing_ranked, nothing_true
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranked import Ranking, candidates_of, rank_on
 from hcdc_jax.pipeline.ranking import rank
@@ -21,6 +22,10 @@ __all__ = [
     "candidates_of",
     "condense",
     "evaluate_condensed",
+    "nothing_condensed",
+    "nothing_found",
+    "nothing_ranked",
+    "nothing_true",
     "opened",
     "prepare",
     "rank",

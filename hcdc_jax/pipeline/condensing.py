@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from hcdc_jax.condensed import load_condensed, read_card, save_condensed
+from hcdc_jax.condensed import read_card, read_condensed, save_condensed
 from hcdc_jax.config import config_hash
-from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
 from hcdc_jax.pipeline.hcdc.matched_networks import forget_networks
@@ -19,30 +18,31 @@ from hcdc_jax.pipeline.taught.halves_taught import make_train, relabelled_start
 def condense(run: Run) -> None:
     """Makes the artefacts of all methods and seeds of a run; what is finished is checked and not made again.
 
+    What diverges is told and takes no other method with it; a method that builds on it pays for nothing.
+
     Raises:
-      UserError: a finished artefact is not what its card says, the disk is full, targets diverged, or the S_train that
-        another method builds on did.
+      UserError: a finished artefact is not what its card says, the disk is full, or targets diverged.
     """
     config = run.setup.config
     for seed in config.seeds:
         for name in config.methods:
             method = recipes.get(config, name)
-            recipe = recipes.train_recipe(config, name)
             train = make_train(run, name, seed)
-            if method.train is None and train.diverged:  # its own ranks would stay empty; this one would pay in vain
-                raise UserError(
-                    f"S_train of {recipe.name}, seed {seed}, which {name} builds on, has diverged; lower the rate of "
-                    f"{recipe.name} and run in a new folder, or choose another hcdc.train_method"
-                )
-            if method.prepare is not None:
+            lost = train.diverged and recipes.sees_train(name)
+            if lost:
+                builds_on = "" if method.train else f"{name}, seed {seed}, builds on what diverged and ranks nothing: "
+                run.progress.say(f"{builds_on}{train.why}")
+            if method.prepare is not None and not lost:
                 method.prepare(trial_of(run, seed, train))
             if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
                 val = make_half(
-                    run, method.val, "val", seed, method=name, condensed_train=train.batch,
+                    run, method.val, "val", seed, method=name, condensed_train=train,
                     relabel=functools.partial(relabelled_start, run, seed, name),
                 )  # fmt: skip
+                if val.diverged:
+                    run.progress.say(f"{val.why}")
                 if _is_saved(run.folder, name, seed):
-                    load_condensed(run.folder, name, seed, config_hash=config_hash(config))
+                    read_condensed(run.folder, name, seed, config_hash=config_hash(config))
                 else:
                     _save(run, name, seed, train, val)
             run.progress.between()
@@ -72,4 +72,5 @@ def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
         statistics=run.setup.preprocessing,
         preparation=getattr(data, "preparation", None),
         facts=val.facts | train.facts,  # a learning rate that both learned is that of S_train
+        diverged=train.why or val.why,
     )

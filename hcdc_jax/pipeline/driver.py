@@ -16,6 +16,7 @@ from hcdc_jax.pipeline.building import build
 from hcdc_jax.pipeline.checks import check_config, check_sizes
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.folder import check_owner, claimed
+from hcdc_jax.pipeline.outcomes import nothing_ranked
 from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
@@ -42,7 +43,7 @@ def run(
       progress: told what is going on; nobody by default.
 
     Returns:
-      The content of `report.json`.
+      The content of `report.json`; where every method failed there is no truth in it, since none is trained then.
 
     Raises:
       UserError: what is wrong with the configuration, the data or the folder, in one line. What is wrong with the
@@ -51,7 +52,10 @@ def run(
     with opened(config, folder, source=source, resume=resume, progress=progress) as opened_run:
         condense(opened_run)
         rank(opened_run)
-        if config.truth.enabled:
+        nothing = nothing_ranked(opened_run.setup.config, opened_run.folder)
+        if nothing is not None and config.truth.enabled:
+            opened_run.progress.say(f"no truth is trained, since {nothing}")
+        elif config.truth.enabled:
             truth(opened_run)
         return write_report(opened_run.folder)
 

@@ -43,6 +43,7 @@ class Half(NamedTuple):
       matched: [m, h] candidates that it was matched on; m may be 0.
       facts: numbers by name that were learned besides, for the card.
       pruning: see `pruning.Outcome`; empty where nothing was pruned.
+      why: it is not finite, in words, and what to change; None where it is.
     """
 
     variables: Variables
@@ -51,11 +52,12 @@ class Half(NamedTuple):
     matched: np.ndarray
     facts: dict[str, float]
     pruning: dict[str, np.ndarray]
+    why: str | None = None
 
     @property
     def diverged(self) -> bool:
-        """Whether its condensation did."""
-        return not all_finite(self.variables)
+        """Whether its condensation did, or that of what it builds on."""
+        return self.why is not None
 
 
 class Place(NamedTuple):
@@ -109,7 +111,7 @@ def make_half(
     seed: int,
     *,
     method: str,
-    condensed_train: Batch | None = None,
+    condensed_train: Half | None = None,
     relabel: Callable[[Start], Start] | None = None,
 ) -> Half:
     """Makes one half, or reads it if it is finished, or goes on where it was interrupted.
@@ -120,7 +122,7 @@ def make_half(
       part: "train" or "val".
       seed: of the method.
       method: under whose name the steps are logged.
-      condensed_train: S_train, for S_val.
+      condensed_train: S_train, for S_val; where it diverged nothing is learned, and S_val is as little there.
       relabel: gives what the half starts from its labels; it keeps them if not given.
     """
     place = Place(run.folder, recipe.name, part, seed)
@@ -130,8 +132,12 @@ def make_half(
         start = start if relabel is None else relabel(start)
         if recipe.learner is None:
             learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {}, {})
+        elif condensed_train is not None and condensed_train.diverged:
+            lost = _nowhere(recipe.container(setup, part).init(half_key(part, seed), start))
+            learned = _Learned(lost, Cost(), None, {}, {}, condensed_train.why)
         else:
-            request = Request(run, part, seed, start, condensed_train)
+            batch = None if condensed_train is None else condensed_train.batch
+            request = Request(run, part, seed, start, batch)
             with jax.enable_x64(recipe.learner.dtype == "float64"):
                 learned = _learn(request, place, recipe, recipe.learner, method)
             if setup.kind.surplus(setup, part):
@@ -141,7 +147,7 @@ def make_half(
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
         decode = (recipe.finished or recipe.container)(setup, part).decode
         batch = jax.jit(decode)(learned.variables)
-        half = Half(learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning)
+        half = Half(learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning, learned.why)
         files.write_npz(place.finished, to_arrays(half))
         checkpoint.clear(place.checkpoints)
         shutil.rmtree(place.pruning, ignore_errors=True)
@@ -157,12 +163,17 @@ def read_half(place: Place) -> Half:
     if not place.finished.exists():
         raise UserError(f"{place.folder} does not hold {place}: run `hcdc condense` on it first")
     arrays = read_arrays(place.finished)
+    why = arrays.pop("why", None)
     # Folders of older versions know nothing of `timed_trainings`.
     cost = Cost(*(float(arrays.get(f"cost/{field}", 0.0)) for field in Cost._fields))
     tree = to_tree(arrays)
     facts = {name: float(value) for name, value in tree.get("facts", {}).items()}
     pruning = {name: np.asarray(values) for name, values in tree.get("pruning", {}).items()}
-    return Half(_variables(tree["variables"]), to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning)
+    variables = _variables(tree["variables"])
+    if why is None and not all_finite(variables):
+        why = f"{place}, has diverged; lower its rate and run in a new folder"
+    words = None if why is None else str(why)
+    return Half(variables, to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning, words)
 
 
 def read_over_budget(place: Place) -> Variables:
@@ -213,6 +224,7 @@ class _Learned(NamedTuple):
     matched: np.ndarray | None
     facts: dict[str, float]
     pruning: dict[str, np.ndarray]
+    why: str | None = None
 
 
 def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learned:
@@ -233,6 +245,10 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     container = recipe.container(setup, place.part)
     variables = container.init(half_key(place.part, place.seed), request.start)
     work = learner.work(request)
+    if work.hopeless is not None:
+        why = f"{place}, learns nothing: {work.hopeless}"
+        progress.say(why)
+        return _Learned(_nowhere(variables), work.cost, work.matched, dict(work.facts), {}, why)
     condenser, steps = learner.condenser(work.setup or setup, container), learner.steps(work.setup or setup)
     key = half_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))
@@ -240,7 +256,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     if done == 0:
         _save_snapshot(place, 0, variables)
     progress.start(str(place), steps, done)
-    first, skipped = done, 0.0
+    first, skipped, why = done, 0.0, None
     while done < steps:
         length = min(pause_length(steps), steps - done)
         with measured() as elapsed:
@@ -252,10 +268,8 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
         skipped += said.get("skipped", 0.0)
         files.append_jsonl(folder / "metrics.jsonl", record | said)
         if has_diverged(state.variables, variables):
-            progress.say(
-                f"{place}, diverged by step {done} of {steps}: nothing is ranked on it; lower {learner.rate} and run "
-                "in a new folder"
-            )
+            why = f"{place}, diverged by step {done} of {steps}; lower {learner.rate} and run in a new folder"
+            progress.say(why)
             saved = _Saved(state._replace(variables=_nowhere(state.variables)), saved.cost)
             break
         _save_snapshot(place, done, state.variables)
@@ -269,7 +283,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     if _equal(saved.state.variables, variables):
         progress.say(f"{place}, is still what it started as; metrics.jsonl may say why")
     facts = {**work.facts, **learner.facts(saved.state)}
-    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts, {})
+    return _Learned(_single(saved.state.variables), Cost(*saved.cost.tolist()), work.matched, facts, {}, why)
 
 
 def _advanced(

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.condensed import load_condensed
+from hcdc_jax.condensed import read_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
 from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
@@ -20,7 +21,7 @@ from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.taught.halves_taught import teachers_of, train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.storage import files
-from hcdc_jax.training.candidates import ask_each, scored_at_once
+from hcdc_jax.training.candidates import WHY_ALL_FAIL, Scores, ask_each, scored_at_once
 from hcdc_jax.types import Array, Batch, HParams, Params
 
 
@@ -42,7 +43,10 @@ def rank(run: Run) -> None:
         if half is None or trial is None or place != at:
             half, at = read_half(place), place
             trial = trial_of(run, seed, half)
-        files.write_npz(_path(run.folder, seed, method), _rank_one(run, method, half, trial))
+        ranking = _rank_one(run, method, half, trial)
+        if not ranking["status"].any() and "why" not in ranking:
+            run.progress.say(f"{method}, seed {seed}: every candidate failed: {WHY_ALL_FAIL}")
+        files.write_npz(_path(run.folder, seed, method), ranking)
 
 
 def _path(folder: Path, seed: int, method: str) -> Path:
@@ -54,11 +58,14 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
     val = recipes.get(config, name).val
     if half.pruning:
         files.write_npz(run.folder / "results" / f"{name}_seed{seed}_pruning.npz", half.pruning)
-    if isinstance(val, Recipe):
+    sees_train = recipes.sees_train(name)
+    if half.diverged and sees_train:
+        verdict, extra = _nothing(trial), {"why": np.array(half.why)}
+    elif isinstance(val, Recipe):
         verdict, extra = _on_condensed(trial, val, name)
     else:
         verdict, extra = val(trial), {}
-    sees_train, cost, matched = recipes.sees_train(name), verdict.cost, verdict.matched
+    cost, matched = verdict.cost, verdict.matched
     if sees_train:
         cost = half.cost.plus(cost)
     if sees_train and recipes.is_taught(config, name) and (matched is None or not len(matched)):
@@ -82,13 +89,21 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
     } | extra
 
 
+def _nothing(trial: Trial) -> Verdict:
+    """What is to be had from an S_train that diverged: every candidate fails."""
+    n = len(trial.run.setup.candidates)
+    failed = Scores(jnp.full(n, jnp.inf), jnp.zeros(n), jnp.zeros(n, bool))
+    return Verdict(failed, Elapsed(), trial.train_scalars)
+
+
 def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dict[str, Any]]:
     """The verdict of both condensed halves, and how S_val came to it."""
     setup, folder, seed = trial.run.setup, trial.run.folder, trial.seed
-    condensed = load_condensed(folder, name, seed, config_hash=config_hash(setup.config))
+    condensed = read_condensed(folder, name, seed, config_hash=config_hash(setup.config))
     place = Place(folder, recipe.name, "val", seed)
     half = read_half(place)
-    setup.kind.keep_figure(folder / "results", f"{name}_seed{seed}", condensed)
+    if not half.diverged:
+        setup.kind.keep_figure(folder / "results", f"{name}_seed{seed}", condensed)
     shift = stated(setup, condensed)
     if shift is None:
         networks = trial.networks()
@@ -97,6 +112,8 @@ def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dic
         networks = networks_on(setup, rank_keys(setup, seed), candidates, condensed.train)
     scores, elapsed = networks.on(condensed.val)
     trace = _trace(setup, recipe, place, networks, condensed.train)
+    if half.why is not None:
+        trace["why"] = np.array(half.why)
     return Verdict(scores, elapsed, condensed.card["stored_scalars"], half.cost, half.matched, shift), trace
 
 

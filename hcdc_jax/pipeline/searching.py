@@ -15,7 +15,7 @@ from hcdc_jax.config import config_hash
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.folder import describe
+from hcdc_jax.pipeline.folder import FINGERPRINTS, describe
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
 from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
@@ -78,17 +78,21 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
       progress: told what is going on; nobody by default.
 
     Returns:
-      The content of `search_<method>.json`; docs/search.md explains it.
+      The content of `search_<method>.json`; docs/search.md explains it. "selected" is None where every candidate or
+      every full training failed, see `outcomes.nothing_found`.
 
     Raises:
-      UserError: there is no such search or condensed data, it is not of this run or its data, Optuna is missing, or
-        its study is of another space. Nothing is written then.
+      UserError: there is no such search or condensed data, it diverged or is not of this run or its data, fewer
+        candidates than are to be trained in full, Optuna is missing, or
+        its study is of another space or other data. Nothing is written then.
     """
     progress = progress or silent()
     check_name("search", plan.method, get_args(SearchMethod))
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
     top = TOP.get(plan.method, 1) if plan.top is None else plan.top
+    if plan.top is not None and plan.top > plan.num:
+        raise UserError(f"--top {plan.top} of --num {plan.num} candidates: lower the one, or raise the other")
     if top or plan.halving or plan.method == "calibrated":
         check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
@@ -103,6 +107,8 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     else:
         found = _search_condensed(setup, condensed, plan, top, progress)
         best = found.history.hparams[found.places[:top]]
+        if 0 < len(best) < top:
+            progress.say(f"only {len(best)} different candidates came to an end; those are trained in place of {top}")
         retrained = _retrain(setup, best, progress) if len(best) else None
     rival = _halve(setup, plan, progress) if plan.halving else None
     content = {
@@ -151,13 +157,24 @@ def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, top:
             )
         extra = descent_options(setup, condensed.train, condensed.val, setup.proxy_training)
     if plan.storage is not None:
-        extra = {"study": open_study(plan.seed, storage=plan.storage, name=plan.study)}
+        study = open_study(plan.seed, storage=plan.storage, name=plan.study)
+        extra = {"study": study, "sources": _sources(setup, condensed)}
     progress.start(f"{plan.method} search on the condensed data", plan.num, 0)
     with measured() as elapsed:
         history = SEARCHES[plan.method](key, setup.space, evaluate_fn, plan.num, report=progress.update, **extra)
     if len(history.loss) < plan.num:  # a grid, or descents of equal length
         progress.update(plan.num)
     return Found(history, _best(setup, history, top), elapsed)
+
+
+def _sources(setup: Setup, condensed: Condensed) -> dict[str, str]:
+    """What a loss on the condensed data depends on, the most telling first."""
+    return {
+        "data set": setup.data.checksum,
+        "artefact": condensed.card["sha256"],
+        "configuration": condensed.card["config_hash"],
+        **{name: setup.facts[name] for name in FINGERPRINTS if name in setup.facts},
+    }
 
 
 def _retrain(setup: Setup, hparams: np.ndarray, progress: Progress) -> Retrained:

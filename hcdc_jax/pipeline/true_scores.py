@@ -23,7 +23,7 @@ from hcdc_jax.pipeline.scoring import fitting_at_once
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 from hcdc_jax.spaces import discrete_cell
 from hcdc_jax.storage import files
-from hcdc_jax.training.candidates import evaluate_on
+from hcdc_jax.training.candidates import WHY_ALL_FAIL, evaluate_on
 
 MIN_PARTS, MAX_PARTS = 8, 32
 """In how many parts the candidates of a seed are trained: a kill loses the part at work."""
@@ -51,6 +51,8 @@ def truth(run: Run) -> None:
         part = _train_part(setup, seed, np.arange(begin, begin + width))
         files.write_npz(_path(run.folder, seed, begin, width), part | _made_with(setup))
     arrays = _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts])
+    if not arrays["status"].any():
+        run.progress.say(f"every full training of the truth failed: {WHY_ALL_FAIL}")
     files.write_npz(path, arrays | _made_with(setup))
 
 

@@ -160,10 +160,17 @@ def _summarise_method(results: Sequence[Result], truth: Truth, sizes: Sequence[i
         "seconds": {part: float(np.mean([r.seconds[part] for r in results])) for part in results[0].seconds},
         "stored_scalars": _whole(max(r.stored_scalars for r in results)),
         "failed": int((~np.isfinite(losses)).sum()),
+        **_failures(results),
         "matched_among_ranked": max(r.matched_among_ranked for r in results),
         **({} if len(results) < 2 else {"spearman_of_mean_loss": _spearman(truth.loss, losses.mean(axis=0))}),
         **({} if sizes is None else {"beyond_size": _beyond_size(losses, truth, np.array(sizes, float))}),
     }
+
+
+def _failures(results: Sequence[Result]) -> dict[str, Any]:
+    """The seeds of which every candidate failed, with why where that is known; nothing where there are none."""
+    failed = {str(r.seed): r.why for r in results if not np.isfinite(r.loss).any()}
+    return {"failed_seeds": failed} if failed else {}
 
 
 def _beyond_size(losses: np.ndarray, truth: Truth, sizes: np.ndarray) -> dict[str, Any]:

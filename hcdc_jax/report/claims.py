@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hcdc_jax.metrics import LEAST_INSIDE
 from hcdc_jax.report.tables import BEATS, Report, best_first, count, has_truth, knows_inside, lead
+from hcdc_jax.training.candidates import WHY_ALL_FAIL
 
 LOW_AGREEMENT = 0.8
 """Below it more than a fifth of the variance of one training's ranks is noise, which is worth a warning."""
@@ -13,9 +14,12 @@ LOW_AGREEMENT = 0.8
 
 def reading(report: Report) -> list[str]:
     """What the verdict says and where it is weak, in sentences that claim nothing beyond its numbers."""
+    failures = _failures(report)
     if not has_truth(report):
-        return []
-    claims = [_agreement(report), _reach_of_losses(report), _ranking(report), _regret(report)]
+        return failures
+    if report["truth"]["failed"] == report["space"]["candidates"]:
+        return [f"Every full training of the truth failed: {WHY_ALL_FAIL}.", *failures]
+    claims = [*failures, _agreement(report), _reach_of_losses(report), _ranking(report), _regret(report)]
     return [claim for claim in claims if claim] + _caveats(report)
 
 
@@ -46,6 +50,15 @@ def legend(report: Report) -> str:
         "full data, and than successive halving of as many on the full data. "
     )
     return (quality if has_truth(report) else "") + cost + marks(report)
+
+
+def _failures(report: Report) -> list[str]:
+    """Of which methods every candidate failed, and why; those that fail for one reason share a sentence."""
+    by_reason: dict[str, list[str]] = {}
+    for method, entry in report["methods"].items():
+        for seed, why in entry.get("failed_seeds", {}).items():
+            by_reason.setdefault(why or f"every candidate failed: {WHY_ALL_FAIL}", []).append(f"{method} (seed {seed})")
+    return [f"No ranking by {', '.join(methods)}: {why}." for why, methods in by_reason.items()]
 
 
 def _agreement(report: Report) -> str:
@@ -126,7 +139,7 @@ def _caveats(report: Report) -> list[str]:
     if report["truth"]["failed"]:
         out.append(f"Candidates left out because a full training failed: {count(report['truth']['failed'])}.")
     for method, entry in entries:
-        if entry["failed"]:
+        if entry["failed"] > len(entry.get("failed_seeds", ())) * report["space"]["candidates"]:
             out.append(f"Failed scores left out of the row of {method}: {count(entry['failed'])}.")
         if entry["matched_among_ranked"]:
             shared = count(entry["matched_among_ranked"])

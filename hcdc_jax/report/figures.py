@@ -58,6 +58,8 @@ def rank_scatter(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) ->
     """
     if truth is None or not proxies:
         return "No truth was computed, so ranks cannot be compared with it."
+    if not np.isfinite(truth).any():
+        return "Every full training failed, so there are no true ranks to compare with."
     columns = min(4, len(proxies))
     rows = -(-len(proxies) // columns)
     figure = Figure(figsize=(WIDTH, 0.3 + rows * min(WIDTH / columns + 0.3, 3.4)), layout="constrained")
@@ -95,6 +97,8 @@ def rank_strips(truth: np.ndarray | None, proxies: Mapping[str, np.ndarray]) -> 
     """
     if truth is None or not proxies:
         return "No truth was computed, so candidates have no true order to be drawn in."
+    if not np.isfinite(truth).any():
+        return "Every full training failed, so candidates have no true order to be drawn in."
     order = np.argsort(truth, kind="stable")[: np.isfinite(truth).sum()]  # NaN sorts last
     strips = {"the full data": truth[None], **proxies}
     figure = Figure(figsize=(WIDTH, 0.9 + 0.38 * len(strips)), layout="constrained")

@@ -55,6 +55,7 @@ class Result(NamedTuple):
       trace_loss: [u, n] losses of the candidates on them.
       shift: [h] by which candidates were moved before they were trained on S_train, in prior standard deviations; None
         where they were not.
+      why: every candidate failed, in words, where the condensed data is at fault; else None.
     """
 
     seed: int
@@ -68,6 +69,7 @@ class Result(NamedTuple):
     trace_steps: np.ndarray
     trace_loss: np.ndarray
     shift: np.ndarray | None
+    why: str | None = None
 
     @property
     def matched_among_ranked(self) -> int:
@@ -281,6 +283,7 @@ def _read_result(path: Path, seed: int, hparams: np.ndarray) -> Result:
         trace_steps=arrays.get("trace_steps", np.zeros(0, int)),
         trace_loss=np.asarray(arrays.get("trace_loss", np.zeros((0, len(hparams)))), np.float64),
         shift=arrays.get("shift"),
+        why=str(arrays["why"]) if "why" in arrays else None,
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +19,11 @@ from hcdc_jax.types import Array
 SPACE = "hcdc_space"
 """The attribute of a study that says which space it searches."""
 
+SOURCES = "hcdc_sources"
+"""The attribute that says what its values were measured on."""
+
+_MEND = "name another study (--study NAME)"
+
 
 def optuna_search(
     key: Array,
@@ -28,6 +33,7 @@ def optuna_search(
     *,
     batch_size: int = 32,
     study: Any = None,
+    sources: Mapping[str, str] = MappingProxyType({}),
     report: Report = ignore,
 ) -> History:
     """Asks Optuna for a batch of trials, scores it in one call, tells the results, and so on.
@@ -45,17 +51,19 @@ def optuna_search(
       batch_size: trials that are asked for before any of them is told.
       study: an `optuna.Study` to go on with, by its own sampler; its earlier trials guide the search. Default: a new
         one in memory.
+      sources: checksums by name of all that `evaluate_fn` scores on, which the study keeps: values of one data set say
+        nothing of another. Not asked for where empty.
       report: told how many candidates are done.
 
     Returns:
       The trials of this call.
 
     Raises:
-      UserError: Optuna is not installed; or the study minimises nothing, several things, or over another space. It is
-        left as it is then.
+      UserError: Optuna is not installed; or the study minimises nothing, several things, over another space or on other
+        sources. It is left as it is then.
     """
     study = open_study(seed_of(key)) if study is None else study
-    distributions = claim(study, space)
+    distributions = claim(study, space, sources)
     batches, done = [], 0
     while done < num:
         size = min(batch_size, num - done)
@@ -99,30 +107,45 @@ def open_study(seed: int, *, storage: str | None = None, name: str | None = None
         optuna.logging.set_verbosity(verbosity)
 
 
-def claim(study: Any, space: Space) -> dict[str, Any]:
-    """Checks that a study searches this space and nothing else, and marks it as such.
+def claim(study: Any, space: Space, sources: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Checks that a study searches this space on these sources and nothing else, and marks it as such.
 
     Returns:
       Distributions of its parameters by name.
 
     Raises:
-      UserError: it does not; then nothing of it is changed.
+      UserError: it does not, or has trials and does not say on what; then nothing of it is changed.
     """
     optuna = _optuna()
+    title = f"the Optuna study {study.study_name!r}"
     if study.directions != [optuna.study.StudyDirection.MINIMIZE]:
-        raise UserError(f"the Optuna study {study.study_name!r} does not minimise one value; give one that does")
+        raise UserError(f"{title} does not minimise one value; {_MEND}")
     distributions = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in space.hparam_names}
     ours, theirs = _description(space), study.user_attrs.get(SPACE)
-    foreign = [trial for trial in study.get_trials(deepcopy=False) if trial.distributions not in ({}, distributions)]
+    tried = [trial.distributions for trial in study.get_trials(deepcopy=False) if trial.distributions]
+    foreign = [found for found in tried if found != distributions]
     if foreign or theirs not in (None, ours):
-        names = foreign[0].distributions if foreign else theirs["hparam_names"]
+        known = theirs.get("hparam_names", ()) if isinstance(theirs, Mapping) else ()
+        names = ", ".join(map(str, foreign[0] if foreign else known)) or "of unknown names"
         raise UserError(
-            f"the Optuna study {study.study_name!r} searches another space ({', '.join(names)}) or other ranges than "
-            f"{space.name} ({', '.join(space.hparam_names)}); choose another study"
+            f"{title} searches another space ({names}) or other ranges than {space.name} "
+            f"({', '.join(space.hparam_names)}); {_MEND}"
         )
-    if theirs is None:
-        study.set_user_attr(SPACE, ours)
+    if sources:
+        _check_sources(title, study.user_attrs.get(SOURCES), sources, tried=bool(tried))
+        study.set_user_attr(SOURCES, dict(sources))
+    study.set_user_attr(SPACE, ours)
     return distributions
+
+
+def _check_sources(title: str, theirs: Any, ours: Mapping[str, str], *, tried: bool) -> None:
+    if theirs is None and not tried:
+        return
+    if not isinstance(theirs, Mapping):
+        raise UserError(f"{title} has trials and does not say on which data; {_MEND}")
+    other = [name for name, checksum in ours.items() if theirs.get(name) != checksum]
+    if other or theirs.keys() - ours.keys():
+        raise UserError(f"{title} searches on another {other[0] if other else 'source'}; {_MEND}")
 
 
 def _optuna() -> ModuleType:

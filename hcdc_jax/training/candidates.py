@@ -26,6 +26,12 @@ from hcdc_jax.training.sharding import (
 from hcdc_jax.training.train import Training, all_finite, check_setting, shapes_of_step, train
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree
 
+WHY_ALL_FAIL = (
+    "no loss stays finite; likely training.learning_rate is too high, the network has fewer outputs than the data has "
+    "classes, or a loss of your own is not finite"
+)
+"""What to say where no candidate at all comes to an end: then it is rarely the candidates."""
+
 
 class Scores(NamedTuple):
     """What a candidate is ranked by. Leading axis: candidates.

@@ -67,6 +67,7 @@ class Work(NamedTuple):
       matched: [m, h] candidates that are matched, if there are any.
       facts: numbers by name, for the card.
       setup: of the condenser, where the data settle what the configuration leaves open.
+      hopeless: why nothing can be learned from the data and what to change, in words; None where it can.
     """
 
     data: Any
@@ -74,6 +75,7 @@ class Work(NamedTuple):
     matched: np.ndarray | None = None
     facts: Mapping[str, float] = MappingProxyType({})
     setup: Setup | None = None
+    hopeless: str | None = None
 
 
 class Learner(NamedTuple):

@@ -56,13 +56,23 @@ def _work(request: Request) -> Work:
     problem, _, hparams = relay(setup)
     hparams, folder = jnp.asarray(hparams, jnp.float32), buffer_of(request.run.folder, request.part)
     cost = _trained_experts(request, problem, hparams, folder)
+    experts = load_experts(folder, problem, hparams, range(options.experts))
     data = MTTData(
-        experts=load_experts(folder, problem, hparams, range(options.experts)),
+        experts=experts,
         hparams=hparams,
         rates=image_rates(setup, options.image_rate),
         step_size=jnp.float32(options.step_size),
         step_size_rate=jnp.float32(options.step_size_rate / options.step_size**2),  # of its logarithm
     )
+    lost = int((~jnp.isfinite(experts).all(axis=(1, 2))).sum())
+    mend = "lower mtt.expert_rate and run in a new folder"
+    if lost == options.experts:
+        return Work(data, cost, hopeless=f"all {lost} experts diverged; {mend}")
+    if lost:
+        request.run.progress.say(
+            f"S_{request.part} of mtt: {lost} of {options.experts} experts diverged, and steps that follow them are "
+            f"left out; {mend}"
+        )
     return Work(data, cost)
 
 
