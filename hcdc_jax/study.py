@@ -166,7 +166,7 @@ class Study:
         self,
         num: int = 1000,
         *,
-        method: pipeline.SearchMethod = "calibrated",
+        method: str = "calibrated",
         top: int | None = None,
         seed: int = 0,
         halving: bool = False,

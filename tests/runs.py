@@ -122,7 +122,7 @@ def hcdc(*args: Any, cache: Path | None = None, prefix: Sequence[str] = (), devi
     environment |= {"JAX_NUM_CPU_DEVICES": str(devices)}
     if cache is not None:
         environment |= {name.upper(): str(value) for name, value in _compilation(cache).items()}
-    command = [*prefix, sys.executable, "-m", "hcdc_jax.cli", *map(str, args)]
+    command = [*prefix, sys.executable, "-m", "hcdc_jax", *map(str, args)]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

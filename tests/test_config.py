@@ -76,7 +76,7 @@ class TestRoundTrip:
     def test_every_default_is_written_out(self):
         text = configs.dumps(Config())
         optional = {
-            "data.path", "data.train", "data.val", "data.test", "data.side", "data.resize", "data.crop_area",
+            "data.path", "data.target", "data.train", "data.val", "data.test", "data.side", "data.resize", "data.crop_area",
             "model.width", "model.depth", "model.norm",
             "training.batch_size", "training.proxy_steps", "training.proxy_batch_size", "truth.table",
             "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
@@ -196,14 +196,6 @@ class TestOverrides:
     )
     def test_mistakes(self, args, message):
         assert error_of(lambda: configs.apply_overrides(Config(), args)).startswith(f"command line: {message}")
-
-
-def test_methods_are_checked_against_the_registry():
-    configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "random"])
-    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc", "randm")), ["hcdc", "random"]))
-    assert message == "unknown method 'randm' in 'methods'; did you mean 'random'?"
-    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "dc"]))
-    assert message == "unknown method 'random' in 'hcdc.train_method'; known are hcdc, dc"
 
 
 def test_configurations_built_in_python_are_checked_too():

@@ -15,7 +15,7 @@ ROOT = Path(hcdc_jax.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["study"],
+    ["study", "extend"],
     ["terminal"],
     ["pipeline"],
     ["report"],
@@ -33,6 +33,7 @@ LAYERS = [
     ["data"],
     ["config"],
     ["storage"],
+    ["registry"],
     ["errors", "types", "version"],
 ]
 # Within rooms, too.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import jax
 import joblib
@@ -183,7 +183,9 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = pipeline.SearchPlan
     sub = add("search", _search, "search on the condensed data of a run, then train the best on the full data")
     sub.add_argument("target", metavar="CONFIG|DIR")
-    sub.add_argument("--method", choices=get_args(pipeline.SearchMethod), default=plan.method, help=f"({plan.method})")
+    sub.add_argument(
+        "--method", default=plan.method, metavar="NAME", help=f"calibrated, or one that hcdc list names ({plan.method})"
+    )
     sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
     sub.add_argument(
         "--top", type=_seed, default=plan.top, metavar="K", help="train K on the full data (1; calibrated: up to 6)"
@@ -302,6 +304,7 @@ def _begun(target: str) -> tuple[Path, Setup]:
 
 def _search(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
+    pipeline.check_search(args.method)
     folder, setup = _begun(args.target)
     plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
     with terminal.progress() as progress:
@@ -337,9 +340,9 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Data sets", data.datasets()),
         ("Methods", methods()),
         ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
-        ("Spaces", dict.fromkeys(spaces.names(), "")),
-        ("Distances", dict.fromkeys(distances.names(), "")),
-        ("Searches", dict.fromkeys(get_args(pipeline.SearchMethod), "")),
+        ("Spaces", spaces.about()),
+        ("Distances", distances.about()),
+        ("Searches", pipeline.searches()),
         ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)
@@ -428,6 +431,7 @@ def _name(card: Any) -> str:
 
 def program() -> NoReturn:
     """The command as a process."""
+    terminal.warn_in_lines()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -435,7 +439,3 @@ def program() -> NoReturn:
         # Python would wait for what JAX computes in its threads, minutes of it, before the process ends.
         os._exit(code)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    program()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from hcdc_jax.config.sections import SpaceConfig as SpaceConfig
 from hcdc_jax.config.sections import TrainingConfig as TrainingConfig
 from hcdc_jax.config.sections import TruthConfig as TruthConfig
 from hcdc_jax.config.values import merge, parse_words
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.storage.files import sha256
 
 
@@ -78,17 +78,6 @@ def validate(config: Config) -> None:
       UserError: as `load`.
     """
     merge(Config(), dataclasses.asdict(config), where="config")
-
-
-def check_methods(config: Config, known: Iterable[str]) -> None:
-    """Checks that every method of the run is in `known`.
-
-    Raises:
-      UserError: names the first one that is not, and the nearest that is.
-    """
-    known = list(known)
-    for setting, method in [*(("methods", m) for m in config.methods), ("hcdc.train_method", config.hcdc.train_method)]:
-        check_name("method", method, known, where=f"in {setting!r}")
 
 
 def shares_theta(config: Config) -> bool:

@@ -1,9 +1,9 @@
-"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `METHODS`."""
+"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `_BUILT_IN`."""
 
 from __future__ import annotations
 
 from hcdc_jax.config import Config
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import (
     coresets,
     edc,
@@ -19,8 +19,9 @@ from hcdc_jax.pipeline.recipes import (
     zero_cost,
 )
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
+from hcdc_jax.registry import Registry
 
-METHODS: dict[str, Method] = {
+_BUILT_IN: dict[str, Method] = {
     "random": coresets.RANDOM,
     "herding": coresets.HERDING,
     "kcenter": coresets.KCENTER,
@@ -53,6 +54,14 @@ METHODS: dict[str, Method] = {
     "train_loss_hard": rivals.TRAIN_LOSS_HARD,
     **zero_cost.METHODS,
 }
+METHODS: Registry[Method] = Registry(
+    "method",
+    _BUILT_IN,
+    group="hcdc_jax.methods",
+    wanted="a Method",
+    accept=lambda entry: entry if isinstance(entry, Method) else None,
+)
+"""What a run can compare, by name."""
 
 
 def methods() -> dict[str, str]:
@@ -69,8 +78,7 @@ def get(config: Config, name: str) -> Method:
     Raises:
       UserError: there is no such method.
     """
-    check_name("method", name, METHODS)
-    method = METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
+    method = METHODS.look_up("hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name)
     if config.condense.val == "random" and method.train is not None and method.train.learner is not None:
         return method._replace(val=coresets.RANDOM.val)
     return method
@@ -91,8 +99,7 @@ def given_recipe(config: Config) -> Recipe:
     Raises:
       UserError: there is no such method, or it has none either.
     """
-    check_name("method", config.hcdc.train_method, METHODS, where="in 'hcdc.train_method'")
-    recipe = METHODS[config.hcdc.train_method].train
+    recipe = METHODS.look_up(config.hcdc.train_method, where="in 'hcdc.train_method'").train
     if recipe is None:
         own = [method for method in METHODS if METHODS[method].train is not None]
         raise UserError(
