@@ -285,6 +285,7 @@ class Study:
             condense={"examples": theirs.condense.examples},
             hcdc={"full_trainings": theirs.hcdc.full_trainings},
         )
+        ours = pipeline.resolved(ours)
         check_owner(self.path, ours, resume=True)
         return ours
 

@@ -33,7 +33,7 @@ from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import config_of
-from hcdc_jax.pipeline.recipes import methods
+from hcdc_jax.pipeline.recipes import methods, settings
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
 from hcdc_jax.storage import files
@@ -362,7 +362,7 @@ def _configs(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _options(args: argparse.Namespace, overrides: list[str]) -> None:
     del args, overrides
-    sys.stdout.write(configs.help_text())
+    sys.stdout.write(configs.help_text(plugins=settings()))
 
 
 def _info(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -26,6 +26,7 @@ def check_config(config: Config, source: Source | None = None) -> None:
     for setting, names in (("methods", config.methods), ("hcdc.train_method", (config.hcdc.train_method,))):
         for name in names:
             recipes.METHODS.look_up(name, where=f"in {setting!r}")
+    recipes.completed(config)
     if source is None:
         if config.space.name != OWN:
             spaces.SPACES.look_up(config.space.name, where="in 'space.name'", also=[OWN])

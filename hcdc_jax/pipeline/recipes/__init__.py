@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hcdc_jax.config import Config
+import dataclasses
+from typing import Any
+
+from hcdc_jax.config import Config, settings_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import (
     coresets,
@@ -54,12 +57,26 @@ _BUILT_IN: dict[str, Method] = {
     "train_loss_hard": rivals.TRAIN_LOSS_HARD,
     **zero_cost.METHODS,
 }
+
+
+def _accept(entry: Any) -> Method | None:
+    if not isinstance(entry, Method):
+        return None
+    cls = entry.settings
+    is_set = cls is None or (dataclasses.is_dataclass(cls) and all(_has_default(f) for f in dataclasses.fields(cls)))
+    return entry if is_set else None
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return not field.default is field.default_factory is dataclasses.MISSING
+
+
 METHODS: Registry[Method] = Registry(
     "method",
     _BUILT_IN,
     group="hcdc_jax.methods",
-    wanted="a Method",
-    accept=lambda entry: entry if isinstance(entry, Method) else None,
+    wanted="a Method, its settings a dataclass with a default for each field",
+    accept=_accept,
 )
 """What a run can compare, by name."""
 
@@ -67,6 +84,31 @@ METHODS: Registry[Method] = Registry(
 def methods() -> dict[str, str]:
     """The methods that a run can compare, each with one line about it."""
     return {name: method.about for name, method in METHODS.items()}
+
+
+def settings() -> dict[str, type]:
+    """The dataclasses of the settings of methods that have some of their own, by method."""
+    return {name: method.settings for name, method in METHODS.items() if method.settings is not None}
+
+
+def completed(config: Config) -> Config:
+    """The configuration with all settings `[plugins.<method>]` of its methods written out, and checked by their types.
+
+    Methods that nobody knows are left to who checks methods.
+
+    Raises:
+      UserError: a section of no such method, or of one without settings; an unknown key, a wrong type or value.
+    """
+    for name in config.plugins:
+        if METHODS.look_up(name, where=f"in 'plugins.{name}'").settings is None:
+            raise UserError(f"the method {name!r} has no settings of its own; leave out [plugins.{name}]")
+    sections = {}
+    for name in sorted({*config.methods, config.hcdc.train_method, *config.plugins}):
+        cls = METHODS[name].settings if name in METHODS else None
+        if cls is not None:
+            given = dataclasses.asdict(settings_of(config, name, cls))
+            sections[name] = {key: value for key, value in given.items() if value is not None}
+    return dataclasses.replace(config, plugins=sections)
 
 
 def get(config: Config, name: str) -> Method:

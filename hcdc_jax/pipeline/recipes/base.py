@@ -187,6 +187,8 @@ class Method(NamedTuple):
       prepare: what such a rival pays for when the others condense, kept in the run folder.
       unit: of the only kind of data that it is for, as `Kind.unit` has it: "nodes", "images" or "examples"; None where
         it is for all, or `Kind.methods` names it.
+      settings: a frozen dataclass of settings, each with a default, which a configuration has as `[plugins.<method>]`;
+        recipes read them by `config.settings_of`.
       labels: of S_train, "teachers" where the run has any, or always its "own"; "unseen" for who does not look at
         S_train, and pays neither for it nor for teachers.
     """
@@ -197,6 +199,7 @@ class Method(NamedTuple):
     prepare: Callable[[Trial], Any] | None = None
     labels: Literal["teachers", "own", "unseen"] = "teachers"
     unit: Literal["nodes", "images", "examples"] | None = None
+    settings: type | None = None
 
 
 def half_key(part: str, seed: int) -> Array:
