@@ -4,7 +4,7 @@ Condense a data set into a tiny synthetic training and validation set on which t
 then search on it in seconds. The command is `hcdc`; everything it does is a function here.
 """
 
-from hcdc_jax import condense, containers, evaluation, models, search, spaces
+from hcdc_jax import condense, containers, evaluation, extend, models, search, spaces
 from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.batches.images import image_batch
 from hcdc_jax.condensed import Condensed, load_condensed
@@ -12,6 +12,7 @@ from hcdc_jax.data import GraphData, ImageData, datasets, from_object, load_data
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import evaluate_networks, protocols
 from hcdc_jax.evaluation.protocols import Protocol
+from hcdc_jax.extend import register, unregister
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.hypergradients.fixed_networks import (
     Pool,
@@ -59,6 +60,7 @@ __all__ = [
     "evaluate",
     "evaluate_networks",
     "evaluation",
+    "extend",
     "from_object",
     "frozen_hypergradient",
     "frozen_matching",
@@ -76,11 +78,13 @@ __all__ = [
     "protocols",
     "rank_report",
     "real_batch",
+    "register",
     "response",
     "save_dataset",
     "search",
     "spaces",
     "train",
+    "unregister",
     "unrolled_hypergradient",
     "unrolled_response",
 ]

@@ -170,7 +170,7 @@ class Study:
         self,
         num: int = 1000,
         *,
-        method: pipeline.SearchMethod = "calibrated",
+        method: str = "calibrated",
         top: int | None = None,
         seed: int = 0,
         halving: bool = False,
@@ -291,6 +291,7 @@ class Study:
             condense={"examples": theirs.condense.examples},
             hcdc={"full_trainings": theirs.hcdc.full_trainings},
         )
+        ours = pipeline.resolved(ours)
         check_owner(self.path, ours, resume=True)
         return ours
 

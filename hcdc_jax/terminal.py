@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -41,6 +43,19 @@ def say_table(table: Table, title: str | None = None, expendable: Sequence[str] 
 def complain(text: str) -> None:
     """Prints one line to standard error."""
     _errors().print(f"[red]hcdc:[/red] {escape(text)}", soft_wrap=True)
+
+
+def warn_in_lines() -> None:
+    """From now on warnings for users are one line, without the place in the code, which is of no use to them."""
+    show = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if category is UserWarning:
+            complain(str(message))
+        else:
+            show(message, category, *place)
+
+    warnings.showwarning = say
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from hcdc_jax import config as configs
 from hcdc_jax.config import Config
+from hcdc_jax.config.values import Count, Sections
 from tests.errors import error_of
 
 
@@ -36,6 +37,11 @@ def random_value(rng: random.Random, kind):
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return rng.choice(args)
+    if kind == Sections:
+        return {
+            name: {"steps": rng.randint(-9, 9), "rates": (rng.random(),), "on": True}
+            for name in "ba"[: rng.randint(0, 2)]
+        }
     if origin is tuple:
         return tuple({random_value(rng, args[0]): None for _ in range(rng.randint(1, 4))})
     if origin is Annotated:
@@ -76,7 +82,8 @@ class TestRoundTrip:
     def test_every_default_is_written_out(self):
         text = configs.dumps(Config())
         optional = {
-            "data.path", "data.train", "data.val", "data.test", "data.side", "data.resize", "data.crop_area",
+            "plugins", "data.path", "data.target",
+            "data.train", "data.val", "data.test", "data.side", "data.resize", "data.crop_area",
             "model.width", "model.depth", "model.norm",
             "training.batch_size", "training.proxy_steps", "training.proxy_batch_size", "truth.table",
             "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
@@ -138,6 +145,18 @@ class TestFile:
             ("seeds = ['a']", "'seeds' must be an integer, got 'a'"),
             ("seeds = [-1]", "'seeds' must be at least 0 and at most 4294967295, got -1"),
             ("methods = ['hcdc', 3]", "'methods' must be a line of text, got 3"),
+            ("plugins = 3", "'plugins' holds sections, not a value; name a field of one, as in plugins.mine.steps"),
+            ("[plugins]\nmine = 3", "'plugins.mine' is a section, not a value; name a field of it"),
+            (
+                "[plugins.mine.deep]\na = 1",
+                "'plugins.mine.deep' must be a line of text, a finite number, true or false, or a list of them, got "
+                "{'a': 1}",
+            ),
+            (
+                "[plugins.mine]\nrate = inf",
+                "'plugins.mine.rate' must be a line of text, a finite number, true or false, or a list of them, got "
+                "inf",
+            ),
         ],
     )
     def test_mistakes(self, tmp_path, text, message):
@@ -198,12 +217,49 @@ class TestOverrides:
         assert error_of(lambda: configs.apply_overrides(Config(), args)).startswith(f"command line: {message}")
 
 
-def test_methods_are_checked_against_the_registry():
-    configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "random"])
-    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc", "randm")), ["hcdc", "random"]))
-    assert message == "unknown method 'randm' in 'methods'; did you mean 'random'?"
-    message = error_of(lambda: configs.check_methods(Config(methods=("hcdc",)), ["hcdc", "dc"]))
-    assert message == "unknown method 'random' in 'hcdc.train_method'; known are hcdc, dc"
+@dataclasses.dataclass(frozen=True)
+class Mine:
+    """Settings of a plugin's method."""
+
+    steps: Count = 5  # of mine
+    rate: float = 0.1  # how fast
+    widths: tuple[int, ...] = (2, 3)  # of layers
+    words: str | None = None  # as one likes
+
+
+class TestPlugins:
+    def test_settings_come_from_files_and_words_and_go_to_files(self, tmp_path):
+        config = configs.load(write(tmp_path, "[plugins.mine]\nsteps = 7\nwords = 'a'\n[plugins.other]\non = true\n"))
+        words = ["--plugins.mine.rate", "2", "--plugins.mine.widths", "4", "5", "--plugins.other.text", "it's"]
+        config = configs.apply_overrides(config, [*words, "--plugins.mine.words=None"])
+        assert configs.settings_of(config, "mine", Mine) == Mine(7, 2.0, (4, 5), None)
+        assert config.plugins["other"] == {"on": True, "text": "it's"}
+        assert configs.load(write(tmp_path, configs.dumps(config))) == config
+        changed = configs.apply_overrides(config, ["--plugins.mine.steps", "8"])
+        assert configs.config_hash(changed) != configs.config_hash(config)
+
+    def test_order_does_not_matter(self, tmp_path):
+        one, other = ("[plugins.{}]\nx = 1\ny = 2\n[plugins.{}]\n{}", "[plugins.{1}]\n{2}[plugins.{0}]\ny = 2\nx = 1\n")
+        first, second = (configs.load(write(tmp_path, text.format("a", "b", "z = 3\n"))) for text in (one, other))
+        assert configs.config_hash(first) == configs.config_hash(second)
+
+    @pytest.mark.parametrize(
+        ("word", "message"),
+        [
+            ("--plugins.mine.step=3", "unknown key 'plugins.mine.step'; did you mean 'steps'?"),
+            ("--plugins.mine.steps=0", "'plugins.mine.steps' must be at least 1, got 0"),
+            ("--plugins.mine.rate=fast", "'plugins.mine.rate' must be a finite number, got 'fast'"),
+            ("--plugins.mine.widths=4", "'plugins.mine.widths' must be a list, got 4"),
+        ],
+    )
+    def test_mistakes_are_those_of_other_sections(self, word, message):
+        config = configs.apply_overrides(Config(), [word])
+        assert error_of(lambda: configs.settings_of(config, "mine", Mine)) == f"config: {message}"
+
+    def test_help_says_what_they_are(self):
+        text = configs.help_text(plugins={"mine": Mine})
+        assert "of mine" in text[text.index("--plugins.mine.steps ") :].splitlines()[1]
+        assert "--hcdc.steps " in text
 
 
 def test_configurations_built_in_python_are_checked_too():
@@ -215,6 +271,8 @@ def test_configurations_built_in_python_are_checked_too():
 def test_help_names_every_option_and_says_what_it_is():
     text = configs.help_text()
     for name in leaf_names():
+        if name == "plugins":  # it has options where plugins have
+            continue
         line = text[text.index(f"--{name} ") :].splitlines()[1]
         # The line below an option is its comment in the source; without one it would hold the default only.
         assert line.strip("│ ")

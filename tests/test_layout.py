@@ -15,7 +15,7 @@ ROOT = Path(hcdc_jax.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["study"],
+    ["study", "extend"],
     ["terminal"],
     ["pipeline"],
     ["report"],
@@ -34,6 +34,7 @@ LAYERS = [
     ["config"],
     ["storage"],
     ["arguments"],
+    ["registry"],
     ["errors", "types", "version"],
 ]
 # Within rooms, too.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import jax
 import joblib
@@ -34,7 +34,7 @@ from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import CONFIG, config_of
-from hcdc_jax.pipeline.recipes import methods
+from hcdc_jax.pipeline.recipes import methods, settings
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
 from hcdc_jax.version import __version__
@@ -186,7 +186,9 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     about = "search on condensed data, then train the best on the full data; condenses first where nothing is condensed"
     sub = add("search", _search, about, epilog=_EPILOG)
     sub.add_argument("target", metavar="CONFIG|DIR|DATA")
-    sub.add_argument("--method", choices=get_args(pipeline.SearchMethod), default=plan.method, help=f"({plan.method})")
+    sub.add_argument(
+        "--method", default=plan.method, metavar="NAME", help=f"calibrated, or one that hcdc list names ({plan.method})"
+    )
     sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
     sub.add_argument(
         "--top", type=_seed, default=plan.top, metavar="K", help="train K on the full data (1; calibrated: up to 6)"
@@ -319,6 +321,7 @@ def _begun(target: str) -> tuple[Path, Setup]:
 
 
 def _search(args: argparse.Namespace, overrides: list[str]) -> None:
+    pipeline.check_search(args.method)
     args.out = None
     job = _job(args, overrides)
     if (job.folder / CONFIG).is_file() and not overrides:
@@ -365,9 +368,9 @@ def _list(args: argparse.Namespace, overrides: list[str]) -> None:
         ("Data sets", data.datasets()),
         ("Methods", methods()),
         ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
-        ("Spaces", dict.fromkeys(spaces.names(), "")),
-        ("Distances", dict.fromkeys(distances.names(), "")),
-        ("Searches", dict.fromkeys(get_args(pipeline.SearchMethod), "")),
+        ("Spaces", spaces.about()),
+        ("Distances", distances.about()),
+        ("Searches", pipeline.searches()),
         ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)
@@ -387,7 +390,7 @@ def _configs(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _options(args: argparse.Namespace, overrides: list[str]) -> None:
     del args, overrides
-    sys.stdout.write(configs.help_text())
+    sys.stdout.write(configs.help_text(plugins=settings()))
 
 
 def _info(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -441,6 +444,7 @@ def _name(card: Any) -> str:
 
 def program() -> NoReturn:
     """The command as a process."""
+    terminal.warn_in_lines()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

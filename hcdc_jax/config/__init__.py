@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from hcdc_jax.config import toml
 from hcdc_jax.config.sections import CondenseConfig as CondenseConfig
@@ -38,8 +39,10 @@ from hcdc_jax.config.sections import SpaceConfig as SpaceConfig
 from hcdc_jax.config.sections import TrainingConfig as TrainingConfig
 from hcdc_jax.config.sections import TruthConfig as TruthConfig
 from hcdc_jax.config.values import merge, parse_words
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.storage.files import sha256
+
+Settings = TypeVar("Settings")
 
 
 def load(path: str | Path) -> Config:
@@ -80,17 +83,6 @@ def validate(config: Config) -> None:
     merge(Config(), dataclasses.asdict(config), where="config")
 
 
-def check_methods(config: Config, known: Iterable[str]) -> None:
-    """Checks that every method of the run is in `known`.
-
-    Raises:
-      UserError: names the first one that is not, and the nearest that is.
-    """
-    known = list(known)
-    for setting, method in [*(("methods", m) for m in config.methods), ("hcdc.train_method", config.hcdc.train_method)]:
-        check_name("method", method, known, where=f"in {setting!r}")
-
-
 def shares_theta(config: Config) -> bool:
     """Whether a method of the run is HCDC's Algorithm 1, by its own name or by `hcdc.theta`."""
     return "hcdc_shared" in config.methods or ("hcdc" in config.methods and config.hcdc.theta == "shared")
@@ -105,11 +97,17 @@ def dumps(config: Config) -> str:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            pairs = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-            sections += ["", f"[{field.name}]", *(f"{k} = {toml.text_of(v)}" for k, v in pairs if v is not None)]
+            sections += _section(field.name, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+        elif isinstance(value, Mapping):
+            for name in sorted(value):
+                sections += _section(f"{field.name}.{name}", dict(sorted(value[name].items())))
         else:
             lines.append(f"{field.name} = {toml.text_of(value)}")
     return "\n".join(lines + sections) + "\n"
+
+
+def _section(name: str, values: Mapping[str, Any]) -> list[str]:
+    return ["", f"[{name}]", *(f"{key} = {toml.text_of(value)}" for key, value in values.items() if value is not None)]
 
 
 def config_hash(config: Config) -> str:
@@ -117,13 +115,45 @@ def config_hash(config: Config) -> str:
     return sha256(dumps(config).encode())[:16]
 
 
-def help_text(prog: str = "hcdc run CONFIG.toml") -> str:
-    """Every option with its type, meaning and default, for `--help`."""
+def settings_of(config: Config, name: str, cls: type[Settings]) -> Settings:
+    """The settings `[plugins.<name>]` of a plugin's method.
+
+    Args:
+      config: of the run.
+      name: of the method.
+      cls: the frozen dataclass of its settings.
+
+    Raises:
+      UserError: an unknown key, a wrong type, or a value out of range; one line.
+    """
+    return merge(cls(), config.plugins.get(name, {}), where="config", section=f"plugins.{name}.")
+
+
+def help_text(prog: str = "hcdc run CONFIG.toml", plugins: Mapping[str, type] = MappingProxyType({})) -> str:
+    """Every option with its type, meaning and default, for `--help`.
+
+    Args:
+      prog: the command that takes them.
+      plugins: the dataclass of the settings of each plugin's method that has some.
+    """
+    text = _options_of(Config, prog)
+    if plugins:
+        fields = [(name, cls, cls()) for name, cls in plugins.items()]
+        sections = dataclasses.make_dataclass("Plugins", fields, frozen=True)
+        lines = _options_of(dataclasses.make_dataclass("All", [("plugins", sections, sections())]), prog).splitlines(
+            True
+        )
+        # Without the usage and --help, which stand there already.
+        text += "".join(lines[next(i for i, line in enumerate(lines) if "plugins." in line) :])
+    return text
+
+
+def _options_of(cls: type, prog: str) -> str:
     import tyro  # only here: the rest of the module is needed where no command line is
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(Config, prog=prog, args=["--help"], use_underscores=True, config=[tyro.conf.FlagConversionOff])
+        tyro.cli(cls, prog=prog, args=["--help"], use_underscores=True, config=[tyro.conf.FlagConversionOff])
     return text.getvalue()
 
 

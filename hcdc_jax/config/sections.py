@@ -12,6 +12,7 @@ from hcdc_jax.config.values import (
     Positive,
     Probability,
     Range,
+    Sections,
     Seed,
     Share,
 )
@@ -329,3 +330,4 @@ class Config:
     edc: EDCConfig = EDCConfig()
     hcdc: HCDCConfig = HCDCConfig()
     truth: TruthConfig = TruthConfig()
+    plugins: Sections = dataclasses.field(default_factory=dict)  # settings of methods that plugins bring, by method

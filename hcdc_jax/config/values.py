@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import reprlib
+import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, Union
 from hcdc_jax.errors import UserError, did_you_mean, nearest
 
 Dataclass = TypeVar("Dataclass")
+Sections: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Sections whose fields are not known where they are read; who knows them checks them, by `merge` with a dataclass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +67,52 @@ def merge(config: Dataclass, values: Mapping[str, Any], *, where: str, section: 
     for key, value in values.items():
         if key not in hints:
             _unknown_key(section + key, hints, where)
-        if not dataclasses.is_dataclass(hints[key]):
+        if hints[key] == Sections:
+            updates[key] = _merged_sections(getattr(config, key), value, section + key, where)
+        elif not dataclasses.is_dataclass(hints[key]):
             updates[key] = _checked(hints[key], value, section + key, where)
         elif isinstance(value, Mapping):
             updates[key] = merge(getattr(config, key), value, where=where, section=f"{section}{key}.")
         else:
             raise UserError(f"{where}: '{section}{key}' is a section, not a value; name a field of it")
     return dataclasses.replace(config, **updates)  # pyright: ignore[reportArgumentType]
+
+
+def _merged_sections(stored: Sections, values: Any, name: str, where: str) -> Sections:
+    """Both, the latter first; None empties a value, which is then left out."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: '{name}' holds sections, not a value; name a field of one, as in {name}.mine.steps")
+    merged = {key: dict(section) for key, section in stored.items()}
+    for key, section in values.items():
+        if not isinstance(section, Mapping):
+            raise UserError(f"{where}: '{name}.{key}' is a section, not a value; name a field of it")
+        fields = {field: _plain(value, f"{name}.{key}.{field}", where) for field, value in section.items()}
+        together = merged.get(key, {}) | fields
+        merged[key] = {field: value for field, value in together.items() if value is not None}
+    return merged
+
+
+def _plain(value: Any, name: str, where: str) -> Any:
+    """What TOML has for any type of a field: a line of text, a finite number, true or false, a list of them."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item, name, where) for item in value)
+    if value is None or any(_fits(base, value) for base in (bool, int, float, str)):
+        return value
+    raise UserError(
+        f"{where}: '{name}' must be a line of text, a finite number, true or false, or a list of them, got "
+        f"{reprlib.repr(value)}"
+    )
+
+
+def _plain_word(word: str) -> Any:
+    """A word as TOML reads it, and text where it is none of its values."""
+    if word == "None":
+        return None
+    try:
+        value = tomllib.loads(f"word = {word}")["word"]
+    except tomllib.TOMLDecodeError:
+        return word
+    return value if isinstance(value, (bool, int, float, str, list)) else word
 
 
 def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> Any:
@@ -89,6 +131,8 @@ def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> An
     """
     kind: Any = cls
     for key in name.split("."):
+        if kind == Sections:
+            return _plain_word(words[0]) if len(words) == 1 else [_plain_word(word) for word in words]
         kind = typing.get_type_hints(kind, include_extras=True).get(key) if dataclasses.is_dataclass(kind) else None
     if kind is None or dataclasses.is_dataclass(kind):
         return list(words)

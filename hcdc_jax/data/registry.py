@@ -1,4 +1,4 @@
-"""Data sets by name: one line per set in `_REGISTRY`, one reader file per source."""
+"""Data sets by name: one line per set in `_BUILT_IN`, one reader file per source."""
 
 from __future__ import annotations
 
@@ -26,15 +26,27 @@ from hcdc_jax.data.planetoid import load_planetoid
 from hcdc_jax.data.table_sets import table
 from hcdc_jax.data.table_sets import tables as table_sets
 from hcdc_jax.data.tables import read_table
-from hcdc_jax.errors import unknown
+from hcdc_jax.errors import UserError
+from hcdc_jax.registry import Registry, first_line, function
 
 
 class _Entry(NamedTuple):
     description: str
-    load: Callable[..., GraphData | ImageData]  # load(split=, seed=, data_dir=)
+    load: Callable[..., ArrayData | GraphData | ImageData]  # load(split=, seed=, data_dir=)
 
 
-_REGISTRY: Mapping[str, _Entry] = {
+def _load_table(name: str, *, split: int, seed: int, data_dir: Path | None) -> ArrayData:
+    del data_dir  # these need no files
+    return from_table(table(name, split=split, seed=seed))
+
+
+def _accept(entry: Any) -> _Entry | None:
+    """A function that reads a data set, as the registry stores it."""
+    reader = function(entry)
+    return reader and _Entry(first_line(entry), reader)
+
+
+_BUILT_IN: Mapping[str, _Entry] = {
     "digits_graph": _Entry("scikit-learn digits, 8 nearest neighbours; 1,797 nodes, 10 classes", load_digits_graph),
     "cora": _Entry("citations, public split; 2,708 nodes, 7 classes", functools.partial(load_planetoid, "cora")),
     "citeseer": _Entry(
@@ -60,7 +72,17 @@ _REGISTRY: Mapping[str, _Entry] = {
     "cifar100": _Entry(
         "a hundred things; 60,000 images 32 x 32 x 3, 100 classes", functools.partial(load_image_set, "cifar100")
     ),
+    **{name: _Entry(about, functools.partial(_load_table, name)) for name, about in table_sets().items()},
 }
+DATASETS: Registry[_Entry] = Registry(
+    "data set",
+    _BUILT_IN,
+    group="hcdc_jax.datasets",
+    wanted="a function load(split, seed, data_dir)",
+    accept=_accept,
+    reserved=("study",),
+)
+"""Readers of named data sets, called with the keywords `split`, `seed` and `data_dir`."""
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
@@ -69,7 +91,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
 
 def datasets() -> dict[str, str]:
     """The names that `load_dataset` knows, each with a one-line description."""
-    return {name: entry.description for name, entry in _REGISTRY.items()} | table_sets()
+    return {name: entry.description for name, entry in DATASETS.items()}
 
 
 def load_dataset(
@@ -124,14 +146,18 @@ def read_dataset(
     if not isinstance(name_or_path, str | os.PathLike):
         return from_object(name_or_path, split=split, seed=seed)
     name = os.fspath(name_or_path)
-    if name in _REGISTRY:
-        data = _REGISTRY[name].load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
-        return data._replace(notes=())  # what a named set holds is known, and said where it is described
-    if name in table_sets():
-        return from_table(table(name, split=split, seed=seed))
-    if name.endswith(".npz") or os.sep in name or Path(name).exists():
+    is_path = name.endswith(".npz") or os.sep in name
+    if is_path or (name not in DATASETS and Path(name).exists()):
         return _read_own(Path(name), target, split, seed)
-    raise unknown("data set", name, datasets(), also="or the path of an .npz file")
+    entry = DATASETS.look_up(name, also=["or the path of an .npz file"])
+    data = entry.load(split=split, seed=seed, data_dir=find_data_dir(data_dir))
+    if not isinstance(data, ArrayData | GraphData | ImageData):
+        raise UserError(
+            f"the reader of the data set {name!r} must return GraphData, ImageData or ArrayData, got "
+            f"{type(data).__name__}"
+        )
+    # What graphs and images of the library hold is known, and said where it is described.
+    return data if name not in _BUILT_IN or isinstance(data, ArrayData) else data._replace(notes=())
 
 
 def _read_own(path: Path, target: str | None, split: int, seed: int) -> ArrayData | GraphData | ImageData:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from hcdc_jax.errors import check_name
+from hcdc_jax.registry import Registry, first_line, function
 from hcdc_jax.types import Array
 
 Distance = Callable[[Array, Array, Array, Array], Array]
@@ -186,9 +186,17 @@ def _shared_scale_residual(s: Array, t: Array, eps: float, min_cosine: float) ->
     return jnp.sum((scale * s - t) ** 2) / norm_t**2
 
 
-_REGISTRY: dict[str, Distance] = {
+_BUILT_IN: dict[str, Distance] = {
     function.__name__: function for function in (cosine, weighted_cosine, relative_l2, shared_l2, value, value_gradient)
 }
+DISTANCES: Registry[Distance] = Registry(
+    "distance",
+    _BUILT_IN,
+    group="hcdc_jax.hypergradients.distances",
+    wanted="a function distance(value_s, gradient_s, value_t, gradient_t)",
+    accept=function,
+)
+"""Distances by name, differentiable where they vanish and where all is 0."""
 
 READ_VALUES = ("value", "value_gradient")
 """Names of those that ask for something where a candidate has no hypergradient."""
@@ -196,7 +204,12 @@ READ_VALUES = ("value", "value_gradient")
 
 def names() -> list[str]:
     """Names that `get` knows."""
-    return list(_REGISTRY)
+    return list(DISTANCES)
+
+
+def about() -> dict[str, str]:
+    """The distances that `get` knows, each with one line about it."""
+    return {name: first_line(distance) for name, distance in DISTANCES.items()}
 
 
 def get(distance: str | Distance) -> Distance:
@@ -207,5 +220,4 @@ def get(distance: str | Distance) -> Distance:
     """
     if callable(distance):
         return distance
-    check_name("distance", distance, _REGISTRY)
-    return _REGISTRY[distance]
+    return DISTANCES.look_up(distance)

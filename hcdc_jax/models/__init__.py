@@ -3,6 +3,7 @@
 from hcdc_jax.models.checks import check_losses
 from hcdc_jax.models.graph import Setting, gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.models.image import (
+    IMAGE_NETS,
     ImageSetting,
     described_net,
     image_embedding,
@@ -21,6 +22,7 @@ from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.tables import TABLE_NETS, table_embedding, table_problem
 
 __all__ = [
+    "IMAGE_NETS",
     "TABLE_NETS",
     "ImageSetting",
     "Keyed",

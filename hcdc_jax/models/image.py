@@ -25,6 +25,7 @@ from hcdc_jax.models.swin import SwinTiny
 from hcdc_jax.models.vit import DeiTTiny, ViT
 from hcdc_jax.models.wide_resnet import WideResNet16
 from hcdc_jax.problem import LossOfLogits, Problem, ValLoss, mean_loss
+from hcdc_jax.registry import Registry, first_line
 from hcdc_jax.training.soft_labels import SoftLoss, either_loss
 from hcdc_jax.types import Array, HParams, Params
 
@@ -34,7 +35,15 @@ class _Entry(NamedTuple):
     network: Callable[..., nn.Module]  # network(num_classes=, **options)
 
 
-_REGISTRY: Mapping[str, _Entry] = {
+def _accept(entry: Any) -> _Entry | None:
+    """A class of networks, as the registry stores it."""
+    if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
+        return None
+    fields = {field.name for field in dataclasses.fields(entry)}  # pyright: ignore[reportArgumentType]
+    return _Entry(first_line(entry), entry) if "num_classes" in fields else None
+
+
+_BUILT_IN: Mapping[str, _Entry] = {
     "convnet": _Entry(
         "3 x 3 convolutions of one width, each with norm and pooling; 320,010 numbers on CIFAR-10", ConvNet
     ),
@@ -58,11 +67,20 @@ _REGISTRY: Mapping[str, _Entry] = {
     "swin_tiny": _Entry("12 blocks of attention in windows", SwinTiny),
     "nas_bench_201": _Entry("stages of cells from the space of that name; depth counts cells per stage", NASBench201),
 }
+IMAGE_NETS: Registry[_Entry] = Registry(
+    "image network",
+    _BUILT_IN,
+    group="hcdc_jax.models",
+    wanted="a Flax module (a class) with a field num_classes",
+    accept=_accept,
+    reserved=("own", "spectral_gnn"),  # the network of a study, and that of graphs
+)
+"""Networks of images by name; classes of Flax modules without state, whose last layer is a `Head`."""
 
 
 def image_nets() -> dict[str, str]:
     """The names that `image_net` and `image_problem` know, each with a one-line description."""
-    return {name: entry.description for name, entry in _REGISTRY.items()}
+    return {name: entry.description for name, entry in IMAGE_NETS.items()}
 
 
 def image_net(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -76,8 +94,7 @@ def image_net(name: str, num_classes: int, **options: Any) -> nn.Module:
     Raises:
       UserError: there is no such network or option.
     """
-    check_name("image network", name, _REGISTRY)
-    network = _REGISTRY[name].network
+    network = IMAGE_NETS.look_up(name).network
     known = image_net_options(name)
     for option in options:
         check_name(f"option of {name}", option, known)
@@ -90,8 +107,7 @@ def image_net_options(name: str) -> dict[str, Any]:
     Raises:
       UserError: there is no such network.
     """
-    check_name("image network", name, _REGISTRY)
-    fields = dataclasses.fields(_REGISTRY[name].network)  # pyright: ignore[reportArgumentType]
+    fields = dataclasses.fields(IMAGE_NETS.look_up(name).network)  # pyright: ignore[reportArgumentType]
     return {field.name: field.default for field in fields if field.name not in ("num_classes", "parent", "name")}
 
 

@@ -25,7 +25,7 @@ class Head(nn.Module):
     """
 
     num_classes: int
-    precision: str
+    precision: str = "highest"
 
     @nn.compact
     def __call__(self, features: Array) -> Array:

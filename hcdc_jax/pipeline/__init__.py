@@ -8,7 +8,7 @@ from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.ranked import Ranking, candidates_of, rank_on
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.reporting import write_report
-from hcdc_jax.pipeline.searching import SearchMethod, SearchPlan, search
+from hcdc_jax.pipeline.searching import SearchPlan, check_search, search, searches
 from hcdc_jax.pipeline.setup import Source
 from hcdc_jax.pipeline.true_scores import truth
 
@@ -16,10 +16,10 @@ __all__ = [
     "EvaluationPlan",
     "Progress",
     "Ranking",
-    "SearchMethod",
     "SearchPlan",
     "Source",
     "candidates_of",
+    "check_search",
     "condense",
     "evaluate_condensed",
     "nothing_condensed",
@@ -33,6 +33,7 @@ __all__ = [
     "resolved",
     "run",
     "search",
+    "searches",
     "silent",
     "truth",
     "write_report",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hcdc_jax.config import Config
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.data.cells import cell_of, is_connected
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, unknown
+from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.kinds import arrays, graphs, image_streams, images
 from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, OWN, Data, Kind, Setup, Source, check_space, key_for, space_of
@@ -23,7 +24,17 @@ KINDS: dict[type, Kind] = {
 }
 CELLS = "nas_bench_201"
 """Name of the space and of the network that need each other."""
-MODELS = (*graphs.KIND.models, *images.KIND.models, *arrays.KIND.models)
+
+
+def check_model(name: str) -> None:
+    """Checks that some kind of data has a network of this name.
+
+    Raises:
+      UserError: none has.
+    """
+    named = [kind.models for kind in (graphs.KIND, arrays.KIND, images.KIND)]
+    if not any(name in models for models in named):
+        raise unknown("model", name, [one for models in named for one in models], where="in 'model.name'")
 
 
 def build(config: Config, data: Data, source: Source | None = None) -> Setup:
@@ -163,5 +174,5 @@ def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> Non
                 raise UserError(f"the method {method!r} scores cells, not the space {space.name!r}: leave it out")
     foreign = {method for other in KINDS.values() for method in other.methods} - set(kind.methods)
     for method in (*config.methods, config.hcdc.train_method):
-        if method in foreign:
+        if method in foreign or recipes.METHODS[method].unit not in (None, kind.unit):
             raise UserError(f"{where}, and the method {method!r} is for other data; leave it out")

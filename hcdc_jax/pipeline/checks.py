@@ -6,11 +6,11 @@ from pathlib import Path
 
 from hcdc_jax import spaces
 from hcdc_jax.batches import augment
-from hcdc_jax.config import Config, check_methods, shares_theta, validate
+from hcdc_jax.config import Config, shares_theta, validate
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.building import CELLS, MODELS
+from hcdc_jax.pipeline.building import CELLS, check_model
 from hcdc_jax.pipeline.kinds import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import OWN, Setup, Source, space_of
@@ -23,10 +23,14 @@ def check_config(config: Config, source: Source | None = None) -> None:
       UserError: what is wrong, in one line.
     """
     validate(config)
-    check_methods(config, recipes.METHODS)
+    for setting, names in (("methods", config.methods), ("hcdc.train_method", (config.hcdc.train_method,))):
+        for name in names:
+            recipes.METHODS.look_up(name, where=f"in {setting!r}")
+    recipes.completed(config)
     if source is None:
-        check_name("space", config.space.name, [*spaces.names(), OWN], where="in 'space.name'")
-        check_name("model", config.model.name, MODELS, where="in 'model.name'")
+        if config.space.name != OWN:
+            spaces.SPACES.look_up(config.space.name, where="in 'space.name'", also=[OWN])
+        check_model(config.model.name)
     _check_table(config)
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):

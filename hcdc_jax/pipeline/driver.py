@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hcdc_jax.config import Config, DataConfig
+from hcdc_jax.config import Config, DataConfig, validate
 from hcdc_jax.data import read_dataset, read_image_stream
 from hcdc_jax.data.pictures import Cut
 from hcdc_jax.errors import UserError
@@ -19,6 +19,7 @@ from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.outcomes import nothing_ranked
 from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.ranking import rank
+from hcdc_jax.pipeline.recipes import completed
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.setup import Data, Run, Setup, Source
 from hcdc_jax.pipeline.true_scores import check_truth, truth
@@ -120,7 +121,16 @@ def _read(options: DataConfig) -> Data:
 
 
 def resolved(config: Config) -> Config:
-    """The configuration with an absolute path of the data, so that the run can be taken up from any folder."""
+    """The configuration as a run folder keeps it.
+
+    The path of the data is absolute, so that the run can be taken up from any folder, and settings of plugins are
+    written out.
+
+    Raises:
+      UserError: settings that no plugin has, or values that are not allowed.
+    """
+    validate(config)
+    config = completed(config)
     if config.data.path is None:
         return config
     path = str(Path(config.data.path).expanduser().absolute())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.condensed import Condensed, load_condensed
 from hcdc_jax.config import config_hash
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import FINGERPRINTS, describe
@@ -21,13 +21,16 @@ from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, check_in_memory, key_for
+from hcdc_jax.registry import first_line
 from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import Scores, evaluate_on, score
 from hcdc_jax.types import Array
 
-SearchMethod: TypeAlias = Literal["calibrated", "random", "grid", "hypergradient", "optuna"]
-TOP = {"calibrated": 6}
+CALIBRATED = "calibrated"
+"""Name of the search that reads more than condensed data, and so is none of `search.SEARCHES`."""
+
+TOP = {CALIBRATED: 6}
 """How many are trained in full where the plan does not say: one, or what a method needs to learn where it was wrong."""
 
 APART = 0.1
@@ -55,7 +58,7 @@ class SearchPlan:
       study: its name there.
     """
 
-    method: SearchMethod = "random"
+    method: str = "random"
     num: int = 1000
     top: int | None = None
     seed: int = 0
@@ -63,6 +66,22 @@ class SearchPlan:
     halving: bool = False
     storage: str | None = None
     study: str = "hcdc"
+
+
+def searches() -> dict[str, str]:
+    """The searches that a plan can name, each with one line about it."""
+    of_all = {CALIBRATED: "each full training is chosen by what those before have told"}
+    return of_all | {name: first_line(entry) for name, entry in SEARCHES.items()}
+
+
+def check_search(name: str) -> None:
+    """Checks that a plan can name this search.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if name != CALIBRATED:
+        SEARCHES.look_up(name, also=[CALIBRATED])
 
 
 def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | None = None) -> dict[str, Any]:
@@ -87,18 +106,18 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
         its study is of another space or other data. Nothing is written then.
     """
     progress = progress or silent()
-    check_name("search", plan.method, get_args(SearchMethod))
+    check_search(plan.method)
     if plan.storage is not None and plan.method != "optuna":
         raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
     top = TOP.get(plan.method, 1) if plan.top is None else plan.top
     if plan.top is not None and plan.top > plan.num:
         raise UserError(f"--top {plan.top} of --num {plan.num} candidates: lower the one, or raise the other")
-    if top or plan.halving or plan.method == "calibrated":
+    if top or plan.halving or plan.method == CALIBRATED:
         check_in_memory(setup, "training on the full data (--top, --halving)")
     condensed = _condensed(setup, folder, plan.artefact)
     story: dict[str, Any] = {}
     matched = None
-    if plan.method == "calibrated":
+    if plan.method == CALIBRATED:
         found, retrained, calibration, matched = search_calibrated(
             Run(setup, folder, progress), condensed, num=plan.num, top=top, seed=plan.seed,
             best_of=lambda history: _best(setup, history, top),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -105,7 +105,7 @@ class Kind(NamedTuple):
     """
 
     unit: str
-    models: tuple[str, ...]
+    models: Collection[str]
     containers: tuple[str, ...]
     methods: tuple[str, ...]
     summary: Callable[[Any], dict[str, Any]]

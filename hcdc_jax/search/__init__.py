@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from hcdc_jax.registry import Registry, function
 from hcdc_jax.search.base import EvaluateFn, History, in_batches, score_all
 from hcdc_jax.search.calibrated import Advice, Opinion, Proxy, calibrated
 from hcdc_jax.search.calibrated import Search as CalibratedSearch
@@ -12,12 +15,20 @@ from hcdc_jax.search.optuna_search import open_study, optuna_search
 from hcdc_jax.search.unguided import grid, grid_search, random_search
 from hcdc_jax.search.zero_cost import ZeroCost, grad_norm, jacob_cov, nas_bench_201_proxies, naswot, snip, synflow
 
-SEARCHES = {
+_BUILT_IN: dict[str, Callable[..., History]] = {
     "random": random_search,
     "grid": grid_search,
     "hypergradient": hypergradient_search,
     "optuna": optuna_search,
 }
+SEARCHES: Registry[Callable[..., History]] = Registry(
+    "search",
+    _BUILT_IN,
+    group="hcdc_jax.searchers",
+    wanted="a function search(key, space, evaluate_fn, num, report)",
+    accept=function,
+    reserved=("calibrated",),  # it reads more than condensed data
+)
 """Searches by name; all take `(key, space, evaluate_fn, num)`, "hypergradient" also an `Objective`."""
 
 __all__ = [

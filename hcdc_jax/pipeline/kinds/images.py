@@ -27,7 +27,7 @@ from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.image_streams import ImageStream
 from hcdc_jax.data.images import mislabelled, shrunk, summary
 from hcdc_jax.errors import UserError
-from hcdc_jax.models import image_net_options, image_nets, image_problem
+from hcdc_jax.models import IMAGE_NETS, image_net_options, image_problem
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.kinds import image_containers
 from hcdc_jax.pipeline.kinds.image_containers import generated_per_class, per_class
@@ -199,7 +199,7 @@ def _keep_images(folder: Path, name: str, condensed: Condensed) -> None:
 
 KIND = Kind(
     unit="images",
-    models=tuple(image_nets()),
+    models=IMAGE_NETS,
     containers=image_containers.NAMES,
     methods=("dc", "dsa", "dm", "idc", "kip", "mtt", "edc"),
     summary=summary,

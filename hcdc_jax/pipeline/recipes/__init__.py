@@ -1,9 +1,12 @@
-"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `METHODS`."""
+"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `_BUILT_IN`."""
 
 from __future__ import annotations
 
-from hcdc_jax.config import Config
-from hcdc_jax.errors import UserError, check_name
+import dataclasses
+from typing import Any
+
+from hcdc_jax.config import Config, settings_of
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.recipes import (
     coresets,
     edc,
@@ -19,8 +22,9 @@ from hcdc_jax.pipeline.recipes import (
     zero_cost,
 )
 from hcdc_jax.pipeline.recipes.base import Method, Recipe
+from hcdc_jax.registry import Registry
 
-METHODS: dict[str, Method] = {
+_BUILT_IN: dict[str, Method] = {
     "random": coresets.RANDOM,
     "herding": coresets.HERDING,
     "kcenter": coresets.KCENTER,
@@ -55,9 +59,56 @@ METHODS: dict[str, Method] = {
 }
 
 
+def _accept(entry: Any) -> Method | None:
+    if not isinstance(entry, Method):
+        return None
+    cls = entry.settings
+    is_set = cls is None or (dataclasses.is_dataclass(cls) and all(_has_default(f) for f in dataclasses.fields(cls)))
+    return entry if is_set else None
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return not field.default is field.default_factory is dataclasses.MISSING
+
+
+METHODS: Registry[Method] = Registry(
+    "method",
+    _BUILT_IN,
+    group="hcdc_jax.methods",
+    wanted="a Method, its settings a dataclass with a default for each field",
+    accept=_accept,
+)
+"""What a run can compare, by name."""
+
+
 def methods() -> dict[str, str]:
     """The methods that a run can compare, each with one line about it."""
     return {name: method.about for name, method in METHODS.items()}
+
+
+def settings() -> dict[str, type]:
+    """The dataclasses of the settings of methods that have some of their own, by method."""
+    return {name: method.settings for name, method in METHODS.items() if method.settings is not None}
+
+
+def completed(config: Config) -> Config:
+    """The configuration with all settings `[plugins.<method>]` of its methods written out, and checked by their types.
+
+    Methods that nobody knows are left to who checks methods.
+
+    Raises:
+      UserError: a section of no such method, or of one without settings; an unknown key, a wrong type or value.
+    """
+    for name in config.plugins:
+        if METHODS.look_up(name, where=f"in 'plugins.{name}'").settings is None:
+            raise UserError(f"the method {name!r} has no settings of its own; leave out [plugins.{name}]")
+    sections = {}
+    for name in sorted({*config.methods, config.hcdc.train_method, *config.plugins}):
+        cls = METHODS[name].settings if name in METHODS else None
+        if cls is not None:
+            given = dataclasses.asdict(settings_of(config, name, cls))
+            sections[name] = {key: value for key, value in given.items() if value is not None}
+    return dataclasses.replace(config, plugins=sections)
 
 
 def get(config: Config, name: str) -> Method:
@@ -69,8 +120,7 @@ def get(config: Config, name: str) -> Method:
     Raises:
       UserError: there is no such method.
     """
-    check_name("method", name, METHODS)
-    method = METHODS["hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name]
+    method = METHODS.look_up("hcdc_shared" if name == "hcdc" and config.hcdc.theta == "shared" else name)
     if config.condense.val == "random" and method.train is not None and method.train.learner is not None:
         return method._replace(val=coresets.RANDOM.val)
     return method
@@ -91,8 +141,7 @@ def given_recipe(config: Config) -> Recipe:
     Raises:
       UserError: there is no such method, or it has none either.
     """
-    check_name("method", config.hcdc.train_method, METHODS, where="in 'hcdc.train_method'")
-    recipe = METHODS[config.hcdc.train_method].train
+    recipe = METHODS.look_up(config.hcdc.train_method, where="in 'hcdc.train_method'").train
     if recipe is None:
         own = [method for method in METHODS if METHODS[method].train is not None]
         raise UserError(

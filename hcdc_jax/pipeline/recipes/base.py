@@ -187,6 +187,10 @@ class Method(NamedTuple):
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
       val: recipe of S_val; or how a rival without S_val ranks.
       prepare: what such a rival pays for when the others condense, kept in the run folder.
+      unit: of the only kind of data that it is for, as `Kind.unit` has it: "nodes", "images" or "examples"; None where
+        it is for all, or `Kind.methods` names it.
+      settings: a frozen dataclass of settings, each with a default, which a configuration has as `[plugins.<method>]`;
+        recipes read them by `config.settings_of`.
       labels: of S_train, "teachers" where the run has any, or always its "own"; "unseen" for who does not look at
         S_train, and pays neither for it nor for teachers.
     """
@@ -196,6 +200,8 @@ class Method(NamedTuple):
     val: Recipe | Callable[[Trial], Verdict]
     prepare: Callable[[Trial], Any] | None = None
     labels: Literal["teachers", "own", "unseen"] = "teachers"
+    unit: Literal["nodes", "images", "examples"] | None = None
+    settings: type | None = None
 
 
 def half_key(part: str, seed: int) -> Array:
