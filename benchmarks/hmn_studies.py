@@ -35,9 +35,9 @@ from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
 from hcdc_jax.pipeline.kinds import image_containers
-from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.pruning import judge_of
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
+from hcdc_jax.progress import silent
 from hcdc_jax.report.pruning import pruning as pruning_figure
 from hcdc_jax.report.results import Pruning
 from hcdc_jax.storage import files

@@ -4,87 +4,41 @@ Condense a data set into a tiny synthetic training and validation set on which t
 then search on it in seconds. The command is `hcdc`; everything it does is a function here.
 """
 
-from hcdc_jax import condense, containers, evaluation, extend, models, search, spaces
-from hcdc_jax.batches.graphs import real_batch
-from hcdc_jax.batches.images import image_batch
-from hcdc_jax.condensed import Condensed, load_condensed
-from hcdc_jax.data import GraphData, ImageData, datasets, from_object, load_dataset, save_dataset
-from hcdc_jax.errors import UserError
-from hcdc_jax.evaluation import evaluate_networks, protocols
-from hcdc_jax.evaluation.protocols import Protocol
-from hcdc_jax.extend import register, unregister
-from hcdc_jax.hypergradients import distances
-from hcdc_jax.hypergradients.fixed_networks import (
-    Pool,
-    Target,
-    frozen_hypergradient,
-    frozen_matching,
-    unrolled_hypergradient,
-    unrolled_response,
-)
-from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching, matching_distance, response
-from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
-from hcdc_jax.metrics import rank_report
-from hcdc_jax.models import make_problem
-from hcdc_jax.pipeline.recipes import methods
-from hcdc_jax.problem import Problem
-from hcdc_jax.study import Study
-from hcdc_jax.training.candidates import Scores, evaluate
-from hcdc_jax.training.train import Training, train
-from hcdc_jax.types import Batch, as_batch
-from hcdc_jax.version import __version__
+# Public names stand in `__init__.pyi`, where each comes from; they are imported when they are first asked for.
 
-__all__ = [
-    "Batch",
-    "Condensed",
-    "GraphData",
-    "ImageData",
-    "LinearSolver",
-    "Pool",
-    "Problem",
-    "Protocol",
-    "Scores",
-    "Study",
-    "Target",
-    "Training",
-    "UserError",
-    "__version__",
-    "as_batch",
-    "chebyshev",
-    "condense",
-    "conjugate_gradient",
-    "containers",
-    "datasets",
-    "dense",
-    "distances",
-    "evaluate",
-    "evaluate_networks",
-    "evaluation",
-    "extend",
-    "from_object",
-    "frozen_hypergradient",
-    "frozen_matching",
-    "hypergradient",
-    "hypergradient_matching",
-    "identity",
-    "image_batch",
-    "load_condensed",
-    "load_dataset",
-    "make_problem",
-    "matching_distance",
-    "methods",
-    "models",
-    "neumann",
-    "protocols",
-    "rank_report",
-    "real_batch",
-    "register",
-    "response",
-    "save_dataset",
-    "search",
-    "spaces",
-    "train",
-    "unregister",
-    "unrolled_hypergradient",
-    "unrolled_response",
-]
+import ast as _ast
+import importlib as _importlib
+from pathlib import Path as _Path
+from typing import Any as _Any
+
+_PLACES = {
+    alias.name: node.module
+    for node in _ast.parse(_Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, _ast.ImportFrom) and node.module
+    for alias in node.names
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> _Any:
+    place = _PLACES.get(name, __name__)
+    # A name that stands nowhere else may be that of a room.
+    module = _importlib.import_module(place) if place != __name__ else None
+    value = getattr(module, name, None) or _room(f"{place}.{name}")
+    if value is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _room(name: str) -> _Any:
+    try:
+        return _importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return None
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -20,6 +20,10 @@ class NothingLeftError(Exception):
     """
 
 
+class UserCodeError(UserError):
+    """The user's own code raised; `__cause__` is what it raised, with its traceback."""
+
+
 def check_name(what: str, name: object, known: Iterable[str], *, where: str = "") -> None:
     """Checks that `name` is among `known`.
 

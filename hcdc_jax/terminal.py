@@ -10,15 +10,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from hcdc_jax.pipeline import Progress
-from hcdc_jax.report.tables import Table, header_lines, to_rich
+from hcdc_jax.progress import Progress
+
+if TYPE_CHECKING:  # what is said of a mistake need not wait for tables
+    from hcdc_jax.report.tables import Table
 
 LOG_WIDTH = 200
 """Columns of a table that is not printed to a terminal."""
@@ -36,6 +38,8 @@ def say_path(text: str) -> None:
 
 def say_table(table: Table, title: str | None = None, expendable: Sequence[str] = ()) -> None:
     """Prints a table; where the terminal is too narrow, without the first few of the `expendable` columns."""
+    from hcdc_jax.report.tables import to_rich
+
     console = _output()
     console.print(to_rich(fitted(table, console.width, expendable), title))
 
@@ -119,6 +123,8 @@ def duration(seconds: float) -> str:
 
 def fitted(table: Table, width: int, expendable: Sequence[str]) -> Table:
     """The table without the first few of the `expendable` columns, until it is at most `width` characters wide."""
+    from hcdc_jax.report.tables import Table
+
     for gone in range(len(expendable) + 1):
         kept = [place for place, header in enumerate(table.headers) if header not in expendable[:gone]]
         narrow = Table([table.headers[i] for i in kept], [[row[i] for i in kept] for row in table.rows])
@@ -129,6 +135,8 @@ def fitted(table: Table, width: int, expendable: Sequence[str]) -> Table:
 
 def _width(table: Table) -> int:
     """Characters of a printed line when headers are broken between words and cells are not."""
+    from hcdc_jax.report.tables import header_lines
+
     headers = [max(map(len, lines), default=0) for lines in header_lines(table)]
     cells = [[len(cell.marked()) for cell in row] for row in table.rows]
     return sum(map(max, zip(headers, *cells, strict=True))) + 3 * len(headers) + 1

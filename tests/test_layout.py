@@ -35,7 +35,7 @@ LAYERS = [
     ["storage"],
     ["arguments"],
     ["registry"],
-    ["errors", "types", "version"],
+    ["progress", "errors", "types", "version"],
 ]
 # Within rooms, too.
 PIPELINE = [
@@ -98,7 +98,7 @@ OWN_PLACES = {
         "report/style.py",
     },
     "tyro": {"config/__init__.py"},
-    "argparse": {"cli/__init__.py"},
+    "argparse": {"cli/__init__.py", "cli/commands.py", "cli/parser.py"},
     "optuna": {"search/optuna_search.py"},
     "equinox": {"models/own_networks.py"},
 }

@@ -16,7 +16,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.hcdc.draws import drawn
 from hcdc_jax.pipeline.hcdc.selection import SHARES
 from hcdc_jax.pipeline.hcdc.targets import matched_targets
-from hcdc_jax.pipeline.progress import silent
+from hcdc_jax.progress import silent
 from tests.errors import error_of
 from tests.runs import process_settings, small_config
 from tests.test_hcdc import CONTAINER, KEY, PROBLEM, made_up_data, started

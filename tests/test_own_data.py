@@ -16,7 +16,7 @@ from hcdc_jax.containers.graph import free
 from hcdc_jax.data import load_dataset, read_dataset, summary
 from hcdc_jax.data.images import Part, build_images
 from hcdc_jax.pipeline.kinds import graphs
-from hcdc_jax.pipeline.progress import silent
+from hcdc_jax.progress import silent
 from tests.errors import error_of
 from tests.small_graphs import normalised, polynomials
 

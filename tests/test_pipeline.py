@@ -23,10 +23,10 @@ from hcdc_jax.pipeline import checks, clock, recipes
 from hcdc_jax.pipeline.hcdc import draws, matched_networks, targets
 from hcdc_jax.pipeline.hcdc.draws import stratified
 from hcdc_jax.pipeline.kinds import graphs
-from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
 from hcdc_jax.pipeline.setup import POOL, key_for, solver_of
+from hcdc_jax.progress import Progress, saying_once, silent
 from tests.bilevel import relative_error
 from tests.errors import error_of
 

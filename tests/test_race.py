@@ -13,8 +13,8 @@ from runs import small_config
 
 from hcdc_jax import pipeline
 from hcdc_jax.condense.hcdc import fit
-from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.setup import TRUTH, key_for
+from hcdc_jax.progress import silent
 from hcdc_jax.search.calibrated import Proxy
 from hcdc_jax.spaces import graph_filter
 

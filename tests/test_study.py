@@ -13,7 +13,7 @@ import pytest
 
 import hcdc_jax as hc
 from hcdc_jax import cli
-from hcdc_jax.pipeline.progress import silent
+from hcdc_jax.progress import silent
 from hcdc_jax.training.storable import as_dictionary, reading_dictionaries, storable
 
 SPACE = hc.spaces.box("small", {"decay": (1e-4, 1e-1, "log"), "gain": (0.5, 2.0)})

@@ -18,9 +18,9 @@ from hcdc_jax.condense.hcdc import direct_target, target_at, unrolled_targets
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.hypergradients.solvers import LinearSolver
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.setup import CANDIDATES, TRUTH, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
+from hcdc_jax.progress import Progress
 from hcdc_jax.search import rungs
 from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import ask_each, over_chunks, score, scored_at_once, side_by_side

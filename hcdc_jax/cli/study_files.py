@@ -7,15 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hcdc_jax.errors import UserError, unknown
+from hcdc_jax.errors import UserCodeError, UserError, unknown
 from hcdc_jax.storage.files import sha256
 from hcdc_jax.study import Study
 
 DEFAULT = "study"
-
-
-class StudyFileError(UserError):
-    """The user's own code raised; `__cause__` is what it raised, with its traceback."""
 
 
 def is_study_file(target: str | Path) -> bool:
@@ -34,7 +30,7 @@ def load_study(target: str | Path) -> Study:
         arguments that returns one.
 
     Raises:
-      StudyFileError: the file raised.
+      UserCodeError: the file raised.
       UserError: there is no such file, or no study of that name in it.
     """
     file, name = _split(target)
@@ -82,4 +78,4 @@ def _of_user(path: Path, call: Any) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise StudyFileError(f"{path.name} raised {type(error).__name__}: {error}") from error
+        raise UserCodeError(f"{path.name} raised {type(error).__name__}: {error}") from error

@@ -17,12 +17,12 @@ from hcdc_jax.pipeline.checks import check_config, check_sizes
 from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.outcomes import nothing_ranked
-from hcdc_jax.pipeline.progress import Progress, saying_once, silent
 from hcdc_jax.pipeline.ranking import rank
 from hcdc_jax.pipeline.recipes import completed
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.setup import Data, Run, Setup, Source
 from hcdc_jax.pipeline.true_scores import check_truth, truth
+from hcdc_jax.progress import Progress, saying_once, silent
 
 
 def run(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hcdc_jax.batches import augment
+from hcdc_jax.config.plans import EvaluationPlan
 from hcdc_jax.config.values import with_defaults
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.evaluation import Teacher, evaluate_networks, summary
@@ -20,41 +21,17 @@ from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.kinds.images import network_options
-from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observing_teacher
 from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, check_in_memory, key_for
 from hcdc_jax.pipeline.taught.halves_taught import train_place
 from hcdc_jax.pipeline.taught.observers_logits import labels_path, make_labels
 from hcdc_jax.problem import Problem
+from hcdc_jax.progress import Progress, silent
 from hcdc_jax.report import evaluations
 from hcdc_jax.report.evaluations import MADE_BY, WHOLE
 from hcdc_jax.storage import files
 
 _IDENTITY = ("s_train", "seed", "model")
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationPlan:
-    """What is trained on condensed images, and how.
-
-    Attributes:
-      protocol: in words, as `protocols.described_protocol` reads them.
-      models: image networks in words, as `models.described_net` reads them; by default that of the run. The run's own
-        network, by its name alone, has the run's options.
-      methods: of the run; all by default.
-      networks: per set and model; by default as many as the protocol says.
-      augment: operations in place of the protocol's and of its RandAugment, such as "crop_scale_rotate", or "none".
-      whole: also train on the whole real training part, for reference.
-      whole_epochs: how long there; as long as everywhere by default.
-    """
-
-    protocol: str = "dsa"
-    models: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ()
-    networks: int | None = None
-    augment: str | None = None
-    whole: bool = False
-    whole_epochs: int | None = None
 
 
 class Job(NamedTuple):

@@ -17,11 +17,11 @@ from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, Vi
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.progress import Progress
 from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, Recipe, Request, Trial, half_key
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Start
+from hcdc_jax.progress import Progress
 from hcdc_jax.storage import checkpoint, files
 from hcdc_jax.storage.codec import to_arrays, to_batch, to_tree
 from hcdc_jax.training.train import all_finite

@@ -38,10 +38,10 @@ from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.pipeline.driver import opened, prepare, resolved
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.folder import CONFIG
-from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.recipes.edc import observers_of
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.pipeline.taught.halves_taught import make_train
+from hcdc_jax.progress import Progress, silent
 from hcdc_jax.report import ladders
 from hcdc_jax.report.evaluations import WHOLE
 from hcdc_jax.report.ladders import Step

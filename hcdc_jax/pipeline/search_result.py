@@ -15,13 +15,13 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.hcdc.targets import Matched
-from hcdc_jax.pipeline.progress import silent
 from hcdc_jax.pipeline.ranked import settings
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.reporting import full_training_seconds
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.taught.halves_taught import teachers_of, train_place
+from hcdc_jax.progress import silent
 from hcdc_jax.search import Halving, History, break_even
 from hcdc_jax.training.candidates import Scores
 

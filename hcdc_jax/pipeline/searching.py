@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ import numpy as np
 
 from hcdc_jax.condensed import Condensed, load_condensed
 from hcdc_jax.config import config_hash
+from hcdc_jax.config.plans import SearchPlan
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import FINGERPRINTS, describe
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
-from hcdc_jax.pipeline.progress import Progress, silent
 from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, check_in_memory, key_for
+from hcdc_jax.progress import Progress, silent
 from hcdc_jax.registry import first_line
 from hcdc_jax.search import SEARCHES, History, in_batches, open_study, rungs, successive_halving
 from hcdc_jax.storage import files
@@ -40,32 +40,6 @@ LISTED = 10
 """Best candidates that are named in the result at least."""
 
 _ARTEFACT = re.compile(r"(?P<method>.+)_seed(?P<seed>\d+)")
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchPlan:
-    """What is searched, and how.
-
-    Attributes:
-      method: a name in `search.SEARCHES`, or "calibrated".
-      num: candidates on the condensed data.
-      top: how many of the best are then trained on the full data; of "calibrated" at most, one by one, each chosen by
-        what those before have told. None: `TOP`, or 1.
-      seed: of the search.
-      artefact: whose condensed data, as `<method>` or `<method>_seed<k>`; by default those of the primary artefact.
-      halving: also search by successive halving on the full data, among as many candidates.
-      storage: URL of an Optuna storage that keeps the study; by default it is not kept.
-      study: its name there.
-    """
-
-    method: str = "random"
-    num: int = 1000
-    top: int | None = None
-    seed: int = 0
-    artefact: str | None = None
-    halving: bool = False
-    storage: str | None = None
-    study: str = "hcdc"
 
 
 def searches() -> dict[str, str]:
