@@ -22,6 +22,8 @@ from hcdc_jax.condense.base import (
 )
 from hcdc_jax.condense.class_batches import ClassPool, class_pool, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.condense.gradient_matching import constant, drawn_from
+from hcdc_jax.config import settings_of
+from hcdc_jax.config.values import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, Share
 from hcdc_jax.containers import Container, GraphStart, ImageStart
 from hcdc_jax.data import ArrayData, GraphData, ImageData, array_data, from_object, read_table
 from hcdc_jax.data.image_files import images_from_arrays
@@ -32,6 +34,7 @@ from hcdc_jax.hypergradients.distances import DISTANCES
 from hcdc_jax.models import IMAGE_NETS, ImageSetting, Setting
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.pipeline.clock import Elapsed, measured
+from hcdc_jax.pipeline.kinds.image_containers import image_rates
 from hcdc_jax.pipeline.kinds.starts import fixed, learned, sampled, stored, to_learn
 from hcdc_jax.pipeline.recipes import METHODS
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Trial, Verdict, Work
@@ -100,6 +103,7 @@ __all__ = [
     "Condenser",
     "Container",
     "Cost",
+    "Count",
     "Elapsed",
     "EvaluateFn",
     "GraphData",
@@ -114,9 +118,14 @@ __all__ = [
     "ImageStart",
     "Learner",
     "Method",
+    "NonNegative",
+    "NonNegativeInt",
     "Params",
+    "Positive",
+    "Probability",
     "Problem",
     "PyTree",
+    "Range",
     "Recipe",
     "Registry",
     "Relay",
@@ -125,6 +134,7 @@ __all__ = [
     "Scores",
     "Setting",
     "Setup",
+    "Share",
     "Space",
     "Start",
     "Training",
@@ -146,6 +156,7 @@ __all__ = [
     "graph_from_arrays",
     "image_batch",
     "image_optimizer",
+    "image_rates",
     "image_training",
     "images_from_arrays",
     "learned",
@@ -158,6 +169,7 @@ __all__ = [
     "register",
     "relay",
     "sampled",
+    "settings_of",
     "siamese",
     "stored",
     "strategy",

@@ -11,7 +11,7 @@ import inspect
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hcdc_jax.errors import UserError, unknown
@@ -32,8 +32,9 @@ class _Listed(NamedTuple):
 class Registry(Mapping[str, Entry], Generic[Entry]):
     """A mapping from names to entries of one kind.
 
-    Entry points of plugins are loaded when a name is asked for that the library does not have, or when all names are;
-    so a run that names no plugin imports none. A plugin that fails is a `UserWarning` of one line, and the others work.
+    Entry points of plugins are loaded once: that of a name when it is asked for and the library does not have it, the
+    rest when all names are. So a run imports what it names. A plugin that fails is a `UserWarning` of one line, and the
+    others work.
 
     Changes replace the table and are made under a lock: who iterates in another thread sees the names of when it began.
     Modules of plugins must not look into registries while they are imported.
@@ -68,20 +69,20 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         self._wanted, self._accept, self._reserved = wanted, accept, frozenset(reserved)
         self._table = {name: _Listed(entry, LIBRARY) for name, entry in entries.items()}
         self._failed: dict[str, str] = {}
-        self._lock, self._loaded = threading.RLock(), False
+        self._pending: Sequence[importlib.metadata.EntryPoint] | None = None  # not yet looked for
+        self._lock = threading.RLock()
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._table:
-            self._load()
+            _tell(self._load(name))
         return self._table[name].entry
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
+        _tell(self._load())
         return iter(self._table)
 
     def __len__(self) -> int:
-        self._load()
-        return len(self._table)
+        return sum(1 for _ in self)
 
     def look_up(self, name: str, *, where: str = "", also: Iterable[str] = ()) -> Entry:
         """The entry of that name.
@@ -94,8 +95,10 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         Raises:
           UserError: there is none of that name, with the nearest; or its plugin failed, with the reason.
         """
-        if name in self:
-            return self[name]
+        if name not in self._table:
+            self._load(name)
+        if name in self._table:
+            return self._table[name].entry
         if name in self._failed:
             raise UserError(f"{self.what} {name!r}{where and f' {where}'}: {self._failed[name]}")
         raise unknown(self.what, name, [*self, *also], where=where)
@@ -112,7 +115,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         if entry is None:
             return lambda decorated: self.register(name, decorated)
         with self._lock:
-            self._load()
+            _tell(self._load(name))
             self._add(name, entry, SESSION)
         return entry
 
@@ -145,27 +148,32 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
             raise UserError(f"the {self.what} {name!r} must be {self._wanted}, got {got}")
         self._table = {**self._table, name: _Listed(accepted, by)}
 
-    def _load(self) -> None:
-        if self._loaded:
-            return
+    def _load(self, name: str | None = None) -> list[str]:
+        """Loads the entry points of that name, or all that are left; returns what went wrong, a line each."""
+        failed = {}
         with self._lock:
-            if self._loaded:
-                return
-            self._loaded = True  # first of all: a plugin may register more while it is imported
-            points = sorted(
-                importlib.metadata.entry_points(group=self.group), key=lambda point: (point.name, point.value)
-            )
-            for point in points:
+            if self._pending is None:
+                points = importlib.metadata.entry_points(group=self.group)
+                self._pending = sorted(points, key=lambda point: (point.name, point.value))
+            due = [point for point in self._pending if name in (None, point.name)]
+            # First of all: while it is imported a plugin may ask for names, or register more.
+            self._pending = [point for point in self._pending if point not in due]
+            for point in due:
                 by = "a plugin" if point.dist is None else f"{point.dist.name} {point.dist.version}"
                 try:
                     self._add(point.name, point.load(), by)
                 except UserError as error:
-                    self._failed[point.name] = f"left out of {by}: {error}"
+                    failed[point.name] = f"left out of {by}: {error}"
                 except Exception as error:  # whatever a plugin does wrong, the rest of the library works
                     reason = " ".join(str(error).split())
-                    self._failed[point.name] = f"left out of {by}, {point.value}: {type(error).__name__}: {reason}"
-        for name, reason in self._failed.items():
-            warnings.warn(f"{self.what} {name!r}: {reason}", UserWarning, stacklevel=3)
+                    failed[point.name] = f"left out of {by}, {point.value}: {type(error).__name__}: {reason}"
+            self._failed = self._failed | failed
+        return [f"{self.what} {name!r}: {reason}" for name, reason in failed.items()]
+
+
+def _tell(failures: list[str]) -> None:
+    for failure in failures:
+        warnings.warn(failure, UserWarning, stacklevel=3)
 
 
 def function(entry: Any) -> Any | None:

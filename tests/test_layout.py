@@ -15,7 +15,7 @@ ROOT = Path(hcdc_jax.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["study", "extend"],
+    ["study", "extend", "testing"],
     ["terminal"],
     ["pipeline"],
     ["report"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import threading
+import time
 import types
 
 import jax
@@ -12,13 +13,14 @@ import pytest
 
 import hcdc_jax as hc
 from hcdc_jax import config as configs
-from hcdc_jax import spaces
+from hcdc_jax import pipeline, spaces
 from hcdc_jax.config import Config
 from hcdc_jax.extend import REGISTRIES, ImageSetting
 from hcdc_jax.pipeline.checks import check_config
 from hcdc_jax.pipeline.recipes import METHODS
 from hcdc_jax.registry import Registry, first_line
 from tests.errors import error_of
+from tests.image_runs import config_with
 
 DIST = types.SimpleNamespace(name="bowl", version="2.1")
 
@@ -57,14 +59,20 @@ class TestPlugins:
     def test_are_loaded_when_they_are_needed_and_once(self, installed):
         point = Point("plum", lambda: "blue")
         installed.append(point)
+        fig = Point("fig", broken)
+        installed.append(fig)
         registry = fruits()
         assert registry["apple"] == registry.look_up("apple") == "green"
         assert point.loads == 0
+        assert registry.look_up("plum") == "blue"
+        assert fig.loads == 0  # who asks for one does not import the others
+        with pytest.warns(UserWarning, match="fig"):
+            list(registry)
         assert list(registry) == ["apple", "plum"]
         assert registry.look_up("plum") == registry["plum"] == "blue"
         assert "pear" not in registry
         assert len(registry) == 2
-        assert point.loads == 1
+        assert (point.loads, fig.loads) == (1, 1)
 
     def test_that_fail_are_told_in_a_line_and_leave_the_others(self, installed):
         installed += [
@@ -104,7 +112,7 @@ class TestPlugins:
 
     def test_many_threads_load_once_and_see_all(self, installed):
         started = threading.Barrier(8)
-        point, registry, seen = Point("plum", lambda: "blue"), fruits(), []
+        point, registry, seen = Point("plum", lambda: time.sleep(0.05) or "blue"), fruits(), []
         installed.append(point)
 
         def ask():
@@ -247,6 +255,10 @@ class TestWhatIsRegistered:
         check_config(Config(methods=("mine", "random")))
         assert error_of(lambda: check_config(Config(methods=("hcdc", "randm")))) == (
             "unknown method 'randm' in 'methods'; did you mean 'random' or 'random_val'?"
+        )
+        registered("method", "of_graphs", METHODS["random"]._replace(unit="nodes"))
+        assert error_of(lambda: pipeline.prepare(config_with(("random", "of_graphs")))) == (
+            "digits_images holds images, and the method 'of_graphs' is for other data; leave it out"
         )
         wrong = configs.apply_overrides(Config(methods=("hcdc",)), ["--hcdc.train_method", "zzz"])
         assert error_of(lambda: check_config(wrong)).startswith(
