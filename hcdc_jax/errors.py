@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class DivergedError(UserError):
+    """Nothing can be learned or ranked by one method, since what it builds on diverged; the others of a run go on."""
+
+
 class NothingLeftError(Exception):
     """A command did its work, and nothing is left of it that could be used; its text is one line that says why.
 

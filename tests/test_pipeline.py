@@ -155,12 +155,19 @@ class TestCandidatesThatDiverge:
 
 def test_targets_that_all_diverge_are_told(in_process, tmp_path):
     training = {"optimizer": "sgd", "learning_rate": 1e6, "steps": 60}
-    config = small_config(tmp_path, methods=("hcdc",), training=training, hcdc={"full_trainings": 2})
-    with (
-        pipeline.opened(config, tmp_path / "run") as run,
-        pytest.raises(UserError, match=r"all 2 trainings on the real data diverged; lower"),
-    ):
+    methods = ("hcdc", "surrogate", "random")
+    config = small_config(tmp_path, methods=methods, training=training, hcdc={"full_trainings": 2})
+    with pipeline.opened(config, tmp_path / "run") as run:
+        said = []
+        run = run._replace(progress=run.progress._replace(say=said.append))
         pipeline.condense(run)
+        pipeline.rank(run)
+    told = "all 2 trainings on the real data diverged; lower training.learning_rate and run in a new folder"
+    assert f"surrogate, seed 0, ranks nothing: {told}" in said
+    assert str(read_arrays(tmp_path / "run" / "results" / "surrogate_seed0.npz")["why"]) == told
+    with pytest.raises(UserError, match=f"S_val of hcdc, seed 0, learns nothing: {told}$"):
+        hc.load_condensed(tmp_path / "run")
+    assert hc.load_condensed(tmp_path / "run", "random"), "which another method does not take with it"
 
 
 def test_a_training_whose_hypergradient_diverged_counts_by_its_loss(in_process, tmp_path):
@@ -179,11 +186,10 @@ def test_a_training_whose_hypergradient_diverged_counts_by_its_loss(in_process, 
     assert any("hypergradients of" in line and "their losses count" in line for line in said)
     cosine = dataclasses.replace(config, hcdc=dataclasses.replace(config.hcdc, distance="cosine"))
     if diverged.all():
-        with (
-            pipeline.opened(cosine, tmp_path / "cosine") as run,
-            pytest.raises(UserError, match="no network has a hypergradient that did not diverge on both sides"),
-        ):
+        with pipeline.opened(cosine, tmp_path / "cosine") as run:
             pipeline.condense(run)
+        with pytest.raises(UserError, match="no network has a hypergradient that did not diverge on both sides"):
+            hc.load_condensed(tmp_path / "cosine")
 
 
 def test_a_network_that_diverges_on_the_condensed_data_is_left_out(in_process, tmp_path, monkeypatch):
@@ -354,11 +360,10 @@ def test_where_every_response_diverged_nothing_but_losses_can_be_matched(in_proc
 
     monkeypatch.setattr(matched_networks, "condensed_pool", flagged)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"distance": "cosine"})
-    with (
-        pipeline.opened(config, tmp_path / "run") as run,
-        pytest.raises(UserError, match=r"so none can be matched; lengthen training.proxy_steps"),
-    ):
+    with pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)
+    with pytest.raises(UserError, match=r"so none can be matched; lengthen training.proxy_steps"):
+        hc.load_condensed(tmp_path / "run")
 
 
 def test_filters_of_order_0(in_process, tmp_path):

@@ -17,6 +17,7 @@ from hcdc_jax.report import assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.results import read
 from hcdc_jax.storage import files
+from hcdc_jax.training.candidates import WHY_ALL_FAIL
 
 # Standard deviation of the noise that each method adds to the true losses (which spread by about 0.3).
 NOISE = {"random": 0.25, "hcdc": 0.03, "real_val": 0.08, "surrogate": 0.4}
@@ -79,6 +80,24 @@ def make_run(folder, *, noise=NOISE, n=80, seeds=(0, 1), truth_seeds=2, full_sec
     order = ", ".join(f'"{method}"' for method in noise)
     files.write_text(folder / "config.toml", f"methods = [{order}]\nseeds = {list(seeds)}\n\n[training]\nsteps = 200\n")
     return truth
+
+
+def test_nothing_is_claimed_where_nothing_is_known(tmp_path):
+    """Every score of hcdc is NaN, or every true one: then no rival is better or worse."""
+    n, seeds = 12, (0, 1)
+    make_run(tmp_path / "hcdc", n=n, seeds=seeds, logs=False)
+    for path in (tmp_path / "hcdc" / "results").glob("hcdc_seed?.npz"):
+        edit_npz(path, loss=np.full(n, np.nan), why=np.array("It grew"))
+    sentences = claims.reading(numbers(tmp_path / "hcdc"))
+    assert sentences[0] == "No ranking by hcdc (seed 0), hcdc (seed 1): It grew."
+    assert not [text for text in sentences if "rival" in text.lower() or "left out of the row of hcdc" in text]
+    make_run(tmp_path / "truth", n=n, seeds=seeds, logs=False)
+    edit_npz(tmp_path / "truth" / "results" / "truth.npz", status=np.zeros((2, n), bool))
+    report = numbers(tmp_path / "truth")
+    assert claims.reading(report) == [f"Every full training of the truth failed: {WHY_ALL_FAIL}."]
+    assert not [cell for row in tables.verdict(report).rows for cell in row[1:5] if cell.best or cell.beats]
+    page = assemble(tmp_path / "truth")
+    assert page["truth"]["failed"] == n
 
 
 def trace(loss, rng):

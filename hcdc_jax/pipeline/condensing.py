@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hcdc_jax.condensed import read_card, read_condensed, save_condensed
 from hcdc_jax.config import config_hash
+from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.halves import Half, make_half, trial_of
 from hcdc_jax.pipeline.hcdc.matched_networks import forget_networks
@@ -21,7 +22,7 @@ def condense(run: Run) -> None:
     What diverges is told and takes no other method with it; a method that builds on it pays for nothing.
 
     Raises:
-      UserError: a finished artefact is not what its card says, the disk is full, or targets diverged.
+      UserError: a finished artefact is not what its card says, or the disk is full.
     """
     config = run.setup.config
     for seed in config.seeds:
@@ -33,7 +34,10 @@ def condense(run: Run) -> None:
                 builds_on = "" if method.train else f"{name}, seed {seed}, builds on what diverged and ranks nothing: "
                 run.progress.say(f"{builds_on}{train.why}")
             if method.prepare is not None and not lost:
-                method.prepare(trial_of(run, seed, train))
+                try:
+                    method.prepare(trial_of(run, seed, train))
+                except DivergedError as error:
+                    run.progress.say(f"{name}, seed {seed}, ranks nothing: {error}")
             if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
                 val = make_half(
                     run, method.val, "val", seed, method=name, condensed_train=train,

@@ -90,7 +90,7 @@ def evaluate_condensed(
                 "logits of the whole training part, of each of its images in each epoch, are too many to be stored; "
                 "leave --whole out, or take a protocol that asks for them online, such as edc_soft"
             )
-    jobs = list(_jobs(setup, folder, plan, tuple(problems)))
+    jobs = list(_jobs(setup, folder, plan, tuple(problems), progress))
     networks = plan.networks or protocol.networks
     with locked(folder):
         content = evaluations.read(folder)
@@ -149,7 +149,9 @@ def _options(setup: Setup, model: str) -> dict[str, Any]:
     return network_options(setup.config.model) if model == setup.config.model.name else {}
 
 
-def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, ...]) -> Iterator[Job]:
+def _jobs(
+    setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, ...], progress: Progress
+) -> Iterator[Job]:
     config, wanted = setup.config, set(plan.methods or setup.config.methods)
     for method in plan.methods:
         check_name("method of this run", method, config.methods)
@@ -163,6 +165,8 @@ def _jobs(setup: Setup, folder: Path, plan: EvaluationPlan, models: tuple[str, .
                 continue
             place = Place(folder, s_train, "train", seed)
             half = read_half(place)  # that it is there and whole is found before anything is trained
+            if half.why is not None:
+                progress.say(f"every network will fail on S_train of {', '.join(methods)}: {half.why}")
             rate = half.facts.get("learned_learning_rate")
             sets.append((s_train, seed, tuple(methods), files.sha256(place.finished), rate))
     if plan.whole:

@@ -15,7 +15,7 @@ from hcdc_jax.condense.base import Condenser, has_diverged, learned_fields
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.containers import GraphVariables, HMNVariables, ImageVariables, ViewVariables
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import DivergedError, UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.pruning import pruned
 from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, Recipe, Request, Trial, half_key
@@ -244,11 +244,12 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
     setup, folder, progress = request.run
     container = recipe.container(setup, place.part)
     variables = container.init(half_key(place.part, place.seed), request.start)
-    work = learner.work(request)
-    if work.hopeless is not None:
-        why = f"{place}, learns nothing: {work.hopeless}"
+    try:
+        work = learner.work(request)
+    except DivergedError as error:
+        why = f"{place}, learns nothing: {error}"
         progress.say(why)
-        return _Learned(_nowhere(variables), work.cost, work.matched, dict(work.facts), {}, why)
+        return _Learned(_nowhere(variables), Cost(), None, {}, {}, why)
     condenser, steps = learner.condenser(work.setup or setup, container), learner.steps(work.setup or setup)
     key = half_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))

@@ -11,6 +11,7 @@ import numpy as np
 
 from hcdc_jax.condensed import read_condensed
 from hcdc_jax.config import config_hash
+from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
@@ -59,12 +60,12 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
     if half.pruning:
         files.write_npz(run.folder / "results" / f"{name}_seed{seed}_pruning.npz", half.pruning)
     sees_train = recipes.sees_train(name)
-    if half.diverged and sees_train:
-        verdict, extra = _nothing(trial), {"why": np.array(half.why)}
-    elif isinstance(val, Recipe):
-        verdict, extra = _on_condensed(trial, val, name)
-    else:
-        verdict, extra = val(trial), {}
+    try:
+        if half.diverged and sees_train:
+            raise DivergedError(half.why)
+        verdict, extra = _on_condensed(trial, val, name) if isinstance(val, Recipe) else (val(trial), {})
+    except DivergedError as error:
+        verdict, extra = _nothing(trial), {"why": np.array(str(error))}
     cost, matched = verdict.cost, verdict.matched
     if sees_train:
         cost = half.cost.plus(cost)
@@ -90,7 +91,7 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
 
 
 def _nothing(trial: Trial) -> Verdict:
-    """What is to be had from an S_train that diverged: every candidate fails."""
+    """What a method says that has nothing to go by: every candidate fails."""
     n = len(trial.run.setup.candidates)
     failed = Scores(jnp.full(n, jnp.inf), jnp.zeros(n), jnp.zeros(n, bool))
     return Verdict(failed, Elapsed(), trial.train_scalars)

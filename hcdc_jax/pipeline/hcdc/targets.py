@@ -13,7 +13,7 @@ import numpy as np
 
 from hcdc_jax.condense.hcdc import direct_target, fit, target_at, unrolled_target, unrolled_targets
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import DivergedError
 from hcdc_jax.hypergradients.fixed_networks import Target
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.hcdc.draws import Draws, log_spread
@@ -79,7 +79,7 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
       draws: the candidates to match.
 
     Raises:
-      UserError: all trainings diverged.
+      DivergedError: all trainings did.
     """
     setup, options, folder = run.setup, run.setup.config.hcdc, folder_of(run.folder, seed)
 
@@ -96,7 +96,7 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     label = f"full trainings, seed {seed}"
     matched = _targets(run, folder, key_for(TARGETS, seed), options.full_trainings, candidate, label)
     if not len(matched.hparams):
-        raise UserError(
+        raise DivergedError(
             f"all {options.full_trainings} trainings on the real data diverged; lower training.learning_rate and run "
             "in a new folder"
         )

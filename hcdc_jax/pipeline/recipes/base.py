@@ -67,7 +67,6 @@ class Work(NamedTuple):
       matched: [m, h] candidates that are matched, if there are any.
       facts: numbers by name, for the card.
       setup: of the condenser, where the data settle what the configuration leaves open.
-      hopeless: why nothing can be learned from the data and what to change, in words; None where it can.
     """
 
     data: Any
@@ -75,7 +74,6 @@ class Work(NamedTuple):
     matched: np.ndarray | None = None
     facts: Mapping[str, float] = MappingProxyType({})
     setup: Setup | None = None
-    hopeless: str | None = None
 
 
 class Learner(NamedTuple):
@@ -83,7 +81,7 @@ class Learner(NamedTuple):
 
     Attributes:
       condenser: `condenser(setup, container)`; pure Python, nothing is computed.
-      work: what the condenser's steps read.
+      work: what the condenser's steps read; raises `DivergedError` where nothing can be learned from it.
       steps: how many steps it takes.
       rate: the setting, or settings, to lower where it diverges.
       dtype: of its numbers, "float32" or "float64"; what is kept of them is float32.

@@ -13,7 +13,7 @@ from hcdc_jax.condense.base import Condenser, has_diverged
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container, ImageStart
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import DivergedError, UserError
 from hcdc_jax.hypergradients.distances import READ_VALUES
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, without_diverged
 from hcdc_jax.hypergradients.krylov import norm
@@ -152,14 +152,14 @@ def _tell_of_diverged(request: Request, pool: Pool, target: Target, match: _Matc
     """Says of how many networks on S_train the response is not used, if any.
 
     Raises:
-      UserError: no network has a hypergradient on both sides, and nothing else is matched.
+      DivergedError: no network has a hypergradient on both sides, and nothing else is matched.
     """
     flagged = np.zeros(len(pool.hparams), bool) if pool.diverged is None else np.asarray(pool.diverged)
     there = ~np.isnan(np.asarray(target.gradient)).all(1) & ~flagged
     where, count = f"seed {request.seed}", f"{flagged.sum()} of {len(flagged)}"
     cure = "lengthen training.proxy_steps, raise hcdc.damping, or set hcdc.solver = 'neumann'"
     if not there.any() and not set(match.asked(request.run.setup)) & set(READ_VALUES):
-        raise UserError(
+        raise DivergedError(
             f"{where}: no network has a hypergradient that did not diverge on both sides, so none can be matched; "
             f"{cure}, or hcdc.distance = 'value'"
         )
@@ -177,7 +177,7 @@ def _trained(request: Request, pool: Pool, target: Target) -> tuple[Pool, Target
     if good.all():
         return pool, target
     if not good.any():
-        raise UserError(
+        raise DivergedError(
             f"all {len(good)} networks trained on S_train diverged; lower training.learning_rate and run in a new "
             "folder"
         )

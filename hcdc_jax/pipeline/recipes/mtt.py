@@ -20,7 +20,7 @@ from hcdc_jax.condense.experts import (
 from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, MTTState, mtt
 from hcdc_jax.containers import Container
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import DivergedError, UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.kinds.image_containers import image_rates
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
@@ -29,7 +29,7 @@ from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, 
 from hcdc_jax.pipeline.setup import EXPERTS, Run, Setup, key_for
 from hcdc_jax.problem import Problem
 from hcdc_jax.storage import files
-from hcdc_jax.types import HParams
+from hcdc_jax.types import Array, HParams
 
 
 def buffer_of(folder: Path, part: str) -> Path:
@@ -57,6 +57,7 @@ def _work(request: Request) -> Work:
     hparams, folder = jnp.asarray(hparams, jnp.float32), buffer_of(request.run.folder, request.part)
     cost = _trained_experts(request, problem, hparams, folder)
     experts = load_experts(folder, problem, hparams, range(options.experts))
+    _check_finite(request, experts)
     data = MTTData(
         experts=experts,
         hparams=hparams,
@@ -64,16 +65,25 @@ def _work(request: Request) -> Work:
         step_size=jnp.float32(options.step_size),
         step_size_rate=jnp.float32(options.step_size_rate / options.step_size**2),  # of its logarithm
     )
+    return Work(data, cost)
+
+
+def _check_finite(request: Request, experts: Array) -> None:
+    """Says how many of the experts [e, epochs + 1, n] diverged, if any.
+
+    Raises:
+      DivergedError: all did.
+    """
+    options = request.run.setup.config.mtt
     lost = int((~jnp.isfinite(experts).all(axis=(1, 2))).sum())
     mend = "lower mtt.expert_rate and run in a new folder"
     if lost == options.experts:
-        return Work(data, cost, hopeless=f"all {lost} experts diverged; {mend}")
+        raise DivergedError(f"all {lost} experts diverged; {mend}")
     if lost:
         request.run.progress.say(
             f"S_{request.part} of mtt: {lost} of {options.experts} experts diverged, and steps that follow them are "
             f"left out; {mend}"
         )
-    return Work(data, cost)
 
 
 def _trained_experts(request: Request, problem: Problem, hparams: HParams, folder: Path) -> Cost:
