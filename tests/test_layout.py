@@ -62,7 +62,7 @@ PIPELINE = [
     ["scoring"],
     ["folder"],
     ["setup"],
-    ["clock", "outcomes", "progress"],
+    ["clock", "outcomes"],
 ]
 
 FILES = sorted(ROOT.rglob("*.py"))

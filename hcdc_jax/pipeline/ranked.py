@@ -39,7 +39,7 @@ class Ranking(NamedTuple):
 
     def best(self, count: int = 1) -> list[dict[str, Any]]:
         """The settings of the best candidates, by name, as the losses read them."""
-        return [settings(self.space, self.hparams[place]) for place in self.order[:count]]
+        return [self.space.settings(self.hparams[place]) for place in self.order[:count]]
 
     def to_pandas(self) -> Any:
         """A data frame, best first: hyperparameters as stored, then loss, accuracy and status.
@@ -54,15 +54,6 @@ class Ranking(NamedTuple):
         columns = dict(zip(self.space.hparam_names, self.hparams.T, strict=True))
         columns |= {name: np.asarray(values) for name, values in self.scores._asdict().items()}
         return pandas.DataFrame(columns).iloc[self.order].reset_index(drop=True)
-
-
-def settings(space: Space, hparams: np.ndarray) -> dict[str, Any]:
-    """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector."""
-    read = space.read(jnp.asarray(hparams))
-    read = read._asdict() if hasattr(read, "_asdict") else read
-    if isinstance(read, dict):
-        return {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
-    return dict(zip(space.hparam_names, np.asarray(hparams).tolist(), strict=True))
 
 
 def candidates_of(setup: Setup, num: int, seed: int, candidates: Array | None) -> Array:

@@ -15,7 +15,6 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.hcdc.targets import Matched
-from hcdc_jax.pipeline.ranked import settings
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.reporting import full_training_seconds
@@ -73,7 +72,7 @@ def outcome(
         accuracy = float(test.accuracy)
         return {
             "hparams": named(hparams),
-            "settings": settings(setup.space, hparams),
+            "settings": setup.space.settings(hparams),
             "val_loss": float(val_loss),
             "test_loss": float(test.loss),
             "test_accuracy": accuracy,

@@ -78,6 +78,14 @@ class Space(NamedTuple):
     orbit: Callable[[Array], Array] | None = None
     choices: tuple[tuple[int, ...], ...] = ()
 
+    def settings(self, hparams: Array) -> dict[str, Any]:
+        """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector."""
+        read = self.read(jnp.asarray(hparams))
+        read = read._asdict() if hasattr(read, "_asdict") else read
+        if isinstance(read, dict):
+            return {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
+        return dict(zip(self.hparam_names, np.asarray(hparams).tolist(), strict=True))
+
     def admit(self, hparams: Array) -> Array:
         """The nearest hyperparameters [h] at which a model can be trained, inside the prior or not."""
         return (self.domain or self.project)(hparams)
