@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import finished_run, process_settings, small_config
@@ -14,6 +17,7 @@ import hcdc_jax as hc
 from hcdc_jax import cli, config, pipeline
 from hcdc_jax.condensed import read_condensed
 from hcdc_jax.errors import UserError
+from hcdc_jax.problem import Problem
 from hcdc_jax.training.candidates import WHY_ALL_FAIL
 
 DIVERGED = "S_val of hcdc, seed 0, diverged by step 1 of 12; lower hcdc.feature_step and run in a new folder"
@@ -183,3 +187,30 @@ def test_more_are_not_trained_than_are_searched(one_of_three, hcdc):
     code, out, err = hcdc("search", one_of_three[0], "--artefact", "random", "--top", "9", "--num", "3")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "hcdc: --top 9 of --num 3 candidates: lower the one, or raise the other"
+
+
+def test_a_network_of_fewer_outputs_than_classes_is_told(tmp_path):
+    """Losses of one's own, of which the first examples show nothing wrong."""
+    labels = np.repeat(np.arange(3), 80)
+    examples = np.eye(3, dtype=np.float32)[labels], labels
+    said = []
+
+    def loss(params, hparams, batch):
+        log_probs = jax.nn.log_softmax(batch.inputs @ params)
+        chosen = jnp.take_along_axis(log_probs, batch.labels[:, None], axis=1)  # NaN beyond the last output
+        return -chosen.mean() + hparams[0] * jnp.square(params).sum()
+
+    problem = Problem(lambda key, hparams: jnp.zeros((3, 2)), lambda params, hparams, x: x @ params, loss, loss)
+    study = hc.Study(
+        problem, hc.spaces.box("mine", {"decay": (1e-3, 1.0, "log")}), examples, examples, examples,
+        training=hc.Training(steps=2), folder=tmp_path / "run", settings={"space": {"candidates": 3}},
+        progress=lambda: nullcontext(pipeline.silent()._replace(say=said.append)),
+    )  # fmt: skip
+    study.condense("random", examples=6)
+    assert not study.rank(4).scores.status.any()
+    assert study.search(4, method="random")["selected"] is None
+    report = study.report()
+    assert report["methods"]["random"]["failed_seeds"] == {"0": None}
+    for where in ("every candidate failed on Condensed(random, seed 0", "every one of 4 candidates failed on random_s"):
+        assert [text for text in said if text.startswith(where) and text.endswith(WHY_ALL_FAIL)]
+    assert f"random, seed 0: every candidate failed: {WHY_ALL_FAIL}" in said
