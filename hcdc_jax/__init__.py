@@ -17,7 +17,7 @@ _PLACES = {
     if isinstance(node, _ast.ImportFrom) and node.module
     for alias in node.names
 }
-__all__ = sorted(_PLACES)
+__all__ = [*_PLACES]  # pyright: ignore
 
 
 def __getattr__(name: str) -> _Any:

@@ -78,7 +78,7 @@ class Space(NamedTuple):
     orbit: Callable[[Array], Array] | None = None
     choices: tuple[tuple[int, ...], ...] = ()
 
-    def settings(self, hparams: Array) -> dict[str, Any]:
+    def settings(self, hparams: Any) -> dict[str, Any]:
         """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector."""
         read = self.read(jnp.asarray(hparams))
         read = read._asdict() if hasattr(read, "_asdict") else read
