@@ -139,12 +139,13 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
     assert len(set(space.hparam_names)) == h > 0, "hyperparameters must have names, each its own"
     assert len(space.prior_std) == h, "prior_std must be one number for each hyperparameter"
     assert min(space.prior_std) > 0, "prior_std must be above 0"
-    for points in (space.sample(key, 5), space.spread(0, 5)):
-        assert points.shape == (5, h), f"draws must have the shape (n, {h})"
-        assert np.isfinite(points).all(), "draws must be finite"
-        assert_close(jax.vmap(space.project)(points), points, "what is drawn must be what it is projected to")
-        assert_close(jax.vmap(space.admit)(points), points, "a model must be trainable at what is drawn")
     points = space.sample(key, 5)
+    _check_orbit(space, points)  # first of all: even draws rely on it
+    for drawn in (points, space.spread(0, 5)):
+        assert drawn.shape == (5, h), f"draws must have the shape (n, {h})"
+        assert np.isfinite(drawn).all(), "draws must be finite"
+        assert_close(jax.vmap(space.project)(drawn), drawn, "what is drawn must be what it is projected to")
+        assert_close(jax.vmap(space.admit)(drawn), drawn, "a model must be trainable at what is drawn")
     unit = jax.random.uniform(key, (2, 3, h))
     singly = jax.vmap(jax.vmap(space.from_unit))(unit)
     assert_close(space.from_unit(unit), singly, "from_unit must take leading axes")
@@ -154,7 +155,6 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
     places = [place for choice in space.choices for place in choice]
     assert len(set(places)) == len(places), "a hyperparameter must belong to one choice"
     assert set(places) <= set(range(h)), "choices must be places of hyperparameters"
-    _check_orbit(space, points)
 
 
 def _check_orbit(space: Space, points: Array) -> None:
