@@ -5,9 +5,8 @@ A new entry is tested as soon as it is registered; a condenser also needs a line
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax import condense, spaces
+from hcdc_jax import condense, spaces, testing
 from hcdc_jax.batches.graphs import real_batch
-from hcdc_jax.condense import Condenser, run
-from hcdc_jax.condense.base import GraphRates, ImageRates, learned_fields
+from hcdc_jax.condense import Condenser
+from hcdc_jax.condense.base import GraphRates, ImageRates
 from hcdc_jax.condense.class_batches import class_pool
 from hcdc_jax.condense.dc import DCData
 from hcdc_jax.condense.dm import DMData
@@ -41,6 +40,7 @@ from hcdc_jax.hypergradients.fixed_networks import Target
 from hcdc_jax.hypergradients.solvers import identity, neumann
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.spaces import graph_filter
+from hcdc_jax.testing import assert_close
 from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, small_start
@@ -177,115 +177,35 @@ def _case(name) -> Case:
     return CASES[name]()
 
 
-@functools.partial(jax.jit, static_argnames="condenser")
-def step_of(key, state, data, *, condenser):
-    return condenser.step(key, state, data)
-
-
-def started(case: Case, seed: int = 0):
-    return jax.jit(case.condenser.init)(jax.random.key(seed), case.variables(seed), case.data)
-
-
-def plain(leaf):
-    """A leaf of numbers: keys are compared by their data."""
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def assert_close(a, b, atol=2e-4):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(plain(x), plain(y), rtol=1e-3, atol=atol), a, b)
+def test_a_step_keeps_structure_shapes_and_dtypes(case):
+    testing.check_forms(case.condenser, case.data, case.variables)
 
 
 def test_a_step_is_the_same_with_and_without_jit(case):
-    state = started(case)
-    compiled = step_of(KEY, state, case.data, condenser=case.condenser)
-    assert_close(compiled, case.condenser.step(KEY, state, case.data))
+    testing.check_jit(case.condenser, case.data, case.variables)
 
 
 def test_the_driver_is_a_loop_of_steps_however_it_is_cut(case):
-    state = looped = started(case)
-    infos = []
-    for t in range(4):
-        looped, info = step_of(jax.random.fold_in(KEY, t), looped, case.data, condenser=case.condenser)
-        infos.append(info)
-    reported = []
-    whole = run(
-        KEY, case.condenser, state, case.data, steps=4, every=2, report=lambda *args: reported.append(args[0::2])
-    )
-    assert_close(whole, looped)
-    assert [step for step, _ in reported] == [2, 4]
-    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *infos[i : i + 2]) for i in (0, 2)]
-    assert_close([info for _, info in reported], stacked)
-    resumed = run(KEY, case.condenser, state, case.data, steps=2, every=2)
-    resumed = run(KEY, case.condenser, resumed, case.data, start=2, steps=4, every=2)
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(plain(x), plain(y)), resumed, whole)
-
-
-@contextlib.contextmanager
-def compilations() -> Iterator[list[float]]:
-    """Seconds of whatever is compiled inside, one entry each."""
-    found = []
-
-    def listen(event: str, seconds: float, **details: Any) -> None:
-        del details
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(seconds)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    testing.check_driver(case.condenser, case.data, case.variables)
 
 
 def test_compilations_are_seen():
-    with compilations() as compiled:
+    with testing.compilations() as compiled:
         jax.jit(lambda number: number + 1)(1.0)
     assert len(compiled) == 1
 
 
 def test_a_run_with_other_numbers_compiles_nothing(name, case):
     """Nor does one whose condenser is built anew, as that of the next seed is."""
-
-    def moved(leaf):
-        return leaf * 1.01 if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
-
-    again, others = CASES[name]().condenser, jax.tree.map(moved, case.data)
-    assert hash(again) == hash(case.condenser)
-    keys, states = [jax.random.key(seed) for seed in range(2)], [started(case, seed) for seed in range(2)]
-    run(keys[0], case.condenser, states[0], case.data, steps=2, every=2)
-    with compilations() as compiled:
-        run(keys[1], again, states[1], others, start=2, steps=4, every=2)
-    assert compiled == []
+    testing.check_compiles_once(lambda: CASES[name]().condenser, case.data, case.variables)
 
 
-def test_vmap_over_seeds_is_a_loop_over_seeds(case):
-    states = [started(case, seed) for seed in range(2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    keys = jax.random.split(KEY, 2)
-    together, _ = jax.jit(jax.vmap(case.condenser.step, in_axes=(0, 0, None)))(keys, stacked, case.data)
-    for seed in range(2):
-        alone, _ = step_of(keys[seed], states[seed], case.data, condenser=case.condenser)
-        assert_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone)
-
-
-def test_a_step_keeps_structure_shapes_and_dtypes(case):
-    state = started(case)
-    after, info = jax.eval_shape(case.condenser.step, KEY, state, case.data)
-    form = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
-    assert form(after) == form(state)
-    assert all(leaf.shape == () for leaf in jax.tree.leaves(info))
-    assert "distance" in info._fields
-    assert isinstance(state.variables, type(after.variables))
+def test_vmap_is_a_loop_over_seeds_and_data(case):
+    testing.check_vmap(case.condenser, case.data, case.variables)
 
 
 def test_a_step_learns_and_leaves_labels_and_weights(case):
-    state = started(case)
-    after = run(KEY, case.condenser, state, case.data, steps=4, every=2).variables
-    np.testing.assert_array_equal(after.labels, state.variables.labels)
-    np.testing.assert_array_equal(after.weights, state.variables.weights)
-    learned, before = (jax.tree.leaves(learned_fields(variables)) for variables in (after, state.variables))
-    assert any(np.any(a != b) for a, b in zip(learned, before, strict=True))
-    assert all(np.isfinite(leaf).all() for leaf in learned)
+    testing.check_learns(case.condenser, case.data, case.variables)
 
 
 @pytest.fixture(params=CONTAINERS, name="container")
@@ -299,8 +219,8 @@ def test_decoding_is_the_same_under_jit_and_vmap(container):
     together = jax.jit(jax.vmap(container.decode))(stacked)
     for seed, variables in enumerate(seeds):
         alone = container.decode(variables)
-        assert_close(alone, jax.jit(container.decode)(variables), atol=1e-5)
-        assert_close(alone, jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), atol=1e-5)
+        assert_close(alone, jax.jit(container.decode)(variables), "jit", rtol=1e-5)
+        assert_close(alone, jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), "vmap", rtol=1e-5)
 
 
 def test_a_decoded_batch_has_the_dtypes_of_a_real_one(container):
@@ -321,12 +241,7 @@ def test_containers_follow_float64(container, x64):
 def test_spaces_draw_what_they_project_to(name):
     space = spaces.get(name)
     assert space.name == name
-    h = len(space.hparam_names)
-    for draws in (space.sample(KEY, 5), space.spread(0, 5)):
-        assert draws.shape == (5, h)
-        assert_close(jax.vmap(space.project)(draws), draws)
-    assert len(space.prior_std) == h
-    assert min(space.prior_std) > 0
+    testing.check_space(space)
     assert hash(space) == hash(spaces.get(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,9 +48,17 @@ def _run(tmp_path_factory):
         ["run", example, "--out", str(folder / "no"), "--methods", "lost"],
         ["list"],
         ["list"],
+        ["search", str(folder / "run"), "--method", "even", "--num", "4", "--top", "0"],
+        ["search", str(folder / "run"), "--method", "evne"],
     ]
     code = (
-        "import sys; from hcdc_jax import terminal; from hcdc_jax.cli import main; terminal.warn_in_lines()\n"
+        "import sys; import numpy as np; import hcdc_jax as hc; from hcdc_jax import terminal; "
+        "from hcdc_jax.cli import main; terminal.warn_in_lines()\n"
+        "def even(key, space, evaluate_fn, num, *, report=None):\n"
+        "    'Fills the prior evenly.'\n"
+        "    candidates = space.spread(0, num); scores = evaluate_fn(candidates); report(num)\n"
+        "    return hc.search.History(*map(np.asarray, (candidates, *scores)))\n"
+        "hc.register('searcher', 'even', even)\n"
         f"for command in {commands!r}:\n"
         "    print(f'$ {command[0]}', file=sys.stderr); print(f'$ {command[0]}', flush=True)\n"
         "    print(main(command), file=sys.stderr, flush=True); sys.stdout.flush()\n"
@@ -70,6 +79,13 @@ def test_a_run_that_names_its_things_imports_them_and_no_others(run):
     images = condensed.train.inputs.reshape(3, 2, -1)
     assert abs(images[:, 0] - images[:, 1]).max() < 0.2 * abs(images[0, 0] - images[1, 0]).max()
     assert (folder / "run" / "report.html").exists()
+
+
+def test_a_search_runs_by_its_name(run):
+    folder, out, err = run
+    assert err[6].endswith("\n0\n"), err[6]
+    assert len(json.loads((folder / "run" / "search_even.json").read_text())["history"]["loss"]) == 4
+    assert "  even               Fills the prior evenly" in out[4]
 
 
 def test_the_folder_keeps_all_settings(run):
@@ -97,6 +113,7 @@ def test_the_list_names_them_and_who_failed(run):
     [
         (1, "config: unknown key 'plugins.class_means.stepz'; did you mean 'steps'?"),
         (2, "the method 'random' has no settings of its own; leave out [plugins.random]"),
+        (7, "unknown search 'evne'; did you mean 'even'?"),
         (3, "method 'lost' in 'methods': left out of hcdc-plugin-example 0.1.0, no_such_module:METHOD: "),
     ],
 )

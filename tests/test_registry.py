@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import threading
 import time
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -219,6 +221,29 @@ class TestWhatIsRegistered:
         params = problem.init(jax.random.key(0), 0.1)
         assert problem.apply(params, 0.1, np.ones((5, 2, 2, 1), np.float32)).shape == (5, 3)
 
+    def test_another_network_of_the_same_name_is_another_problem(self):
+        import flax.linen as nn
+
+        from hcdc_jax.extend import Head
+
+        shapes = []
+        for width in (2, 5):
+
+            class Net(nn.Module):
+                num_classes: int
+                size: int = width
+
+                @nn.compact
+                def __call__(self, images):
+                    return Head(self.num_classes)(nn.Dense(self.size)(images.reshape(len(images), -1)))
+
+            hc.register("model", "net", Net)
+            problem = hc.models.image_problem("net", (2, 2, 1), 3)
+            assert problem is hc.models.image_problem("net", (2, 2, 1), 3)
+            shapes.append(jax.eval_shape(problem.init, jax.random.key(0), 0.1)["Dense_0"]["kernel"].shape)
+            hc.unregister("model", "net")
+        assert shapes == [(4, 2), (4, 5)]
+
     def test_a_data_set(self, registered):
         def load(*, split, seed, data_dir):
             """Two classes of noise."""
@@ -246,6 +271,11 @@ class TestWhatIsRegistered:
             return (value_s.mean() - value_t.mean()) ** 2
 
         assert hc.distances.get("level") is level
+        check_config(configs.apply_overrides(Config(), ["--hcdc.distance", "level"]))
+        unknown = configs.apply_overrides(Config(), ["--hcdc.distance", "levle"])
+        assert error_of(lambda: check_config(unknown)) == (
+            "unknown distance 'levle' in 'hcdc.distance'; did you mean 'level' or 'value'?"
+        )
         registered("searcher", "first", lambda key, space, evaluate_fn, num, *, report=None: None)
         assert {"first", "calibrated", "random"} <= set(hc.search.SEARCHES) | {"calibrated"}
 
@@ -264,6 +294,22 @@ class TestWhatIsRegistered:
         assert error_of(lambda: check_config(wrong)).startswith(
             "unknown method 'zzz' in 'hcdc.train_method'; known are"
         )
+
+
+def test_the_page_does_what_it_says():
+    text = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    blocks, names = re.findall(r"```python\n(.*?)```", text, re.DOTALL), {}
+    try:
+        for block in blocks:
+            exec(block, names)
+        assert hc.distances.get("level") is names["level"]
+    finally:
+        hc.unregister("space", "two_decays")
+        hc.unregister("distance", "level")
+    assert len(blocks) == 2
+    for registry in REGISTRIES.values():
+        assert f"| `{registry.kind}` | " in text
+        assert f"| `{registry.group}` |" in text
 
 
 def test_first_lines():

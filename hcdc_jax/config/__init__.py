@@ -20,7 +20,6 @@ from hcdc_jax.config.sections import Config as Config
 from hcdc_jax.config.sections import Container as Container
 from hcdc_jax.config.sections import DataConfig as DataConfig
 from hcdc_jax.config.sections import DCConfig as DCConfig
-from hcdc_jax.config.sections import Distance as Distance
 from hcdc_jax.config.sections import DMConfig as DMConfig
 from hcdc_jax.config.sections import EDCConfig as EDCConfig
 from hcdc_jax.config.sections import GCondConfig as GCondConfig

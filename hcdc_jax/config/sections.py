@@ -21,7 +21,6 @@ Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
 Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
 Sensitivity: TypeAlias = Literal["implicit", "unroll", "direct"]
-Distance: TypeAlias = Literal["weighted_cosine", "cosine", "value_gradient", "value", "shared_l2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +279,7 @@ class HCDCConfig:
     num_hvps: NonNegativeInt = 20  # Hessian-vector products per solve
     damping: NonNegative = 0.0  # added to the Hessian
     direct: bool = True  # include the direct term of the hypergradient
-    distance: Distance = "value_gradient"  # between what both sides say; the paper has "cosine"
+    distance: str = "value_gradient"  # between what both sides say, see `hcdc list`; the paper has "cosine"
     selection: Literal["fixed", "leave_one_out"] = "fixed"  # steps (up to hcdc.steps) and distance: by left-out targets
     sensitivity: Sensitivity = "implicit"  # how hypergradients are taken; "direct": partly
     adjoint_batch_size: Count | None = None  # unroll: images per step of the reverse pass; as in training if left out

@@ -168,7 +168,6 @@ def unread(hparams: HParams) -> ImageSetting:
     return ImageSetting()
 
 
-@functools.cache
 def image_problem(
     name: str,
     image_shape: tuple[int, int, int],
@@ -201,6 +200,7 @@ def image_problem(
     )
 
 
+@functools.cache  # by the network, not by its name: in a session another may take that
 def network_problem(
     network: nn.Module,
     input_shape: tuple[int, ...],
@@ -266,7 +266,6 @@ def network_problem(
     return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
 
 
-@functools.cache
 def image_embedding(
     name: str, num_classes: int, *, read: Callable[[HParams], ImageSetting] = unread, **options: Any
 ) -> Callable[[Params, HParams, Array], Array]:
@@ -287,6 +286,7 @@ def image_embedding(
     return network_embedding(image_net(name, num_classes, **options), read)
 
 
+@functools.cache
 def network_embedding(
     network: nn.Module, read: Callable[[HParams], ImageSetting]
 ) -> Callable[[Params, HParams, Array], Array]:

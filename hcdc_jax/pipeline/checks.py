@@ -9,6 +9,7 @@ from hcdc_jax.batches import augment
 from hcdc_jax.config import Config, shares_theta, validate
 from hcdc_jax.data import published_accuracies
 from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.hypergradients.distances import DISTANCES
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, check_model
 from hcdc_jax.pipeline.kinds import image_streams
@@ -31,6 +32,7 @@ def check_config(config: Config, source: Source | None = None) -> None:
         if config.space.name != OWN:
             spaces.SPACES.look_up(config.space.name, where="in 'space.name'", also=[OWN])
         check_model(config.model.name)
+    DISTANCES.look_up(config.hcdc.distance, where="in 'hcdc.distance'")
     _check_table(config)
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):

@@ -14,6 +14,7 @@ from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.hcdc import HCDCData, hcdc
 from hcdc_jax.containers import Container, ImageStart
 from hcdc_jax.errors import DivergedError, UserError
+from hcdc_jax.hypergradients import distances
 from hcdc_jax.hypergradients.distances import READ_VALUES
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, without_diverged
 from hcdc_jax.hypergradients.krylov import norm
@@ -32,7 +33,7 @@ from hcdc_jax.types import Array, Batch
 
 def _condenser(setup: Setup, container: Container) -> Condenser:
     options = setup.config.hcdc
-    return hcdc(setup.matched_problem, container, distance=options.distance, direct=options.direct)
+    return hcdc(setup.matched_problem, container, distance=distances.get(options.distance), direct=options.direct)
 
 
 def _values_alone(setup: Setup, container: Container) -> Condenser:
