@@ -1,14 +1,12 @@
 # %% [markdown]
 # # Your own space
-# Two lines define a space; whatever has a parameter `h` reads it by name. Here: weight decay of two layers and a gain,
-# for a small network on scikit-learn's digits. Then HCDC by hand: the synthetic validation set is an array of 30
-# images.
+# Two lines define a space; the losses read it by name. Here: weight decay of two layers and a gain, for a small network
+# on scikit-learn's digits. A study does the rest: it condenses, ranks and searches.
 
 # %%
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.datasets import load_digits
 
 import hcdc_jax as hc
@@ -27,76 +25,41 @@ def apply(params, inputs, h):
     return jnp.tanh(h["gain"] * inputs @ params["first"]) @ params["second"]
 
 
-def decay(params, h):
+def penalty(params, h):
     return h["decay_1"] * jnp.sum(params["first"] ** 2) + h["decay_2"] * jnp.sum(params["second"] ** 2)
 
 
-problem = hc.make_problem(init, apply, space=space, regulariser=decay)
+problem = hc.make_problem(init, apply, space=space, regulariser=penalty)
+
+# %% [markdown]
+# 600 images stand for the full data. The condensed set has 60 to train on and 30 to validate on; eight full trainings say
+# what those 30 are to tell.
 
 # %%
 images, labels = load_digits(return_X_y=True)
-order = np.random.default_rng(0).permutation(len(labels))
-
-
-def batch(index):
-    return hc.as_batch((images[index] / 8 - 1, labels[index]))
-
-
-train, val, small_train, small_val = (
-    batch(order[slice(*span)]) for span in ((0, 600), (600, 1200), (0, 60), (600, 630))
-)
-key, training = jax.random.key(0), hc.Training(steps=150)
-print(hc.models.check_problem(problem, space, train, val) or "nothing suspicious")
+order, images = np.random.default_rng(0).permutation(len(labels)), images / 8 - 1
+train, val, test = ((images[part], labels[part]) for part in np.split(order, (600, 1200)))
+study = hc.Study(
+    problem, space, train, val, test, training=hc.Training(steps=150), name="digits_mlp",
+    settings={"condense": {"val_factor": 0.5}},
+)  # fmt: skip
+condensed = study.condense(examples=60, full_trainings=8)
+print(condensed)
 
 # %% [markdown]
-# Eight full trainings give the targets; eight networks trained on the small set give the pool that stays put.
+# How do 200 unseen candidates rank, against full trainings?
 
 # %%
-matched = space.spread(0, 8)
-
-
-@jax.jit
-@jax.vmap
-def target(hparams):
-    fit = lambda h: hc.train(key, problem, h, train, training)[0]  # noqa: E731
-    gradient, info = hc.unrolled_hypergradient(fit, problem.val_loss, hparams, val)
-    return hc.Target(info.value, gradient)
-
-
-@jax.jit
-@jax.vmap
-def member(hparams):
-    params, response = hc.unrolled_response(lambda h: hc.train(key, problem, h, small_train, training)[0], hparams)
-    return hc.Pool(params, hparams, response)
-
-
-targets, pool = target(matched), member(matched)
+ranking = study.rank(200)
+batches = [hc.as_batch(part) for part in (train, val)]
+truth = hc.evaluate(jax.random.key(2), problem, jnp.asarray(ranking.hparams), *batches, training=hc.Training(steps=150))
+agreement = hc.rank_report(truth.loss, ranking.scores.loss)["spearman"]
+print(f"Spearman {agreement:.3f}; best: {ranking.best()[0]}")
+assert agreement > 0.7
 
 # %% [markdown]
-# Each step moves the images so that losses and hypergradients of the pool agree with the targets.
+# The best by the condensed data, and a few full trainings more.
 
 # %%
-scale, optimizer = jnp.asarray(space.prior_std), optax.adam(0.02)
-
-
-@jax.jit
-def step(carry, _):
-    batch, state = carry
-    d, gradient, _ = hc.frozen_matching(problem.val_loss, pool, batch, targets, distance="value_gradient", scale=scale)
-    updates, state = optimizer.update(gradient.inputs, state)
-    return (batch._replace(inputs=optax.apply_updates(batch.inputs, updates)), state), d
-
-
-(learned, _), distance = jax.lax.scan(step, (small_val, optimizer.init(small_val.inputs)), length=100)
-print(f"distance {distance[0]:.3f} -> {distance[-1]:.3f}")
-assert distance[-1] < 0.5 * distance[0]
-
-# %% [markdown]
-# How do the 200 unseen candidates rank, against full trainings?
-
-# %%
-candidates = space.sample(jax.random.key(1), 200)
-truth = hc.evaluate(jax.random.key(2), problem, candidates, train, val, training=training)
-for name, validation in (("30 real images", small_val), ("600 real images", val), ("30 learned images", learned)):
-    scores = hc.evaluate(jax.random.key(3), problem, candidates, small_train, validation, training=training)
-    print(f"{name:18s} {hc.rank_report(truth.loss, scores.loss)['spearman']:.3f}")
+found = study.search(500, method="random", top=2)
+print(found["selected"]["settings"], found["selected"]["test_accuracy"])

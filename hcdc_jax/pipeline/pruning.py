@@ -23,7 +23,7 @@ from hcdc_jax.training.train import Training, all_finite
 from hcdc_jax.types import Array, Variables
 
 WEIGHT_DECAY = 5e-4
-"""Of the networks that judge, as all protocols of `evaluation.py` have it."""
+"""Of the networks that judge, as all protocols of `evaluation` have it."""
 
 
 class Outcome(NamedTuple):
