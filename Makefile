@@ -7,7 +7,11 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint bench lock clean
 
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
-	$(BIN)/hcdc run configs/digits_graph.toml --out runs/demo --resume
+	$(BIN)/hcdc run digits_graph --out runs/demo --resume
+	@echo "Next: . $(BIN)/activate, open runs/demo/report.html, and then"
+	@echo "  hcdc search runs/demo --method calibrated --num 1000   # the best of 1,000 filters"
+	@echo "  hcdc export runs/demo --format npz                     # the condensed graph as plain arrays"
+	@echo "  hcdc search mine.csv --data.target column              # your own data; docs/own_data.md, docs/studies.md"
 
 test: lint  ## style, types, then the suite without what needs minutes or a GPU; each file in one process, which compiles once
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"

@@ -99,7 +99,7 @@ OWN_PLACES = {
     },
     "tyro": {"config/__init__.py"},
     "argparse": {"cli/__init__.py", "cli/commands.py", "cli/parser.py"},
-    "optuna": {"search/optuna_search.py"},
+    "optuna": {"search/optuna_search.py", "pipeline/ranked.py"},
     "equinox": {"models/own_networks.py"},
 }
 

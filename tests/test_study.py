@@ -95,6 +95,20 @@ def test_a_ranking_is_that_of_evaluate_on_the_condensed_data(done):
     assert best["decay"] == pytest.approx(float(np.exp(ranking.hparams[place, 0])), rel=1e-5)
 
 
+def test_a_ranking_warms_optuna_up(done):
+    optuna = pytest.importorskip("optuna")
+    ranking = done.rank(5, seed=3)
+    study = ranking.to_optuna()
+    assert len(study.trials) == 5
+    assert study.best_value == pytest.approx(float(np.min(ranking.scores.loss)))
+    assert study.best_params == pytest.approx(ranking.best()[0])
+    # An objective with the bounds of the space takes it up.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    asked = {"decay": (1e-4, 1e-1, True), "gain": (0.5, 2.0, False)}
+    study.optimize(lambda t: sum(t.suggest_float(k, a, b, log=log) for k, (a, b, log) in asked.items()), n_trials=1)
+    assert len(study.trials) == 6
+
+
 def test_given_candidates_are_ranked_and_those_of_another_width_refused(done):
     given = SPACE.sample(jax.random.key(5), 3)
     np.testing.assert_array_equal(done.rank(candidates=given).hparams, given)

@@ -32,8 +32,8 @@ def penalty(params, h):
 problem = hc.make_problem(init, apply, space=space, regulariser=penalty)
 
 # %% [markdown]
-# 600 images stand for the full data. The condensed set has 60 to train on and 30 to validate on; eight full trainings say
-# what those 30 are to tell.
+# 600 images stand for the full data. The condensed set has 60 to train on and 30 to validate on; what those 30 are to
+# tell eight full trainings say.
 
 # %%
 images, labels = load_digits(return_X_y=True)

@@ -59,11 +59,7 @@ def settings_for(path: Path, words: Sequence[str], bundled: Mapping[str, Path]) 
 def _chosen(data: ArrayData | GraphData | ImageData) -> tuple[str, dict[str, Any]]:
     """Name of a configuration, and the sizes that fit the data."""
     if isinstance(data, GraphData):
-        ratio = Config().condense.ratio
-        least = EGOS * data.num_classes / data.num_nodes
-        if least <= ratio:
-            return "own/graph", {}
-        return "own/graph", {"condense": {"ratio": min(math.ceil(1e4 * least) / 1e4, 1.0)}}
+        return "own/graph", _graph_sizes(data)
     steps = {"steps": int(np.clip(EPOCHS * len(data.train_idx) / BATCH, *STEPS))}
     if isinstance(data, ImageData):
         smallest = min(np.bincount(data.labels[part], minlength=data.num_classes).min() for part in _learned(data))
@@ -77,3 +73,17 @@ def _chosen(data: ArrayData | GraphData | ImageData) -> tuple[str, dict[str, Any
 def _learned(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
     """Places of the examples that the two halves of a condensed set stand for."""
     return data.train_idx, data.val_idx
+
+
+def _graph_sizes(data: GraphData) -> dict[str, dict[str, Any]]:
+    """Shares of nodes that hold some of each class and are no more than there are labels; empty where the usual do."""
+    usual = Config().condense
+    nodes = max(usual.ratio * data.num_nodes, EGOS * data.num_classes)
+    nodes = min(nodes, len(data.train_idx))
+    factor = min(usual.val_factor, len(data.val_idx) / nodes)
+    sizes = {}
+    if nodes != usual.ratio * data.num_nodes:
+        sizes["ratio"] = min(math.floor(1e4 * nodes / data.num_nodes) / 1e4, 1.0)
+    if factor != usual.val_factor:
+        sizes["val_factor"] = math.floor(100 * factor) / 100
+    return {"condense": sizes} if sizes else {}

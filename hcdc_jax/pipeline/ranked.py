@@ -41,6 +41,38 @@ class Ranking(NamedTuple):
         """The settings of the best candidates, by name, as the losses read them."""
         return [self.space.settings(self.hparams[place]) for place in self.order[:count]]
 
+    def to_optuna(self) -> Any:
+        """An `optuna.Study` that knows all candidates that did not fail: a warm start for a search on the full data.
+
+        An objective that asks `trial.suggest_float(name, low, high, log=...)` with the bounds of the space goes on from
+        here: names and values are those that the losses read, logarithmic where the space is. Losses on condensed data
+        are not those of the full data: what they tell is where to look.
+
+        Raises:
+          UserError: Optuna is not installed, or the space reads more than a number by each name.
+        """
+        try:
+            import optuna
+        except ImportError as error:
+            raise UserError("Optuna is not installed; install it with: pip install 'hcdc-jax[optuna]'") from error
+        bounds = _bounds(self.space)
+        if not all(isinstance(value, float) for ends in bounds.values() for value in ends):
+            raise UserError(f"the space {self.space.name!r} reads more than one number by a name, which Optuna cannot")
+        distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            name: optuna.distributions.FloatDistribution(*ends, log=f"log_{name}" in self.space.hparam_names)
+            for name, ends in bounds.items()
+        }
+        study = optuna.create_study(study_name=self.space.name)
+        for place in self.order[: int(np.asarray(self.scores.status).sum())]:
+            # Rounding may leave the space by a hair, which Optuna refuses.
+            params = {
+                name: float(np.clip(value, *bounds[name]))
+                for name, value in self.space.settings(self.hparams[place]).items()
+            }
+            loss = float(self.scores.loss[place])
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=loss))
+        return study
+
     def to_pandas(self) -> Any:
         """A data frame, best first: hyperparameters as stored, then loss, accuracy and status.
 
@@ -54,6 +86,12 @@ class Ranking(NamedTuple):
         columns = dict(zip(self.space.hparam_names, self.hparams.T, strict=True))
         columns |= {name: np.asarray(values) for name, values in self.scores._asdict().items()}
         return pandas.DataFrame(columns).iloc[self.order].reset_index(drop=True)
+
+
+def _bounds(space: Space) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of each setting that is a number of its own."""
+    ends = [space.settings(space.from_unit(jnp.full(len(space.hparam_names), end))) for end in (0.0, 1.0)]
+    return {name: (min(a, ends[1][name]), max(a, ends[1][name])) for name, a in ends[0].items()}
 
 
 def candidates_of(setup: Setup, num: int, seed: int, candidates: Array | None) -> Array:
