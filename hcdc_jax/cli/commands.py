@@ -126,17 +126,18 @@ def _begun(target: str) -> tuple[Path, Setup]:
 
 def search(args: argparse.Namespace, overrides: list[str]) -> None:
     pipeline.check_search(args.method)
-    args.out = None
-    job = _job(args, overrides)
-    if (job.folder / CONFIG).is_file() and not overrides:
+    if (Path(args.target) / CONFIG).is_file():
+        if overrides:
+            raise UserError(f"{args.target} has its settings: leave out {overrides[0]}, or begin a run with others")
         folder, setup = _begun(args.target)
-    else:  # what is not condensed yet is condensed first
-        folder, setup = job.folder, pipeline.prepare(pipeline.resolved(job.config), job.source)
+    else:  # condensed first; what is there is not made again
+        job = _job(args, overrides)
         with (
             terminal.progress() as progress,
-            pipeline.opened(job.config, folder, source=job.source, progress=progress) as run,
+            pipeline.opened(job.config, job.folder, source=job.source, progress=progress) as run,
         ):
             pipeline.condense(run)
+            folder, setup = run.folder, run.setup
     plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
     with terminal.progress() as progress:
         result = pipeline.search(setup, folder, plan, progress)

@@ -62,17 +62,13 @@ def _chosen(data: ArrayData | GraphData | ImageData) -> tuple[str, dict[str, Any
         return "own/graph", _graph_sizes(data)
     steps = {"steps": int(np.clip(EPOCHS * len(data.train_idx) / BATCH, *STEPS))}
     if isinstance(data, ImageData):
-        smallest = min(np.bincount(data.labels[part], minlength=data.num_classes).min() for part in _learned(data))
+        learned = (data.train_idx, data.val_idx)
+        smallest = min(np.bincount(data.labels[part], minlength=data.num_classes).min() for part in learned)
         return "own/images", {"training": steps, "condense": {"images_per_class": int(np.clip(smallest, 1, PER_CLASS))}}
     name = "own/table_regression" if data.num_classes is None else "own/table"
     examples = max(EXAMPLES, LEAST * (data.num_classes or 1))
     room = min(len(data.train_idx) // 2, len(data.val_idx))
     return name, {"training": steps, "condense": {"examples": max(min(examples, room), 1)}}
-
-
-def _learned(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the examples that the two halves of a condensed set stand for."""
-    return data.train_idx, data.val_idx
 
 
 def _graph_sizes(data: GraphData) -> dict[str, dict[str, Any]]:

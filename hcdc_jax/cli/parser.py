@@ -80,6 +80,7 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     about = "search on condensed data, then train the best on the full data; condenses first where nothing is condensed"
     sub = add("search", "search", about, epilog=_EPILOG)
     sub.add_argument("target", metavar="CONFIG|DIR|DATA")
+    sub.add_argument("--out", metavar="DIR", help="run folder, where it is not the target (runs/<name of the target>)")
     sub.add_argument(
         "--method", default=plan.method, metavar="NAME", help=f"calibrated, or one that hcdc list names ({plan.method})"
     )
