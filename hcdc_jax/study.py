@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,13 @@ network and any hyperparameter, wherever its training stops."""
 _OF_TRAINING = ("optimizer", "learning_rate", "schedule", "batch_size", "steps")
 
 
+class StudyFile(NamedTuple):
+    """A Python file that makes a study: `place`, as in `mine.py:study` with the whole path, and the SHA-256 of what it holds."""
+
+    place: str
+    checksum: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A network, a space and data of your own: all that `hcdc run` does with a configuration, as functions.
@@ -74,6 +81,8 @@ class Study:
       folder: of the run; `runs/<name>` by default.
       settings: by section, what a configuration has: `{"hcdc": {"steps": 100}, "condense": {"val_factor": 1.0}}`.
       progress: what shows how far it is; to standard error by default.
+      overrides: settings as a command line has them, which win.
+      file: that makes the study, if one does: its run folder knows it, and stages take it up from there.
     """
 
     problem: Problem
@@ -87,6 +96,8 @@ class Study:
     folder: str | Path | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     progress: Callable[[], AbstractContextManager[Progress]] = terminal.progress
+    overrides: tuple[str, ...] = ()
+    file: StudyFile | None = None
 
     def run(self, methods: Sequence[str] = METHODS, *, resume: bool = True) -> dict[str, Any]:
         """Condenses by some methods, ranks, trains the truth and writes the report, as `hcdc run` does.
@@ -228,7 +239,8 @@ class Study:
             parts = (data.batch(index) for index in (data.train_idx, data.val_idx))
             found = check_problem(problem, self.space, *(jax.tree.map(jnp.asarray, part) for part in parts))
             data = data._replace(notes=(*data.notes, *found))
-        return Source(data, problem, self.space, _fingerprints(problem, self.space, data))
+        facts = _fingerprints(problem, self.space, data) | ({} if self.file is None else {"file": self.file.checksum})
+        return Source(data, problem, self.space, facts)
 
     @functools.cached_property
     def config(self) -> Config:
@@ -255,24 +267,14 @@ class Study:
         }
         config = merge(Config(), base, where="study")
         usual = {} if isinstance(self.train, GraphData) else USUAL
-        return merge(merge(config, usual, where="study"), self.settings, where="settings of the study")
-
-    def from_file(self, path: str, checksum: str) -> Study:
-        """The study as one that a file makes: its run folder knows the file, and stages take it up from there."""
-        made = self._with_config(merge(self.config, {"data": {"path": path}}, where="study"))
-        source = self.source
-        made.__dict__["source"] = source._replace(facts={**source.facts, "file": checksum})
-        return made
+        config = merge(merge(config, usual, where="study"), self.settings, where="settings of the study")
+        if self.file is not None:
+            config = merge(config, {"data": {"path": self.file.place}}, where="study")
+        return configs.apply_overrides(config, self.overrides)
 
     def with_overrides(self, words: Sequence[str]) -> Study:
         """The study with settings from a command line, such as `--hcdc.steps 100`."""
-        return self._with_config(configs.apply_overrides(self.config, words))
-
-    def _with_config(self, config: Config) -> Study:
-        changed = dataclasses.replace(self)
-        changed.__dict__["config"] = config
-        changed.__dict__["source"] = self.source
-        return changed
+        return dataclasses.replace(self, overrides=(*self.overrides, *words))
 
     def _with(self, **values: Any) -> Config:
         return merge(self.config, values, where="study")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from hcdc_jax.errors import UserCodeError, UserError, unknown
 from hcdc_jax.storage.files import sha256
-from hcdc_jax.study import Study
+from hcdc_jax.study import Study, StudyFile
 
 DEFAULT = "study"
 
@@ -54,7 +55,7 @@ def load_study(target: str | Path) -> Study:
         raise UserError(
             f"{name!r} of {file} is a {type(study).__name__}, no hcdc_jax.Study, nor a function that makes one"
         )
-    return study.from_file(f"{path}:{name}", sha256(path.read_bytes()))
+    return dataclasses.replace(study, file=StudyFile(f"{path}:{name}", sha256(path.read_bytes())))
 
 
 def _split(target: str | Path) -> tuple[str, str]:
