@@ -47,7 +47,12 @@ _OF_TRAINING = ("optimizer", "learning_rate", "schedule", "batch_size", "steps")
 
 
 class StudyFile(NamedTuple):
-    """A Python file that makes a study: `place`, as in `mine.py:study` with the whole path, and the SHA-256 of what it holds."""
+    """A Python file that makes a study.
+
+    Attributes:
+      place: its whole path and the name of the study in it, as in `mine.py:study`.
+      checksum: SHA-256 of what it holds.
+    """
 
     place: str
     checksum: str
