@@ -135,7 +135,7 @@ def test_data_that_is_not_there(tmp_path, mistake):
         (["run"], "the following arguments are required: CONFIG|DIR; see hcdc run --help"),
         (["run", "no.toml"], "no.toml: no such file"),
         (["report", "no"], "no is not a run folder: it has no config.toml"),
-        (["report", "no.toml"], "runs/no is not a run folder: it has no config.toml"),
+        (["report", "no.toml"], "no.toml was not run yet: there is no runs/no"),
         (["info", "no"], "no is not a run folder: it has no config.toml"),
         (["export", "no"], "no: no such run folder"),
         (["search", "no", "--num", "0"], "argument --num: must be a whole number of at least 1, got '0'"),

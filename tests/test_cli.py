@@ -21,6 +21,7 @@ from sklearn.model_selection import GridSearchCV
 
 import hcdc_jax as hc
 from hcdc_jax import cli, pipeline, terminal
+from hcdc_jax.cli import commands
 from hcdc_jax.pipeline.setup import TRUTH, key_for
 from hcdc_jax.report import tables
 from hcdc_jax.report.tables import Cell, Table
@@ -131,8 +132,8 @@ def test_a_relative_path_of_the_data_is_that_of_the_working_folder(tmp_path, mon
     (tmp_path / "short.toml").write_text(f"{SMALL}[data]\npath = 'graph.npz'\n")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["rank", "short.toml", "--out", "none"]) == 2
-    monkeypatch.setattr(cli.pipeline, "condense", lambda run: None)
-    monkeypatch.setattr(cli.pipeline, "rank", lambda run: None)
+    monkeypatch.setattr(hc.pipeline, "condense", lambda run: None)
+    monkeypatch.setattr(hc.pipeline, "rank", lambda run: None)
     assert cli.main(["condense", "short.toml", "--out", "run"]) == 0
     monkeypatch.chdir("/")
     assert cli.main(["rank", str(tmp_path / "run")]) == 0
@@ -167,7 +168,7 @@ class TestSearch:
     def test_finalists_are_trained_in_full(self, copy, hcdc):
         hcdc("search", copy, "--num", "30", "--top", "3")
         result = json.loads((copy / "search_random.json").read_text())
-        setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(copy))
+        setup = hc.pipeline.prepare(hc.pipeline.folder.config_of(copy))
         hparams = [list(row["hparams"].values()) for row in result["finalists"]]
         order = np.argsort(result["history"]["loss"], kind="stable")[:3]
         np.testing.assert_allclose(hparams, np.array(result["history"]["hparams"])[order])
@@ -200,7 +201,7 @@ class TestSearch:
         hparams = np.float32([list(row["hparams"].values()) for row in result["finalists"]])
         places = result["best"][: len(asked)]
         np.testing.assert_allclose(hparams, np.array(result["history"]["hparams"])[places])
-        setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(copy))
+        setup = hc.pipeline.prepare(hc.pipeline.folder.config_of(copy))
         alone = hc.evaluate(
             key_for(TRUTH, 0), setup.problem, hparams, setup.train, setup.test, training=setup.training, chunk_size=1
         )
@@ -381,7 +382,7 @@ def test_scikit_learn_searches_on_the_condensed_data(finished):
 def test_condensed_data_is_what_evaluate_takes(finished):
     """From Python, a user ranks on the artefact what the command ranked."""
     condensed = hc.load_condensed(finished)
-    setup = cli.pipeline.prepare(hc.pipeline.folder.config_of(finished))
+    setup = hc.pipeline.prepare(hc.pipeline.folder.config_of(finished))
     assert setup.candidates.shape == (12, 3)
     assert condensed.train.labels.shape == (20,)
     assert condensed.val.labels.shape == (40,)
@@ -448,7 +449,7 @@ class TestTerminal:
         """At 80 columns ranks, regrets and from when on a method pays are still there."""
         report = json.loads((finished / "report.json").read_text())
         report["methods"] |= {"successive_halving": report["methods"]["real_val"]}
-        table = terminal.fitted(tables.verdict(report), width, cli._EXPENDABLE)
+        table = terminal.fitted(tables.verdict(report), width, commands._EXPENDABLE)
         console = Console(width=width, file=io.StringIO())
         console.print(tables.to_rich(table))
         lines = console.file.getvalue().splitlines()

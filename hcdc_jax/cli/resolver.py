@@ -73,13 +73,16 @@ def run_folder(target: str) -> Path:
     Raises:
       UserError: it holds no run.
     """
+    path = Path(target)
     if is_study_file(target):
         folder = load_study(target).path
-    elif (Path(target) / CONFIG).is_file() or not Path(target).exists():
-        folder = Path(target)
+    elif path.is_file() or path.suffix == ".toml" or target in bundled() or (path.is_dir() and is_data(path)):
+        folder = Path("runs") / path.stem
     else:
-        folder = Path("runs") / Path(target).stem
-    if not (folder / CONFIG).is_file() and folder != Path(target):
+        folder = path
+    if (path / CONFIG).is_file():
+        folder = path
+    if folder != path and not (folder / CONFIG).is_file():
         raise UserError(f"{target} was not run yet: there is no {folder}; begin with: hcdc run {target}")
     config_of(folder)
     return folder

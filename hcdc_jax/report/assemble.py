@@ -77,7 +77,7 @@ def summarise(run: Run) -> dict[str, Any]:
             "failed": int((~np.isfinite(truth.loss)).sum()) if len(truth.losses) else 0,
             "seed_agreement_spearman": agreement,
             "bound_spearman": metrics.bound_of_agreement(agreement, len(truth.losses)),
-            "accuracies": not len(truth.losses) or bool(np.isfinite(truth.test_accuracy).any()),
+            "accuracies": not np.isfinite(truth.losses).any() or bool(np.isfinite(truth.test_accuracy).any()),
             "spearman_of_loss_with_accuracy": _with_accuracies(truth, truth.loss),
             "regret_of_loss": 100 * _lost(truth, truth.loss),
         },
