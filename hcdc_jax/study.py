@@ -170,8 +170,9 @@ class Study:
         Raises:
           UserError: nothing is condensed yet, or candidates of another width.
         """
-        condensed = self.condensed(method)
-        setup = pipeline.prepare(self._held(), self.source)
+        held = self._held()
+        condensed = load_condensed(self.path, method, config_hash=configs.config_hash(held))
+        setup = pipeline.prepare(held, self.source)
         ranking = pipeline.rank_on(setup, condensed, pipeline.candidates_of(setup, num, seed, candidates))
         if not ranking.scores.status.any():
             self._tell(f"every candidate failed on {condensed!r}: {WHY_ALL_FAIL}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,20 @@ def truth(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def _do_stage(stage: Callable[[Run], None], job: Job, nothing_left: Callable[[Config, Path], str | None]) -> None:
     """Runs one stage; stages go on with what the folder holds, so that they can be run one by one."""
+    with _opened(job) as run:
+        stage(run)
+    _check_left(nothing_left(job.config, job.folder))
+    terminal.say_path(f"Done: {job.folder}")
+
+
+@contextmanager
+def _opened(job: Job) -> Iterator[Run]:
+    """The run of a job, whose progress is shown."""
     with (
         terminal.progress() as progress,
         pipeline.opened(job.config, job.folder, source=job.source, progress=progress) as run,
     ):
-        stage(run)
-    _check_left(nothing_left(job.config, job.folder))
-    terminal.say_path(f"Done: {job.folder}")
+        yield run
 
 
 def _check_left(*nothing_left: str | None) -> None:
@@ -132,10 +140,7 @@ def search(args: argparse.Namespace, overrides: list[str]) -> None:
         folder, setup = _begun(args.target)
     else:  # condensed first; what is there is not made again
         job = _job(args, overrides)
-        with (
-            terminal.progress() as progress,
-            pipeline.opened(job.config, job.folder, source=job.source, progress=progress) as run,
-        ):
+        with _opened(job) as run:
             pipeline.condense(run)
             folder, setup = run.folder, run.setup
     plan = pipeline.SearchPlan(**{field.name: getattr(args, field.name) for field in fields(pipeline.SearchPlan)})
