@@ -15,7 +15,7 @@ from hcdc_jax import pipeline
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.pipeline import halves
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.hcdc import matched_networks
+from hcdc_jax.pipeline.hcdc import draws, matched_networks, targets
 from hcdc_jax.storage import checkpoint, files
 
 
@@ -121,8 +121,7 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    stages = (halves, matched_networks, pipeline.draws, pipeline.scoring, pipeline.targets, pipeline.true_scores)
-    for module in stages:
+    for module in (halves, matched_networks, draws, pipeline.scoring, targets, pipeline.true_scores):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
     expected = pipeline.run(config, tmp_path / "whole")
@@ -142,7 +141,7 @@ def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
 
 
 def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
-    for module in (halves, matched_networks, pipeline.draws, pipeline.targets):
+    for module in (halves, matched_networks, draws, targets):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:
