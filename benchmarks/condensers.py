@@ -29,8 +29,8 @@ from hcdc_jax.config import Config
 from hcdc_jax.evaluation import evaluate_networks
 from hcdc_jax.evaluation.protocols import PROTOCOLS, with_epochs
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import make_half
-from hcdc_jax.pipeline.recipes.base import Recipe, Request, half_key
+from hcdc_jax.pipeline.condensed_parts import make_part
+from hcdc_jax.pipeline.recipes.base import Recipe, Request, part_key
 from hcdc_jax.pipeline.recipes.image_relays import relay
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.types import Batch
@@ -58,7 +58,7 @@ def condensers(*methods: str) -> dict:
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = narrow(
-            "--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.draws", "2",
+            "--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.candidates_per_match", "2",
             # A step takes as long at networks that were trained for less.
             "--training.steps", "30", "--training.proxy_steps", "30",
         )  # fmt: skip
@@ -96,11 +96,11 @@ def _step_seconds(run: Run, name: str) -> tuple[float, float]:
     method = recipes.get(run.setup.config, name)
     if method.train is None:
         assert isinstance(method.val, Recipe)
-        condensed_train = make_half(run, recipe, "train", 0, method=name).batch
+        condensed_train = make_part(run, recipe, "train", 0, method=name).batch
         recipe, part = method.val, "val"
     learner, container = recipe.learner, recipe.container(run.setup, part)
     assert learner is not None
-    start, key = recipe.start(run.setup, part, 0), half_key(part, 0)
+    start, key = recipe.start(run.setup, part, 0), part_key(part, 0)
     work = learner.work(Request(run, part, 0, start, condensed_train))
     condenser = learner.condenser(run.setup, container)
     state = condenser.init(key, container.init(key, start), work.data)

@@ -33,7 +33,7 @@ from hcdc_jax.containers import Container
 from hcdc_jax.containers.hmn import Extractor
 from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import Half, Place, make_half, read_over_budget
+from hcdc_jax.pipeline.condensed_parts import CondensedPart, Place, make_part, read_over_budget
 from hcdc_jax.pipeline.kinds import image_containers
 from hcdc_jax.pipeline.pruning import judge_of
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
@@ -67,13 +67,13 @@ class Study(NamedTuple):
     protocol: Protocol
 
 
-def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[Half]]:
+def made(study: Study, name: str, overrides: Sequence[str]) -> tuple[Setup, list[CondensedPart]]:
     """S_train of a variant, by seed: made, continued, or read."""
     config = configs.apply_overrides(study.base, overrides)
     method = config.methods[0]
     with progress() as shown, pipeline.opened(config, study.out / name, progress=shown) as run:
         recipe = recipes.train_recipe(config, method)
-        return run.setup, [make_half(run, recipe, "train", seed, method=method) for seed in config.seeds]
+        return run.setup, [make_part(run, recipe, "train", seed, method=method) for seed in config.seeds]
 
 
 def judged(
@@ -86,21 +86,21 @@ def judged(
 
 def line(study: Study, name: str, label: str, overrides: Sequence[str]) -> str:
     """One line of a table: what is stored and generated, how well networks do on it, what it took."""
-    setup, halves = made(study, name, overrides)
+    setup, parts = made(study, name, overrides)
     found = [
         accuracy
-        for seed, half in zip(setup.config.seeds, halves, strict=True)
-        for accuracy in judged(study, name, setup, seed, half.batch)
+        for seed, part in zip(setup.config.seeds, parts, strict=True)
+        for accuracy in judged(study, name, setup, seed, part.batch)
     ]
-    stored = sum(leaf.size for leaf in jax.tree.leaves(_learned(halves[0])))
-    images = halves[0].batch.labels.shape[0] // setup.data.num_classes
-    seconds = np.mean([half.cost.seconds + half.cost.training_seconds for half in halves])
+    stored = sum(leaf.size for leaf in jax.tree.leaves(_learned(parts[0])))
+    images = parts[0].batch.labels.shape[0] // setup.data.num_classes
+    seconds = np.mean([part.cost.seconds + part.cost.training_seconds for part in parts])
     return f"| {label} | {stored:,} | {images} | {percent(found)} | {seconds:.0f} |"
 
 
-def _learned(half: Half) -> Any:
+def _learned(part: CondensedPart) -> Any:
     """What counts: labels, which are known from the places of the images, and weights of 1 do not."""
-    variables = half.variables._asdict()
+    variables = part.variables._asdict()
     return {name: value for name, value in variables.items() if name not in ("labels", "weights")}
 
 
@@ -128,44 +128,46 @@ def memory(study: Study) -> list[str]:
 
 def pruning(study: Study) -> list[str]:
     """All strategies on the same over-budget sets, and accuracy against the share of hard images."""
-    setup, halves = made(study, "hmn_over", ["--condense.container", "hmn", *OVER])
+    setup, parts = made(study, "hmn_over", ["--condense.container", "hmn", *OVER])
     container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
     drop = setup.kind.surplus(setup, "train")
     found: dict[str, list[float | None]] = {name: [] for name in (*STRATEGIES, "nothing went")}
-    for seed, half in zip(setup.config.seeds, halves, strict=True):
+    for seed, part in zip(setup.config.seeds, parts, strict=True):
         over = read_over_budget(Place(study.out / "hmn_over", setup.config.methods[0], "train", seed))
         for strategy in STRATEGIES:
-            batch = half.batch
+            batch = part.batch
             if strategy != "double_end":
-                batch = jax.jit(container.decode)(_pruned(setup, container, over, half, drop, strategy, seed))
+                batch = jax.jit(container.decode)(_pruned(setup, container, over, part, drop, strategy, seed))
             found[strategy] += judged(study, f"pruned_{strategy}", setup, seed, batch)
         found["nothing went"] += judged(study, "pruned_nothing", setup, seed, jax.jit(container.decode)(over))
     prunings = [
-        Pruning("idc", seed, *(half.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
-        for seed, half in zip(setup.config.seeds, halves, strict=True)
+        Pruning("idc", seed, *(part.pruning[name] for name in ("margins", "kept", "betas", "accuracies")))
+        for seed, part in zip(setup.config.seeds, parts, strict=True)
     ]
     save(pruning_figure(prunings), study.out / "pruning.png")
-    images = halves[0].batch.labels.shape[0] // setup.data.num_classes
+    images = parts[0].batch.labels.shape[0] // setup.data.num_classes
     lines = ["**Pruning**", "", "| what goes | images a class | test accuracy, % |", "|---|---|---|"]
     for strategy, values in found.items():
         count = images + drop if strategy == "nothing went" else images
         lines.append(f"| {strategy} | {count} | {percent(values)} |")
-    betas = ", ".join(f"{half.facts['pruning_beta']:g}" for half in halves)
-    curve = np.mean([half.pruning["accuracies"] for half in halves], axis=0)
+    betas = ", ".join(f"{part.facts['pruning_beta']:g}" for part in parts)
+    curve = np.mean([part.pruning["accuracies"] for part in parts], axis=0)
     shares = prunings[0].betas
     told = ", ".join(f"{share:g}: {100 * value:.1f}" for share, value in zip(shares, curve, strict=True))
     return [*lines, "", f"Chosen beta by seed: {betas}. Validation accuracy by beta, mean over seeds: {told}.", ""]
 
 
-def _pruned(setup: Setup, container: Container, over: Any, half: Half, drop: int, strategy: str, seed: int) -> Any:
+def _pruned(
+    setup: Setup, container: Container, over: Any, part: CondensedPart, drop: int, strategy: str, seed: int
+) -> Any:
     """Another strategy on the margins that are known already."""
 
     def known(name: str, make: Callable[[], jax.Array]) -> np.ndarray:
         del make
         assert name == "margins"
-        return half.pruning["margins"]
+        return part.pruning["margins"]
 
-    judge = judge_of(setup, len(half.pruning["labels"]))
+    judge = judge_of(setup, len(part.pruning["labels"]))
     return prune(key_for(PRUNE, seed), container, over, drop, strategy, judge=judge, keep=known).variables
 
 
@@ -175,9 +177,9 @@ def budgets(study: Study) -> list[str]:
     rows, betas = [], np.empty(0)
     for count in BUDGETS:
         overrides = ["--seeds", "0", "--condense.container", "hmn", "--condense.images_per_class", str(count), *OVER]
-        setup, (half, *_) = made(study, f"hmn_over_{count}", overrides)
-        betas, curve = half.pruning["betas"], half.pruning["accuracies"]
-        images, drop = half.batch.labels.shape[0] // setup.data.num_classes, setup.kind.surplus(setup, "train")
+        setup, (part, *_) = made(study, f"hmn_over_{count}", overrides)
+        betas, curve = part.pruning["betas"], part.pruning["accuracies"]
+        images, drop = part.batch.labels.shape[0] // setup.data.num_classes, setup.kind.surplus(setup, "train")
         cells = [f"{count}", f"{images + drop}", f"{drop}", *(f"{100 * share:.1f}" for share in curve)]
         rows.append(f"| {' | '.join(cells)} |")
     head = ["budget", "images a class", "of them went", *(f"β {beta:g}" for beta in betas)]
@@ -189,25 +191,25 @@ def architectures(study: Study) -> list[str]:
     lines = ["**Other networks, one seed**", "", f"| | {' | '.join(f'`{model}`' for model in MODELS)} |"]
     lines.append("|---" * (len(MODELS) + 1) + "|")
     for name in CONTAINERS:
-        setup, (half, *_) = made(study, name, ["--condense.container", name])
+        setup, (part, *_) = made(study, name, ["--condense.container", name])
         seed = setup.config.seeds[0]
-        found = [percent(judged(study, name, setup, seed, half.batch, model)) for model in MODELS]
+        found = [percent(judged(study, name, setup, seed, part.batch, model)) for model in MODELS]
         lines.append(f"| `{name}` | {' | '.join(found)} |")
     return [*lines, ""]
 
 
 def independence(study: Study) -> list[str]:
     """How much images depend on the memories of others, and memories of images on what their class shares."""
-    setup, halves = made(study, "hmn", ["--condense.container", "hmn"])
+    setup, parts = made(study, "hmn", ["--condense.container", "hmn"])
     container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
     extractor = Extractor(image_containers.shapes(setup, "train").extracted)
     head = "| seed | images that change with one m_I | correlation with memories of the class | of another class |"
     lines = ["**Independence of the images of a memory network**", "", head, "|---|---|---|---|"]
-    for seed, half in zip(setup.config.seeds, halves, strict=True):
-        own, others = correlations(extractor, half.variables)
-        changed = images_changed(container, half.variables)
-        lines.append(f"| {seed} | {changed} of {len(half.batch.labels)} | {own:.2f} | {others:.2f} |")
-    save(memories(extractor, halves[0].variables, halves[0].batch), study.out / "memories.png")
+    for seed, part in zip(setup.config.seeds, parts, strict=True):
+        own, others = correlations(extractor, part.variables)
+        changed = images_changed(container, part.variables)
+        lines.append(f"| {seed} | {changed} of {len(part.batch.labels)} | {own:.2f} | {others:.2f} |")
+    save(memories(extractor, parts[0].variables, parts[0].batch), study.out / "memories.png")
     return [*lines, ""]
 
 
@@ -217,11 +219,11 @@ def losses(study: Study) -> list[str]:
     lines = ["**Loss on a memory network, one seed**", "", head, "|---|---|---|---|---|"]
     for method, name in (("idc", "hmn"), ("mtt", "hmn_mtt")):
         overrides = ["--methods", method, "--condense.container", "hmn"]
-        setup, (half, *_) = made(study, name, overrides if method == "idc" else [*overrides, "--seeds", "0"])
-        images, chosen = half.batch.labels.shape[0], setup.config.condense.synthetic_per_class
+        setup, (part, *_) = made(study, name, overrides if method == "idc" else [*overrides, "--seeds", "0"])
+        images, chosen = part.batch.labels.shape[0], setup.config.condense.synthetic_per_class
         seen = images if method == "mtt" or chosen is None else min(chosen * setup.data.num_classes, images)
-        values = percent(judged(study, name, setup, setup.config.seeds[0], half.batch))
-        seconds = half.cost.seconds + half.cost.training_seconds
+        values = percent(judged(study, name, setup, setup.config.seeds[0], part.batch))
+        seconds = part.cost.seconds + part.cost.training_seconds
         megabytes = _memory_of_a_step(study, name, setup) / 1e6
         lines.append(f"| `{method}` | {seen} | {values} | {seconds:.0f} | {megabytes:.0f} |")
     return [*lines, ""]

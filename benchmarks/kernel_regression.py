@@ -19,7 +19,7 @@ from hcdc_jax import pipeline
 from hcdc_jax.condense.kernels import Kernel, fully_connected
 from hcdc_jax.condense.kip import regression_loss
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import make_half
+from hcdc_jax.pipeline.condensed_parts import make_part
 from hcdc_jax.types import Batch
 
 AT_ONCE = 1000  # test images: their kernel in float64 is small next to that of a step
@@ -35,9 +35,9 @@ def kip(steps: int = 300) -> dict:
     with tempfile.TemporaryDirectory() as folder, pipeline.opened(config, Path(folder) / "run") as run:
         kernel = fully_connected(config.kip.depth)
         for method in ("random", "kip"):
-            half = make_half(run, recipes.train_recipe(config, method), "train", config.seeds[0], method=method)
-            accuracy = regression_accuracy(kernel, half.batch, run.setup.test, config.kip.ridge)
-            found[method] = {"images": len(half.batch.labels), "accuracy": accuracy, "seconds": half.cost.seconds}
+            part = make_part(run, recipes.train_recipe(config, method), "train", config.seeds[0], method=method)
+            accuracy = regression_accuracy(kernel, part.batch, run.setup.test, config.kip.ridge)
+            found[method] = {"images": len(part.batch.labels), "accuracy": accuracy, "seconds": part.cost.seconds}
     return found
 
 

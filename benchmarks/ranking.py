@@ -26,11 +26,11 @@ TRAINING = hc.Training(steps=200)
 def condensed():
     """A 1.8 % + 3.6 % ego sample as a condensed data set, and the problem."""
     data, container = graph(), graph_container(fixed(), 2, "laplacian")
-    halves = []
+    parts = []
     for pool, nodes in ((data.train_idx, 49), (data.val_idx, 98)):
         start = coresets.induced_subgraph(data, *coresets.ego_sample(np.random.default_rng(0), data, pool, nodes))
-        halves.append(container.decode(container.init(jax.random.key(0), start)))
-    return data.name, spectral_gnn(data.num_features, data.num_classes, hidden=32), *halves
+        parts.append(container.decode(container.init(jax.random.key(0), start)))
+    return data.name, spectral_gnn(data.num_features, data.num_classes, hidden=32), *parts
 
 
 def ranking(count: int = 512) -> dict:

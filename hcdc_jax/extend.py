@@ -37,7 +37,7 @@ from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.kinds.image_containers import image_rates
 from hcdc_jax.pipeline.kinds.starts import fixed, learned, sampled, stored, to_learn
 from hcdc_jax.pipeline.recipes import METHODS
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Trial, Verdict, Work
+from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, RankRequest, RankResult, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.image_relays import Relay, real_images, real_pool, relay, strategy
 from hcdc_jax.pipeline.setup import Run, Setup, Start
 from hcdc_jax.problem import Problem
@@ -126,6 +126,8 @@ __all__ = [
     "Problem",
     "PyTree",
     "Range",
+    "RankRequest",
+    "RankResult",
     "Recipe",
     "Registry",
     "Relay",
@@ -138,10 +140,8 @@ __all__ = [
     "Space",
     "Start",
     "Training",
-    "Trial",
     "UserError",
     "Variables",
-    "Verdict",
     "Work",
     "adam",
     "array_data",

@@ -16,7 +16,8 @@ from hcdc_jax.data.cells import OPERATIONS, all_cells, cell_of, number_of, strin
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline import silent, true_scores
-from hcdc_jax.pipeline.hcdc import draws, targets
+from hcdc_jax.pipeline.hcdc import targets
+from hcdc_jax.pipeline.hcdc.matched_candidates import MatchedCandidates
 from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import Run
@@ -46,7 +47,7 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
         TRAINED + PROXIES,
         **CELLS,
         labels={"teachers": 2, "views": 2, "augmentation": "crop_cutmix"},
-        hcdc={"sensitivity": "direct", "draws": 1, "start": "train", "extended_space": "mixes"},
+        hcdc={"sensitivity": "direct", "candidates_per_match": 1, "start": "train", "extended_space": "mixes"},
         condense={"val_factor": 1.0},
     )
     with jax.numpy_rank_promotion("allow"):
@@ -112,14 +113,16 @@ def test_matched_candidates_may_lie_between_cells(tmp_path, monkeypatch):
         return {"hparams": hparams, "value": np.ones(()), "gradient": slopes, "diverged": np.zeros((), bool)} | nothing
 
     monkeypatch.setattr(targets, "_one", without_training)
-    config = config_with(("hcdc",), **CELLS, hcdc={"full_trainings": 6, "draws": 1, "sensitivity": "direct"})
+    config = config_with(
+        ("hcdc",), **CELLS, hcdc={"full_trainings": 6, "candidates_per_match": 1, "sensitivity": "direct"}
+    )
     setup = pipeline.prepare(config)
     cells = np.asarray(spaces.one_hot([5, 77, 400, 1000, 8000, 15000]))
 
     def matched(name, **options):
         own = setup._replace(config=dataclasses.replace(config, hcdc=dataclasses.replace(config.hcdc, **options)))
         run = Run(own, tmp_path / name, silent())
-        found = np.asarray(targets.matched_targets(run, 0, draws.Draws(cells, Cost(), 1.0)).hparams)
+        found = np.asarray(targets.matched_targets(run, 0, MatchedCandidates(cells, Cost(), 1.0)).hparams)
         np.testing.assert_allclose(found.reshape(6, 6, 5).sum(-1), 1, rtol=1e-5)
         return found, [i for i in range(6) if not np.array_equal(found[i], cells[i])]
 

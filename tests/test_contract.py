@@ -22,12 +22,12 @@ from hcdc_jax.condense.class_batches import class_pool
 from hcdc_jax.condense.dc import DCData
 from hcdc_jax.condense.dm import DMData
 from hcdc_jax.condense.edc import EDCData, ObserverTarget
+from hcdc_jax.condense.epoch_training import EpochTraining
 from hcdc_jax.condense.experts import expert_trajectory
 from hcdc_jax.condense.gradient_matching import MatchingData, constant, drawn_from
 from hcdc_jax.condense.hcdc import HCDCData, condensed_pool
 from hcdc_jax.condense.hcdc_shared import SharedData
 from hcdc_jax.condense.idc import IDCData
-from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.kernels import always, fully_connected
 from hcdc_jax.condense.kip import KIPData
 from hcdc_jax.condense.mtt import MTTData

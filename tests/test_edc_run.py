@@ -13,7 +13,7 @@ from hcdc_jax import config as configs
 from hcdc_jax import pipeline
 from hcdc_jax.config import Config
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline import halves, recipes
+from hcdc_jax.pipeline import condensed_parts, recipes
 from hcdc_jax.pipeline.recipes.edc import observers_of, shown_to_observers
 from hcdc_jax.storage.files import write_npz
 from tests.errors import error_of
@@ -26,30 +26,32 @@ ONE = {"observers": ("convnet:width=2,depth=1",), "observer_epochs": 1, "iterati
 
 def condensed(config, folder):
     with pipeline.opened(config, folder) as run:
-        return halves.make_half(run, recipes.train_recipe(config, "edc"), "train", config.seeds[0], method="edc")
+        return condensed_parts.make_part(
+            run, recipes.train_recipe(config, "edc"), "train", config.seeds[0], method="edc"
+        )
 
 
 def test_mosaics_are_moved_batch_by_batch_and_observers_serve_all_seeds(tmp_path):
     config = small(("edc",), condense={"init": "mosaics", "images_per_class": 2}, edc={**ONE, "batch_size": 10})
     config = dataclasses.replace(config, seeds=(0, 1))
-    half = condensed(config, tmp_path / "run")
-    np.testing.assert_array_equal(half.batch.labels, np.repeat(np.arange(10), 2))
-    assert np.isfinite(half.batch.inputs).all()
+    condensed_part = condensed(config, tmp_path / "run")
+    np.testing.assert_array_equal(condensed_part.batch.labels, np.repeat(np.arange(10), 2))
+    assert np.isfinite(condensed_part.batch.inputs).all()
     steps = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"edc"' in line]
     assert '"step": 4' in steps[-1], "two batches of two steps"
     folder = observers_of(tmp_path / "run", "train")
     kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(kept) == 3, "manifest, observer, statistics"
     with pipeline.opened(config, tmp_path / "run") as run:
-        halves.make_half(run, recipes.train_recipe(config, "edc"), "train", 1, method="edc")
+        condensed_parts.make_part(run, recipes.train_recipe(config, "edc"), "train", 1, method="edc")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
 
     observer = folder / "observer_00.npz"
     observer.write_bytes(b"")
-    halves.Place(tmp_path / "run", "edc", "train", 1).finished.unlink()
+    condensed_parts.Place(tmp_path / "run", "edc", "train", 1).finished.unlink()
     with pipeline.opened(config, tmp_path / "run") as run:
         recipe = recipes.train_recipe(config, "edc")
-        message = error_of(lambda: halves.make_half(run, recipe, "train", 1, method="edc"))
+        message = error_of(lambda: condensed_parts.make_part(run, recipe, "train", 1, method="edc"))
     assert "missing or not what was written" in message
 
 
@@ -66,7 +68,7 @@ def test_in_mode_code_observers_learn_and_are_measured_under_all_that_is_done_to
     arrays = read_arrays(path)
     assert "crop" in str(arrays["seen"])
     write_npz(path, {name: 0 * x if x.dtype.kind == "f" else x for name, x in arrays.items() if name != "seen"})
-    halves.Place(folder, "edc", "train", 0).finished.unlink()
+    condensed_parts.Place(folder, "edc", "train", 0).finished.unlink()
     np.testing.assert_array_equal(condensed(config, folder).batch.inputs, images)
     np.testing.assert_array_equal(read_arrays(path)["0000/whole/mean"], arrays["0000/whole/mean"])
 

@@ -18,7 +18,7 @@ from hcdc_jax.evaluation import evaluate_networks
 from hcdc_jax.evaluation.protocols import PROTOCOLS, settings_of
 from hcdc_jax.models import image_problem
 from hcdc_jax.pipeline import evaluating
-from hcdc_jax.pipeline.halves import Place
+from hcdc_jax.pipeline.condensed_parts import Place
 from hcdc_jax.pipeline.recipes import edc
 from hcdc_jax.pipeline.setup import EVALUATE, key_for
 from hcdc_jax.report import evaluations

@@ -11,7 +11,7 @@ import pytest
 
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.batches.rand_augment import RandAugment, levels, rand_augment
-from hcdc_jax.condense.inner import augmented, cropped, distilled, rand_augmented, taught
+from hcdc_jax.condense.epoch_training import augmented, cropped, distilled, rand_augmented, taught
 from hcdc_jax.evaluation import TEST_BATCH, Teacher, evaluate_networks, stored_logits, summary
 from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, smooth_factors, stages, with_epochs
 from hcdc_jax.models import image_problem

@@ -11,9 +11,9 @@ import pytest
 
 from hcdc_jax.condense.base import ImageRates, MemoryRates, scaled
 from hcdc_jax.condense.class_batches import class_pool
+from hcdc_jax.condense.epoch_training import taught
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.condense.idc import DISTANCES, IDCData, idc
-from hcdc_jax.condense.inner import taught
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.training.train import Training, advance, begin
 from hcdc_jax.types import Batch

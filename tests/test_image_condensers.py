@@ -16,8 +16,8 @@ from hcdc_jax.condense.base import ImageRates, learned_fields
 from hcdc_jax.condense.class_batches import balanced_sample, class_pool, draw_per_class
 from hcdc_jax.condense.dc import DCData, dc, dsa
 from hcdc_jax.condense.dm import DMData, dm
+from hcdc_jax.condense.epoch_training import augmented, even_batches
 from hcdc_jax.condense.gradient_matching import constant, gradient_distance
-from hcdc_jax.condense.inner import augmented, even_batches
 from hcdc_jax.condense.mtt import MTTData, mtt
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.errors import UserError

@@ -16,7 +16,7 @@ from hcdc_jax.condense.coresets import uniform
 from hcdc_jax.condense.dc import published_loops
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline import halves, recipes
+from hcdc_jax.pipeline import condensed_parts, recipes
 from hcdc_jax.pipeline.kinds import images
 from hcdc_jax.pipeline.recipes import image_relays, mtt
 from hcdc_jax.storage import checkpoint
@@ -90,7 +90,7 @@ def test_mtt_leaves_its_step_size_and_its_experts(finished):
 @pytest.mark.parametrize("name", METHODS)
 def test_an_interrupted_run_goes_on_to_the_same_result(name, finished, tmp_path, monkeypatch):
     folder, _ = finished
-    whole = halves.Place(folder, name, "train", 0).finished
+    whole = condensed_parts.Place(folder, name, "train", 0).finished
     saved, writes = checkpoint.save, []
 
     def save_and_stop(*args):
@@ -103,11 +103,14 @@ def test_an_interrupted_run_goes_on_to_the_same_result(name, finished, tmp_path,
     options = small(("random", *METHODS))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt), pipeline.opened(options, tmp_path / "run") as run:
-            halves.make_half(run, recipes.train_recipe(options, name), "train", 0, method=name)
+            condensed_parts.make_part(run, recipes.train_recipe(options, name), "train", 0, method=name)
     with pipeline.opened(options, tmp_path / "run") as run:
-        halves.make_half(run, recipes.train_recipe(options, name), "train", 0, method=name)
+        condensed_parts.make_part(run, recipes.train_recipe(options, name), "train", 0, method=name)
     assert len(writes) == 4, "one step each"
-    with np.load(whole) as expected, np.load(halves.Place(tmp_path / "run", name, "train", 0).finished) as found:
+    with (
+        np.load(whole) as expected,
+        np.load(condensed_parts.Place(tmp_path / "run", name, "train", 0).finished) as found,
+    ):
         assert expected.files == found.files
         for array in expected.files:
             if "seconds" not in array:
@@ -133,9 +136,9 @@ def test_experts_are_trained_and_paid_for_once(tmp_path, monkeypatch):
     assert trained == ["expert", "interrupted", "expert"]
     assert "2 experts with 4 snapshots each take 0.022 MB" in said[1]
     spent = [json.loads(path.read_text()) for path in sorted(mtt.buffer_of(tmp_path / "run", "train").glob("sec*"))]
-    half = halves.read_half(halves.Place(tmp_path / "run", "mtt", "train", 0))
-    assert half.cost.training_seconds == pytest.approx(sum(record["seconds"] for record in spent))
-    assert half.cost.full_trainings == 4
+    condensed_part = condensed_parts.read_part(condensed_parts.Place(tmp_path / "run", "mtt", "train", 0))
+    assert condensed_part.cost.training_seconds == pytest.approx(sum(record["seconds"] for record in spent))
+    assert condensed_part.cost.full_trainings == 4
 
 
 def test_experts_that_do_not_fit_on_the_disk_are_not_begun(tmp_path, monkeypatch):

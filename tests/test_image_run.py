@@ -14,7 +14,7 @@ from hcdc_jax import config as configs
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients.fixed_networks import Target
-from hcdc_jax.pipeline.hcdc.draws import Draws
+from hcdc_jax.pipeline.hcdc.matched_candidates import Draws
 from hcdc_jax.pipeline.hcdc.targets import believed, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
@@ -206,7 +206,13 @@ def test_what_does_not_go_with_images(changes, message):
     assert message in str(caught.value)
 
 
-FACTORIAL = {"full_trainings": 8, "draws": 8, "design": "factorial", "side_by_side": 3, "adjoint_batch_size": 10}
+FACTORIAL = {
+    "full_trainings": 8,
+    "candidates_per_match": 8,
+    "design": "factorial",
+    "side_by_side": 3,
+    "adjoint_batch_size": 10,
+}
 
 
 def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):

@@ -22,13 +22,13 @@ from hcdc_jax.batches.images import (
     standardisation_of,
     streamed_batch,
 )
-from hcdc_jax.condense.inner import EpochTraining
+from hcdc_jax.condense.epoch_training import EpochTraining
 from hcdc_jax.condense.observers import observer, train_observer, train_observer_streamed
 from hcdc_jax.condense.statistics import statistics, statistics_of_batches
 from hcdc_jax.data import load_dataset, read_image_stream, subset
 from hcdc_jax.data.image_streams import Pictures, stream_subset
 from hcdc_jax.data.pictures import Cut, cut_picture
-from hcdc_jax.pipeline import halves, recipes
+from hcdc_jax.pipeline import condensed_parts, recipes
 from hcdc_jax.pipeline.recipes.edc import observers_of, observing_teacher
 from tests.errors import error_of
 from tests.test_image_methods import small
@@ -146,15 +146,15 @@ def test_pictures_of_any_size_are_cut_to_squares(tmp_path):
 def test_crops_are_drawn_by_their_seed(tree):
     pictures = read_image_stream(tree, cut=Cut(6, 6, 0.1)).images
 
-    def drawn(crops, threads):
+    def matched_candidates(crops, threads):
         read = dataclasses.replace(pictures, threads=threads).batches([np.arange(9), np.arange(9)], crops=crops)
         return np.stack(list(read))
 
-    first, second = drawn(1, 1)
-    np.testing.assert_array_equal(drawn(1, 5), [first, second])
+    first, second = matched_candidates(1, 1)
+    np.testing.assert_array_equal(matched_candidates(1, 5), [first, second])
     assert np.abs(first - second).max() > 0.1
-    assert np.abs(drawn(2, 1)[0] - first).max() > 0.1
-    np.testing.assert_array_equal(*drawn(None, 3))
+    assert np.abs(matched_candidates(2, 1)[0] - first).max() > 0.1
+    np.testing.assert_array_equal(*matched_candidates(None, 3))
 
 
 def test_mistakes_are_one_line(tree, tmp_path):
@@ -190,7 +190,7 @@ def of_folder(tree, **changes):
 def condensed(config, folder):
     with jax.numpy_rank_promotion("allow"), pipeline.opened(config, folder) as run:
         return [
-            halves.make_half(run, recipes.train_recipe(config, method), "train", 0, method=method).batch
+            condensed_parts.make_part(run, recipes.train_recipe(config, method), "train", 0, method=method).batch
             for method in config.methods
         ]
 

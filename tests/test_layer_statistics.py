@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hcdc_jax.batches.augment import Augmentation
-from hcdc_jax.condense.inner import EpochTraining, checksum
+from hcdc_jax.condense.epoch_training import EpochTraining, checksum
 from hcdc_jax.condense.observers import (
     MANIFEST,
     ensemble,

@@ -13,7 +13,7 @@ from hcdc_jax.condense.hcdc import hcdc
 from hcdc_jax.condense.leave_one_out import left_out_errors, prediction_errors
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.selection import SHARES
 from hcdc_jax.pipeline.hcdc.targets import matched_targets
 from hcdc_jax.progress import silent
@@ -96,8 +96,8 @@ def test_a_run_takes_what_left_out_candidates_choose_and_hears_of_networks_that_
 
     said = []
     listening = at_work._replace(progress=silent()._replace(say=said.append))
-    draws = drawn(listening, 0, load_condensed(tmp_path / "run", "hcdc").train)
-    matched_targets(listening, 0, draws._replace(spread=1.0))
+    candidates = choose_candidates(listening, 0, load_condensed(tmp_path / "run", "hcdc").train)
+    matched_targets(listening, 0, candidates._replace(spread=1.0))
     assert not said
-    matched_targets(listening, 0, draws._replace(spread=1e-6))
+    matched_targets(listening, 0, candidates._replace(spread=1e-6))
     assert "hardly feel" in said[0]

@@ -13,13 +13,13 @@ from jax.flatten_util import ravel_pytree
 
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import ImageRates
+from hcdc_jax.condense.epoch_training import EpochTraining
 from hcdc_jax.condense.experts import (
     buffer_bytes,
     expert_trajectory,
     load_experts,
     train_experts,
 )
-from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, mtt, trajectory_distance
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.errors import UserError

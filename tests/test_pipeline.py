@@ -20,8 +20,8 @@ from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import checks, clock, recipes
-from hcdc_jax.pipeline.hcdc import draws, matched_networks, targets
-from hcdc_jax.pipeline.hcdc.draws import stratified
+from hcdc_jax.pipeline.hcdc import matched_networks, targets
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates, stratified
 from hcdc_jax.pipeline.kinds import graphs
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.reporting import full_training_seconds
@@ -178,7 +178,7 @@ def test_a_training_whose_hypergradient_diverged_counts_by_its_loss(in_process, 
         run = run._replace(progress=run.progress._replace(say=said.append))
         pipeline.condense(run)
         kept = [read_arrays(path) for path in sorted(tmp_path.glob("run/checkpoints/targets_seed0/*.npz"))]
-        matched = targets.matched_targets(run, 0, draws.drawn(run, 0, run.setup.train))
+        matched = targets.matched_targets(run, 0, choose_candidates(run, 0, run.setup.train))
     diverged = np.array([record["diverged"] for record in kept])
     assert diverged.any()
     np.testing.assert_array_equal(matched.target.value, [record["value"] for record in kept])
@@ -323,7 +323,7 @@ def test_each_rival_pays_for_what_it_uses(in_process, tmp_path):
     targets = [read_arrays(path) for path in sorted(checkpoints.glob("targets_seed0/*.npz"))]
     gradients = sum(float(record["target_seconds"]) for record in targets)
     trainings = sum(float(record["training_seconds"]) for record in targets)
-    draws = float(read_arrays(checkpoints / "draws_seed0.npz")["seconds"])
+    draws = float(read_arrays(checkpoints / "matched_candidates_seed0.npz")["seconds"])
     s_train = float(read_arrays(checkpoints / "random_train_seed0.npz")["cost/seconds"])
     paid = {name: float(arrays["seconds_condense"]) for name, arrays in ranked.items()}
     assert paid["surrogate"] == pytest.approx(s_train + draws)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hcdc_jax.condense.inner import EpochTraining, checksum
+from hcdc_jax.condense.epoch_training import EpochTraining, checksum
 from hcdc_jax.condense.observers import identity_of, load_observer, observer, save_observer, train_observer
 from hcdc_jax.condense.population import with_population
 from hcdc_jax.types import Batch

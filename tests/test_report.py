@@ -675,7 +675,7 @@ def test_tables_for_terminal_and_markdown(finished):
     _, _, report = finished
     table = tables.verdict(report)
     console = Console(width=200, file=io.StringIO())
-    console.print(tables.to_rich(table, "Verdict"))
+    console.print(tables.to_rich(table, "RankResult"))
     shown = console.file.getvalue()
     rho = f"{report['methods']['hcdc']['spearman_loss']['mean']:.3f}"
     assert rho in shown

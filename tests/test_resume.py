@@ -13,9 +13,9 @@ from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_sett
 
 from hcdc_jax import pipeline
 from hcdc_jax.condensed import load_condensed
-from hcdc_jax.pipeline import halves
+from hcdc_jax.pipeline import condensed_parts
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.hcdc import draws, matched_networks, targets
+from hcdc_jax.pipeline.hcdc import matched_candidates, matched_networks, targets
 from hcdc_jax.storage import checkpoint, files
 
 
@@ -121,7 +121,8 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    for module in (halves, matched_networks, draws, pipeline.scoring, targets, pipeline.true_scores):
+    stages = (condensed_parts, matched_networks, matched_candidates, targets, pipeline.scoring, pipeline.true_scores)
+    for module in stages:
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
     expected = pipeline.run(config, tmp_path / "whole")
@@ -141,14 +142,14 @@ def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
 
 
 def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
-    for module in (halves, matched_networks, draws, targets):
+    for module in (condensed_parts, matched_networks, matched_candidates, targets):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)
-    half = halves.read_half(halves.Place(tmp_path / "run", "hcdc", "val", 0))
-    # The draws; 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
-    assert half.cost == (1 + 3 + 1 + 6, 1 + 3 + 3 + 1 + 6, 3, 3, 0)
+    condensed_part = condensed_parts.read_part(condensed_parts.Place(tmp_path / "run", "hcdc", "val", 0))
+    # Choosing the candidates; 3 trainings; 3 hypergradients, the networks on S_train, and 6 pauses of one step.
+    assert condensed_part.cost == (1 + 3 + 1 + 6, 1 + 3 + 3 + 1 + 6, 3, 3, 0)
 
 
 class TestBetweenArtefactAndCard:
@@ -190,13 +191,13 @@ def test_checkpoints_do_not_stay(finished):
     ("steps", "length"), [(1, 1), (12, 1), (60, 5), (100, 10), (150, 10), (300, 25), (1200, 100), (97, 8)]
 )
 def test_pauses_are_about_a_dozen_and_of_one_length(steps, length):
-    assert halves.pause_length(steps) == length
+    assert condensed_parts.pause_length(steps) == length
     assert steps % length == 0 or steps == 97
 
 
 @pytest.mark.parametrize(("length", "in_one_call"), [(1, 1), (25, 25), (100, 100), (250, 50), (417, 3), (2000, 100)])
 def test_long_pauses_are_several_calls_of_one_length(length, in_one_call):
-    assert halves.call_length(length) == in_one_call
+    assert condensed_parts.call_length(length) == in_one_call
 
 
 def test_run_from_python(in_process, finished, tmp_path):

@@ -13,7 +13,7 @@ from hcdc_jax.condense.hcdc import fit
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.condensed_parts import Place, read_part
 from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.pipeline.setup import TARGETS
 from hcdc_jax.problem import mean_loss
@@ -36,7 +36,9 @@ METHODS = (
 )
 LABELS = {"teachers": 2, "views": 3, "val": "teachers", "augmentation": "crop_cutmix"}
 # "direct" solves and unrolls nothing: the cheapest match, and values are all that is matched here.
-CONFIG = config_with(METHODS, labels=LABELS, hcdc={"draws": 1, "sensitivity": "direct"}, truth={"enabled": False})
+CONFIG = config_with(
+    METHODS, labels=LABELS, hcdc={"candidates_per_match": 1, "sensitivity": "direct"}, truth={"enabled": False}
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,8 @@ def test_the_best_full_trainings_label_every_view(finished):
     records = [dict(np.load(path)) for path in sorted((folder / "checkpoints" / "targets_seed0").glob("*.npz"))]
     best = np.argsort([record["value"] for record in records])[:2]
     key = jax.random.fold_in(jax.random.key(0), TARGETS)
-    given = read_half(Place(folder, "random", "train", 0)).batch
-    taught = read_half(Place(folder, "random_taught", "train", 0)).batch
+    given = read_part(Place(folder, "random", "train", 0)).batch
+    taught = read_part(Place(folder, "random_taught", "train", 0)).batch
     assert taught.inputs.shape == (60, 4, 4, 1)
     np.testing.assert_array_equal(taught.inputs[:20], given.inputs)
     assert not np.array_equal(taught.inputs[20:40], given.inputs)
@@ -178,7 +180,10 @@ def test_s_val_is_matched_and_asked_by_that_loss_and_jointly(tmp_path):
     changes = {"labels": LABELS | {"val_loss": "logit_mse"}, "truth": {"enabled": False}}
     asked = {"proxy_average": "logits", "proxy_inits": 2}
     config = config_with(
-        ("random", "value_only"), training=asked, hcdc={"draws": 1, "sensitivity": "direct", "inits": 2}, **changes
+        ("random", "value_only"),
+        training=asked,
+        hcdc={"candidates_per_match": 1, "sensitivity": "direct", "inits": 2},
+        **changes,
     )
     with jax.numpy_rank_promotion("allow"):
         pipeline.run(config, tmp_path / "run")

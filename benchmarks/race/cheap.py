@@ -20,14 +20,14 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.hypergradients.fixed_networks import frozen_hypergradient, unrolled_response
 from hcdc_jax.hypergradients.implicit import response
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.halves import Place, make_half, read_half
-from hcdc_jax.pipeline.hcdc.draws import log_spread, stratified
+from hcdc_jax.pipeline.condensed_parts import Place, make_part, read_part
+from hcdc_jax.pipeline.hcdc.matched_candidates import log_spread, stratified
 from hcdc_jax.pipeline.hcdc.targets import folder_of
 from hcdc_jax.pipeline.recipes import given_recipe
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
-from hcdc_jax.pipeline.setup import DRAWS, TRUTH, Run, Setup, key_for, solver_of
-from hcdc_jax.pipeline.taught.halves_taught import make_train
+from hcdc_jax.pipeline.setup import MATCHED, TRUTH, Run, Setup, key_for, solver_of
+from hcdc_jax.pipeline.taught.taught_parts import make_train
 from hcdc_jax.search.calibrated import Proxy
 from hcdc_jax.spaces import Space
 from hcdc_jax.storage import files
@@ -99,26 +99,26 @@ def nearest(space: Space, pool: np.ndarray, points: np.ndarray, free: np.ndarray
 
 
 def _design(run: Run, seed: int, pool: Curves) -> np.ndarray:
-    """Places of the matched candidates, by the rule of `pipeline.draws` among those of the pool; kept as its own."""
+    """Places of the matched candidates, by the rule of a run among those of the pool; kept as the run keeps its own."""
     setup, options = run.setup, run.setup.config.hcdc
     count, factorial = options.full_trainings, options.design == "factorial"
     draw = setup.space.factorial if factorial else setup.space.spread
-    points = np.asarray(draw((options.seed, seed), count if factorial else options.draws * count))
+    points = np.asarray(draw((options.seed, seed), count if factorial else options.candidates_per_match * count))
     usable = np.isfinite(pool.loss[:, -1])
     places, spread = nearest(setup.space, pool.hparams, points[: usable.sum()], usable), np.nan
     with measured() as elapsed:
-        if not factorial and options.draws > 1:
+        if not factorial and options.candidates_per_match > 1:
             recipe = given_recipe(setup.config)
-            batch = make_half(run, recipe, "train", seed, method=recipe.name).batch
+            batch = make_part(run, recipe, "train", seed, method=recipe.name).batch
             scores = evaluate(
-                key_for(DRAWS, seed), setup.problem_on(batch), jnp.asarray(pool.hparams[places]), batch, setup.val,
+                key_for(MATCHED, seed), setup.problem_on(batch), jnp.asarray(pool.hparams[places]), batch, setup.val,
                 training=setup.proxy_training,
             )  # fmt: skip
             losses = np.asarray(scores.loss)
             places, spread = np.asarray(stratified(places, losses, count)), log_spread(losses)
     record = {"hparams": pool.hparams[places], "spread": spread}
     times = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
-    files.write_npz(run.folder / "checkpoints" / f"draws_seed{seed}.npz", record | times)
+    files.write_npz(run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz", record | times)
     for i, place in enumerate(places):
         files.write_npz(folder_of(run.folder, seed) / f"{i:03d}.npz", _target(setup, pool, place))
     return places
@@ -144,8 +144,8 @@ def _target(setup: Setup, pool: Curves, place: int) -> dict[str, Any]:
 def _scored(run: Run, seed: int) -> dict[str, np.ndarray]:
     setup = run.setup
     train = make_train(run, LEARNED[0], seed)
-    halves = {name: read_half(Place(run.folder, name, "val", seed)) for name in LEARNED}
-    batches = {name: half.batch for name, half in halves.items()}
+    parts = {name: read_part(Place(run.folder, name, "val", seed)) for name in LEARNED}
+    batches = {name: condensed_part.batch for name, condensed_part in parts.items()}
     batches |= {"real_val": setup.val, "train_loss": _first_views(setup, train.batch)}
     keys = rank_keys(setup, seed)
     networks = networks_on(setup, keys, setup.candidates, train.batch)
@@ -156,7 +156,7 @@ def _scored(run: Run, seed: int) -> dict[str, np.ndarray]:
     compilation = train.cost.compile_seconds + shared.compile
     for (name, batch), slope in zip(batches.items(), slopes, strict=True):
         scores, elapsed = networks.on(batch)
-        condensing = halves[name].cost if name in halves else Cost()
+        condensing = parts[name].cost if name in parts else Cost()
         with np.errstate(divide="ignore"):
             arrays[f"{name}/log_loss"] = np.log(np.asarray(scores.loss, np.float64))
         arrays[f"{name}/slope"] = slope

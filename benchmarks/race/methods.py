@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.race.cheap import Cheap, nearest
 from benchmarks.race.curves import Curves
-from hcdc_jax.pipeline.hcdc.draws import log_spread
+from hcdc_jax.pipeline.hcdc.matched_candidates import log_spread
 from hcdc_jax.pipeline.hcdc.targets import EXPLODED, SLIGHT
 from hcdc_jax.search import History, open_study
 from hcdc_jax.search.calibrated import APART, Advice, calibrated

@@ -19,8 +19,8 @@ import optax
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
 from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
+from hcdc_jax.condense.epoch_training import augmented, even_batches, train_from
 from hcdc_jax.condense.gradient_matching import gradient_distance
-from hcdc_jax.condense.inner import augmented, even_batches, train_from
 from hcdc_jax.containers import Container
 from hcdc_jax.problem import Problem
 from hcdc_jax.training.train import Training

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from hcdc_jax.condense.inner import EpochTraining, augmented, checksum, even_batches, trained_by
+from hcdc_jax.condense.epoch_training import EpochTraining, augmented, checksum, even_batches, trained_by
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.problem import Problem
 from hcdc_jax.storage.files import write_bytes, write_json

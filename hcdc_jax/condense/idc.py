@@ -18,8 +18,8 @@ from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import AnyImageRates, Condenser, scaled
 from hcdc_jax.condense.class_batches import ClassPool
 from hcdc_jax.condense.dc import Matching, Relays, matched_gradients
+from hcdc_jax.condense.epoch_training import taught
 from hcdc_jax.condense.gradient_matching import gradient_distance
-from hcdc_jax.condense.inner import taught
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import check_name
 from hcdc_jax.problem import Problem

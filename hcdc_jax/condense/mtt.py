@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
-from hcdc_jax.condense.inner import augmented, even_batches, train_from
+from hcdc_jax.condense.epoch_training import augmented, even_batches, train_from
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem

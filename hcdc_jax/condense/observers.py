@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from hcdc_jax.batches.images import read_batches
-from hcdc_jax.condense.inner import EpochTraining, augmented, even_batches, trained_by
+from hcdc_jax.condense.epoch_training import EpochTraining, augmented, even_batches, trained_by
 from hcdc_jax.condense.population import with_population
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError

@@ -36,7 +36,7 @@ class Judge(NamedTuple):
     """What networks are trained on condensed images to judge them.
 
     Attributes:
-      problem: the network; `condense.inner.augmented` adds an augmentation to its training.
+      problem: the network; `condense.epoch_training.augmented` adds an augmentation to its training.
       hparams: one candidate.
       training: on the condensed images, in mini-batches or not. Margins are taken once an epoch.
       inits: networks that are averaged over; the margins of one are noisy.

@@ -19,7 +19,7 @@ import optax
 
 from hcdc_jax import metrics
 from hcdc_jax.batches.rand_augment import levels
-from hcdc_jax.condense.inner import cropped, distilled, even_batches, rand_augmented, taught
+from hcdc_jax.condense.epoch_training import cropped, distilled, even_batches, rand_augmented, taught
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation.protocols import Protocol, stages
 from hcdc_jax.problem import Problem, dealt, loss_and_accuracy

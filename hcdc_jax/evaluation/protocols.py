@@ -47,8 +47,8 @@ class Protocol:
       labels: of what CutMix mixed, "mixed" in proportion or the image's "own".
       label_weight: of the labels' cross-entropy where a teacher is asked for the logits of every image of every step,
         and the difference from these is minimised besides; None where labels are all there is.
-      temperature: that difference is the divergence of probabilities softened so, see `inner.distilled`; None for the
-        mean squared difference of logits.
+      temperature: that difference is the divergence of probabilities softened so, see
+        `epoch_training.distilled`; None for the mean squared difference of logits.
       logits: whether the teacher is asked in each step, "online", or has been asked before the first network for all
         that the steps will show, "stored"; networks then share their views of the images.
     """

@@ -9,14 +9,14 @@ from hcdc_jax.errors import UserError, unknown
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.kinds import arrays, graphs, image_streams, images
 from hcdc_jax.pipeline.recipes import zero_cost
-from hcdc_jax.pipeline.setup import CANDIDATES, OWN, Data, Kind, Setup, Source, check_space, key_for, space_of
+from hcdc_jax.pipeline.setup import CANDIDATES, OWN, Data, DataKind, Setup, Source, check_space, key_for, space_of
 from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
 from hcdc_jax.spaces import Space, one_hot
 from hcdc_jax.training.soft_labels import SoftLoss, either_loss
 from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array
 
-KINDS: dict[type, Kind] = {
+KINDS: dict[type, DataKind] = {
     ArrayData: arrays.KIND,
     GraphData: graphs.KIND,
     ImageData: images.KIND,
@@ -123,7 +123,7 @@ def _candidates(config: Config, space: Space) -> Array:
     return one_hot(cells)
 
 
-def _check_names_go_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+def _check_names_go_with(config: Config, kind: DataKind, space: Space, name: str) -> None:
     """Whether the space and the network that a configuration names go with the data and with each other."""
     where = f"{name} holds {kind.unit}"
     if config.model.name == OWN:
@@ -142,7 +142,7 @@ def _check_names_go_with(config: Config, kind: Kind, space: Space, name: str) ->
         )
 
 
-def _check_goes_with(config: Config, kind: Kind, space: Space, name: str) -> None:
+def _check_goes_with(config: Config, kind: DataKind, space: Space, name: str) -> None:
     where = f"{name} holds {kind.unit}"
     if config.condense.container not in kind.containers:
         stores = next(other.unit for other in KINDS.values() if config.condense.container in other.containers)

@@ -17,14 +17,14 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_hypergradient, without_diverged
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.shifts import stated
 from hcdc_jax.pipeline.hcdc.targets import Matched, believed, full_training, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import rank_keys, scores_on_each
 from hcdc_jax.pipeline.search_result import Found, Retrained
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, key_for, solver_of
-from hcdc_jax.pipeline.taught.halves_taught import given_train
+from hcdc_jax.pipeline.taught.taught_parts import given_train
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
 from hcdc_jax.search.base import even_batch_size, in_batches
@@ -105,7 +105,7 @@ def search_calibrated(
             "a calibrated search chooses among cells, and this run matched mixtures of them; choose another --method"
         )
     run_seed = condensed.card["seed"]
-    matched = matched_targets(run, run_seed, drawn(run, run_seed, given_train(run, run_seed)))
+    matched = matched_targets(run, run_seed, choose_candidates(run, run_seed, given_train(run, run_seed)))
     known = matched._replace(params=None)  # those who teach have done so
     batches = {condensed.card["method"]: condensed.val, "real_val": setup.val, "train_loss": condensed.train}
     m = len(known.hparams)

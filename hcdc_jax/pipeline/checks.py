@@ -194,19 +194,19 @@ def _check_dcbench(config: Config) -> None:
 
 
 def check_sizes(setup: Setup) -> None:
-    """Draws the start of every half and builds its condenser once, which is cheap and finds what cannot be made.
+    """Draws the start of every part and builds its condenser once, which is cheap and finds what cannot be made.
 
     Raises:
       UserError: more synthetic nodes than real ones, fewer than classes, or a method that the space does not suit.
     """
     config = setup.config
-    halves: dict[tuple[str, str], Recipe] = {}  # methods share them, and on a large graph a draw takes a second
+    parts: dict[tuple[str, str], Recipe] = {}  # methods share them, and on a large graph a draw takes a second
     for method in config.methods:
         train, val = recipes.train_recipe(config, method), recipes.get(config, method).val
-        halves[train.name, "train"] = train
+        parts[train.name, "train"] = train
         if isinstance(val, Recipe):
-            halves[val.name, "val"] = val
-    for (_, part), recipe in halves.items():
+            parts[val.name, "val"] = val
+    for (_, part), recipe in parts.items():
         _check_half(setup, recipe, part)
 
 

@@ -9,11 +9,11 @@ from hcdc_jax.condensed import read_card, read_condensed, save_condensed
 from hcdc_jax.config import config_hash
 from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
-from hcdc_jax.pipeline.halves import Half, make_half, trial_of
+from hcdc_jax.pipeline.condensed_parts import CondensedPart, make_part, rank_request
 from hcdc_jax.pipeline.hcdc.matched_networks import forget_networks
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
-from hcdc_jax.pipeline.taught.halves_taught import make_train, relabelled_start
+from hcdc_jax.pipeline.taught.taught_parts import make_train, relabelled_start
 
 
 def condense(run: Run) -> None:
@@ -35,11 +35,11 @@ def condense(run: Run) -> None:
                 run.progress.say(f"{builds_on}{train.why}")
             if method.prepare is not None and not lost:
                 try:
-                    method.prepare(trial_of(run, seed, train))
+                    method.prepare(rank_request(run, seed, train))
                 except DivergedError as error:
                     run.progress.say(f"{name}, seed {seed}, ranks nothing: {error}")
             if isinstance(method.val, Recipe):  # a rival that validates on real data has no S_val
-                val = make_half(
+                val = make_part(
                     run, method.val, "val", seed, method=name, condensed_train=train,
                     relabel=functools.partial(relabelled_start, run, seed, name),
                 )  # fmt: skip
@@ -61,7 +61,7 @@ def _is_saved(folder: Path, method: str, seed: int) -> bool:
     return (folder / "condensed" / f"{name}.npz").exists() and (folder / "condensed.npz").exists()
 
 
-def _save(run: Run, method: str, seed: int, train: Half, val: Half) -> None:
+def _save(run: Run, method: str, seed: int, train: CondensedPart, val: CondensedPart) -> None:
     config, data = run.setup.config, run.setup.data
     save_condensed(
         run.folder,

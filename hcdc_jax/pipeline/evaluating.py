@@ -18,13 +18,13 @@ from hcdc_jax.evaluation.protocols import Protocol, described_protocol, settings
 from hcdc_jax.models import described_net, image_problem
 from hcdc_jax.models.image import num_parameters
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.condensed_parts import Place, read_part
 from hcdc_jax.pipeline.folder import check_same_data, describe, locked
-from hcdc_jax.pipeline.halves import Place, read_half
 from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.recipes.edc import observing_teacher
 from hcdc_jax.pipeline.setup import EVALUATE, Run, Setup, check_in_memory, key_for
-from hcdc_jax.pipeline.taught.halves_taught import train_place
 from hcdc_jax.pipeline.taught.observers_logits import labels_path, make_labels
+from hcdc_jax.pipeline.taught.taught_parts import train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.progress import Progress, silent
 from hcdc_jax.report import evaluations
@@ -164,10 +164,10 @@ def _jobs(
             if wanted.isdisjoint(methods):
                 continue
             place = Place(folder, s_train, "train", seed)
-            half = read_half(place)  # that it is there and whole is found before anything is trained
-            if half.why is not None:
-                progress.say(f"every network will fail on S_train of {', '.join(methods)}: {half.why}")
-            rate = half.facts.get("learned_learning_rate")
+            condensed_part = read_part(place)  # that it is there and whole is found before anything is trained
+            if condensed_part.why is not None:
+                progress.say(f"every network will fail on S_train of {', '.join(methods)}: {condensed_part.why}")
+            rate = condensed_part.facts.get("learned_learning_rate")
             sets.append((s_train, seed, tuple(methods), files.sha256(place.finished), rate))
     if plan.whole:
         sets.append((WHOLE, config.seeds[0], (), setup.data.checksum, None))
@@ -199,8 +199,10 @@ def _evaluated(
     teacher: Teacher | None,
 ) -> dict[str, Any]:
     """The scores of one job, and what they took."""
-    half = None if job.s_train == WHOLE else read_half(Place(folder, job.s_train, "train", job.seed))
-    train, kept = (setup.train, setup.train) if half is None else (half.batch, half.variables)
+    condensed_part = None if job.s_train == WHOLE else read_part(Place(folder, job.s_train, "train", job.seed))
+    train, kept = (
+        (setup.train, setup.train) if condensed_part is None else (condensed_part.batch, condensed_part.variables)
+    )
     protocol, labels = with_epochs(protocol, made["epochs"]), None
     if teacher is not None and protocol.logits == "stored":
         path = labels_path(folder, words, job.s_train, job.seed)

@@ -40,7 +40,7 @@ from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.folder import CONFIG
 from hcdc_jax.pipeline.recipes.edc import observers_of
 from hcdc_jax.pipeline.setup import Setup
-from hcdc_jax.pipeline.taught.halves_taught import make_train
+from hcdc_jax.pipeline.taught.taught_parts import make_train
 from hcdc_jax.progress import Progress, silent
 from hcdc_jax.report import ladders
 from hcdc_jax.report.evaluations import WHOLE
@@ -245,8 +245,8 @@ def _condensed(config: Config, folder: Path, progress: Progress) -> tuple[Setup,
     """The setup of a rung, the S_train of its first seed, and the mean seconds to condense."""
     with opened(config, folder, progress=progress) as run:
         _borrow_observers(run.setup.config, folder)
-        halves = [make_train(run, config.methods[0], seed) for seed in config.seeds]
-    return run.setup, halves[0].batch, float(np.mean([half.cost.seconds for half in halves]))
+        parts = [make_train(run, config.methods[0], seed) for seed in config.seeds]
+    return run.setup, parts[0].batch, float(np.mean([condensed_part.cost.seconds for condensed_part in parts]))
 
 
 def _borrow_observers(config: Config, folder: Path) -> None:

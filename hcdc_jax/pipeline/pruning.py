@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.condense.inner import even_batches, taught
+from hcdc_jax.condense.epoch_training import even_batches, taught
 from hcdc_jax.condense.pruning import Judge, Pruned, prune
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays

@@ -14,12 +14,12 @@ from hcdc_jax.config import config_hash
 from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.halves import Half, Place, read_half, snapshots, trial_of
+from hcdc_jax.pipeline.condensed_parts import CondensedPart, Place, rank_request, read_part, snapshots
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
-from hcdc_jax.pipeline.recipes.base import Recipe, Trial, Verdict
+from hcdc_jax.pipeline.recipes.base import RankRequest, RankResult, Recipe
 from hcdc_jax.pipeline.scoring import Networks, networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.pipeline.taught.halves_taught import teachers_of, train_place
+from hcdc_jax.pipeline.taught.taught_parts import teachers_of, train_place
 from hcdc_jax.problem import Problem
 from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import WHY_ALL_FAIL, Scores, ask_each, scored_at_once
@@ -38,13 +38,13 @@ def rank(run: Run) -> None:
     jobs.sort(key=lambda job: (job[0], train_place(run.folder, config, job[1], job[0]).recipe))
     left = [job for job in jobs if not _path(run.folder, *job).exists()]
     what = f"ranking {len(run.setup.candidates)} candidates, {len(jobs)} rankings"
-    half, trial, at = None, None, None
+    condensed_part, trial, at = None, None, None
     for seed, method in run.progress.track(left, what, len(jobs) - len(left)):
         place = train_place(run.folder, config, method, seed)
-        if half is None or trial is None or place != at:
-            half, at = read_half(place), place
-            trial = trial_of(run, seed, half)
-        ranking = _rank_one(run, method, half, trial)
+        if condensed_part is None or trial is None or place != at:
+            condensed_part, at = read_part(place), place
+            trial = rank_request(run, seed, condensed_part)
+        ranking = _rank_one(run, method, condensed_part, trial)
         if not ranking["status"].any() and "why" not in ranking:
             run.progress.say(f"{method}, seed {seed}: every candidate failed: {WHY_ALL_FAIL}")
         files.write_npz(_path(run.folder, seed, method), ranking)
@@ -54,21 +54,21 @@ def _path(folder: Path, seed: int, method: str) -> Path:
     return folder / "results" / f"{method}_seed{seed}.npz"
 
 
-def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
+def _rank_one(run: Run, name: str, condensed_part: CondensedPart, trial: RankRequest) -> dict[str, Any]:
     setup, config, seed = run.setup, run.setup.config, trial.seed
     val = recipes.get(config, name).val
-    if half.pruning:
-        files.write_npz(run.folder / "results" / f"{name}_seed{seed}_pruning.npz", half.pruning)
+    if condensed_part.pruning:
+        files.write_npz(run.folder / "results" / f"{name}_seed{seed}_pruning.npz", condensed_part.pruning)
     sees_train = recipes.sees_train(name)
     try:
-        if half.diverged and sees_train:
-            raise DivergedError(half.why)
+        if condensed_part.diverged and sees_train:
+            raise DivergedError(condensed_part.why)
         verdict, extra = _on_condensed(trial, val, name) if isinstance(val, Recipe) else (val(trial), {})
     except DivergedError as error:
         verdict, extra = _nothing(trial), {"why": np.array(str(error))}
     cost, matched = verdict.cost, verdict.matched
     if sees_train:
-        cost = half.cost.plus(cost)
+        cost = condensed_part.cost.plus(cost)
     if sees_train and recipes.is_taught(config, name) and (matched is None or not len(matched)):
         # Who was fitted to the m full trainings has paid for those that teach.
         paid = teachers_of(run, seed)
@@ -90,20 +90,20 @@ def _rank_one(run: Run, name: str, half: Half, trial: Trial) -> dict[str, Any]:
     } | extra
 
 
-def _nothing(trial: Trial) -> Verdict:
+def _nothing(trial: RankRequest) -> RankResult:
     """What a method says that has nothing to go by: every candidate fails."""
     n = len(trial.run.setup.candidates)
     failed = Scores(jnp.full(n, jnp.inf), jnp.zeros(n), jnp.zeros(n, bool))
-    return Verdict(failed, Elapsed(), trial.train_scalars)
+    return RankResult(failed, Elapsed(), trial.train_scalars)
 
 
-def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dict[str, Any]]:
-    """The verdict of both condensed halves, and how S_val came to it."""
+def _on_condensed(trial: RankRequest, recipe: Recipe, name: str) -> tuple[RankResult, dict[str, Any]]:
+    """The verdict of both condensed parts, and how S_val came to it."""
     setup, folder, seed = trial.run.setup, trial.run.folder, trial.seed
     condensed = read_condensed(folder, name, seed, config_hash=config_hash(setup.config))
     place = Place(folder, recipe.name, "val", seed)
-    half = read_half(place)
-    if not half.diverged:
+    condensed_part = read_part(place)
+    if not condensed_part.diverged:
         setup.kind.keep_figure(folder / "results", f"{name}_seed{seed}", condensed)
     shift = stated(setup, condensed)
     if shift is None:
@@ -113,9 +113,11 @@ def _on_condensed(trial: Trial, recipe: Recipe, name: str) -> tuple[Verdict, dic
         networks = networks_on(setup, rank_keys(setup, seed), candidates, condensed.train)
     scores, elapsed = networks.on(condensed.val)
     trace = _trace(setup, recipe, place, networks, condensed.train)
-    if half.why is not None:
-        trace["why"] = np.array(half.why)
-    return Verdict(scores, elapsed, condensed.card["stored_scalars"], half.cost, half.matched, shift), trace
+    if condensed_part.why is not None:
+        trace["why"] = np.array(condensed_part.why)
+    return RankResult(
+        scores, elapsed, condensed.card["stored_scalars"], condensed_part.cost, condensed_part.matched, shift
+    ), trace
 
 
 def _trace(setup: Setup, recipe: Recipe, place: Place, networks: Networks, train_batch: Batch) -> dict[str, np.ndarray]:

@@ -13,13 +13,13 @@ from hcdc_jax import metrics
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.halves import Place, read_half
+from hcdc_jax.pipeline.condensed_parts import Place, read_part
 from hcdc_jax.pipeline.hcdc.targets import Matched
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.reporting import full_training_seconds
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.pipeline.taught.halves_taught import teachers_of, train_place
+from hcdc_jax.pipeline.taught.taught_parts import teachers_of, train_place
 from hcdc_jax.progress import silent
 from hcdc_jax.search import Halving, History, break_even
 from hcdc_jax.training.candidates import Scores
@@ -177,14 +177,14 @@ def _best_of_truth(folder: Path) -> float | None:
 
 
 def _condense_cost(setup: Setup, folder: Path, method: str, seed: int) -> Cost | None:
-    """What both halves of condensed data took to make; None where the run folder does not hold them."""
+    """What both parts of condensed data took to make; None where the run folder does not hold them."""
     val = recipes.get(setup.config, method).val
     if not isinstance(val, Recipe):
         return None
     places = [train_place(folder, setup.config, method, seed), Place(folder, val.name, "val", seed)]
     if not all(place.finished.exists() for place in places):
         return None
-    ours, theirs = (read_half(place).cost for place in places)
+    ours, theirs = (read_part(place).cost for place in places)
     cost = ours.plus(theirs)
     if recipes.is_taught(setup.config, method) and not theirs.full_trainings:
         cost = cost.plus(teachers_of(Run(setup, folder, silent()), seed).cost)

@@ -72,7 +72,7 @@ class RealParts(NamedTuple):
     proxy_problem: Problem | None = None
 
 
-class Kind(NamedTuple):
+class DataKind(NamedTuple):
     """What the stages ask of a kind of data.
 
     Attributes:
@@ -152,7 +152,7 @@ class Setup(NamedTuple):
     """
 
     config: Config
-    kind: Kind
+    kind: DataKind
     data: Any
     space: spaces.Space
     problem: Problem
@@ -212,7 +212,7 @@ def check_in_memory(setup: Setup, what: str) -> None:
 
 # Offsets that keep the keys of different purposes apart.
 (
-    CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, DRAWS, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
+    CANDIDATES, TARGETS, POOL, CONDENSE, RANK, TRUTH, SEARCH, MATCHED, EXPERTS, EVALUATE, PRUNE, OBSERVERS, MOSAICS,
     REFINE, MIXES, VIEW_KEYS,
 ) = range(16)  # fmt: skip
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hcdc_jax.condense.epoch_training import checksum
 from hcdc_jax.condense.hcdc import condensed_pool
-from hcdc_jax.condense.inner import checksum
 from hcdc_jax.config import Sensitivity
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.hypergradients.fixed_networks import Pool

@@ -11,7 +11,7 @@ from hcdc_jax.condense.leave_one_out import left_out_errors
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.recipes.base import Cost, Request, Work, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, Request, Work, part_key
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.storage import files
 
@@ -65,7 +65,7 @@ def _errors(
     request: Request, work: Work, container: Container, distances: Sequence[str], steps: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """[num_distances, num_steps] errors, and what they took."""
-    setup, key = request.run.setup, half_key("val", request.seed)
+    setup, key = request.run.setup, part_key("val", request.seed)
     progress, direct = request.run.progress, setup.config.hcdc.direct
     count = len(np.unique(np.asarray(work.data.pool.hparams), axis=0))
     progress.start(f"leaving out candidates, seed {request.seed}", count * len(distances), 0)

@@ -15,7 +15,7 @@ from hcdc_jax.condensed import Condensed
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.hcdc.targets import Matched
-from hcdc_jax.pipeline.recipes.base import Cost, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, part_key
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.storage import files
 from hcdc_jax.types import Array, Batch
@@ -61,7 +61,7 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
         )  # fmt: skip
         condenser, key = (
             lambda_shift(setup.problem_on(condensed_train), setup.space, steps=STEPS),
-            half_key("val", seed),
+            part_key("val", seed),
         )
         run.progress.start(f"shift of the hyperparameters, seed {seed}", STEPS, 0)
 

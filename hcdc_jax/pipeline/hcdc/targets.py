@@ -16,7 +16,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import DivergedError
 from hcdc_jax.hypergradients.fixed_networks import Target
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.hcdc.draws import Draws, log_spread
+from hcdc_jax.pipeline.hcdc.matched_candidates import MatchedCandidates, log_spread
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import MIXES, TARGETS, Run, Setup, key_for, solver_of
 from hcdc_jax.storage import files
@@ -38,7 +38,7 @@ class Matched(NamedTuple):
     Attributes:
       hparams: [m, h].
       target: values [m] and hypergradients [m, h], NaN where the solve of one diverged.
-      cost: of the draws and of all m full trainings, the diverged ones included: what their values cost.
+      cost: of choosing the candidates and of all m full trainings, the diverged ones included: what their values cost.
       gradient_cost: of their hypergradients, on top; who does not look at these does not pay for them.
       params: of the trained networks, leading axis [m], where they are kept: where they teach.
     """
@@ -66,17 +66,17 @@ def folder_of(folder: Path, seed: int) -> Path:
     return folder / "checkpoints" / f"targets_seed{seed}"
 
 
-def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
+def matched_targets(run: Run, seed: int, candidates: MatchedCandidates) -> Matched:
     """Computes or reads the m own-theta targets of one seed.
 
-    With `extended_space = "samples"` the draws are matched. With "trajectories" those that follow a first one give way
-    to where the hypergradient of the one before leads, a step of one prior standard deviation downhill each, until the
-    trajectory is as long as wanted; with "mixes" every second one gives way to a mixture around it.
+    With `extended_space = "samples"` the given candidates are matched. With "trajectories" those that follow a first
+    one give way to where the hypergradient of the one before leads, a step of one prior standard deviation downhill
+    each, until the trajectory is as long as wanted; with "mixes" every second one gives way to a mixture around it.
 
     Args:
       run: the run.
       seed: of the method.
-      draws: the candidates to match.
+      candidates: those to match.
 
     Raises:
       DivergedError: all trainings did.
@@ -84,7 +84,7 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
     setup, options, folder = run.setup, run.setup.config.hcdc, folder_of(run.folder, seed)
 
     def candidate(i: int) -> np.ndarray:
-        hparams = np.asarray(draws.hparams[i])
+        hparams = np.asarray(candidates.hparams[i])
         if options.extended_space == "trajectories" and i % options.trajectory_length:
             return _downhill(setup, read_arrays(_file(folder, i - 1)), hparams)
         if options.extended_space == "mixes" and i % 2:
@@ -101,14 +101,14 @@ def matched_targets(run: Run, seed: int, draws: Draws) -> Matched:
             "in a new folder"
         )
     truth = log_spread(np.asarray(matched.target.value))
-    if draws.spread < UNFELT * truth:
+    if candidates.spread < UNFELT * truth:
         run.progress.say(
             f"seed {seed}: networks trained on S_train hardly feel the hyperparameters (their log losses on real data "
-            f"spread by {draws.spread:.2g}, those after full trainings by {truth:.2g}), so no S_val can rank them; "
-            "lengthen training.proxy_steps, or store more in S_train"
+            f"spread by {candidates.spread:.2g}, those after full trainings by {truth:.2g}), so no S_val can rank "
+            "them; lengthen training.proxy_steps, or store more in S_train"
         )
     tell_of_exploded(run, seed, believed(setup, matched))
-    return matched._replace(cost=draws.cost.plus(matched.cost))
+    return matched._replace(cost=candidates.cost.plus(matched.cost))
 
 
 def tell_of_exploded(run: Run, seed: int, target: Target) -> None:

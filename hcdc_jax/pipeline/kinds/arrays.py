@@ -19,7 +19,7 @@ from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.tables import TABLE_NETS, table_problem
 from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
-from hcdc_jax.pipeline.setup import OWN, Kind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.training.soft_labels import SoftLoss
@@ -169,7 +169,7 @@ def _words(setup: Setup) -> str:
     return f"{', '.join(setup.data.preparation.feature_names)}; prepared, the numbers lie under preparation/"
 
 
-KIND = Kind(
+KIND = DataKind(
     unit="examples",
     models=(OWN, *TABLE_NETS),
     containers=("auto",),

@@ -22,7 +22,7 @@ from hcdc_jax.data.graphs import seen_from, summary
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.graph import spectral_gnn
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
-from hcdc_jax.pipeline.setup import Kind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.storage import files
@@ -185,7 +185,7 @@ def _check_available(setup: Setup, part: str, labelled: int) -> None:
 
 
 def _size_setting(setup: Setup, part: str) -> tuple[str, float]:
-    """The setting that decides the size of a half, and how many nodes one unit of it is."""
+    """The setting that decides the size of a condensed part, and how many nodes one unit of it is."""
     if part == "train":
         return "condense.ratio", setup.data.num_nodes
     return "condense.val_factor", num_nodes(setup.config, setup.data, "train")
@@ -211,7 +211,7 @@ def _words(setup: Setup) -> str:
 
 
 def _keep_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
-    """The weights of the propagation P_1 of both halves, for the figure of the learned graph."""
+    """The weights of the propagation P_1 of both condensed parts, for the figure of the learned graph."""
     arrays = {}
     for part, batch in (("train", condensed.train), ("val", condensed.val)):
         terms = np.asarray(batch.inputs.edges)
@@ -222,7 +222,7 @@ def _keep_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
     files.write_npz(folder / f"{name}_adjacency.npz", arrays)
 
 
-KIND = Kind(
+KIND = DataKind(
     num_parameters=lambda setup: None,
     unit="nodes",
     models=tuple(MODELS),

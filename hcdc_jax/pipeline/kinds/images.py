@@ -32,7 +32,7 @@ from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.kinds import image_containers
 from hcdc_jax.pipeline.kinds.image_containers import generated_per_class, per_class
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
-from hcdc_jax.pipeline.setup import OWN, Kind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.spaces.dcbench import misread
@@ -189,7 +189,7 @@ def _words(setup: Setup) -> str:
 
 
 def _keep_images(folder: Path, name: str, condensed: Condensed) -> None:
-    """The pixels of both halves as one sees them, in [0, 1] as far as they are images, for the figure."""
+    """The pixels of both condensed parts as one sees them, in [0, 1] as far as they are images, for the figure."""
     arrays = {}
     for part, batch in (("train", condensed.train), ("val", condensed.val)):
         arrays[part] = pixels_of(batch.inputs, condensed.preprocessing)
@@ -197,7 +197,7 @@ def _keep_images(folder: Path, name: str, condensed: Condensed) -> None:
     files.write_npz(folder / f"{name}_images.npz", arrays)
 
 
-KIND = Kind(
+KIND = DataKind(
     unit="images",
     models=IMAGE_NETS,
     containers=image_containers.NAMES,

@@ -1,4 +1,4 @@
-"""What a half starts from and what stores it, whatever the kind of data."""
+"""What a condensed part starts from and what stores it, whatever the kind of data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def to_learn(start: Callable[[Setup, str, int], Start]) -> Callable[[Setup, str,
 
 
 def sampling_rng(part: str, seed: int) -> np.random.Generator:
-    """The generator that draws the real examples of a half."""
+    """The generator that draws the real examples of a condensed part."""
     return np.random.default_rng([seed, 0 if part == "train" else 1])
 
 

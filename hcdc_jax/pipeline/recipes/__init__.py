@@ -1,4 +1,4 @@
-"""Methods: how each makes the two halves of a condensed data set. A new one is a file and a line in `_BUILT_IN`."""
+"""Methods: how each makes the two parts of a condensed data set. A new one is a file and a line in `_BUILT_IN`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method is made of: two halves, each made by a recipe."""
+"""What a method is made of: two parts, each made by a recipe."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One half that is to be learned.
+    """One condensed part that is to be learned.
 
     Attributes:
       run: the run it belongs to.
@@ -77,7 +77,7 @@ class Work(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """How a half is learned.
+    """How a condensed part is learned.
 
     Attributes:
       condenser: `condenser(setup, container)`; pure Python, nothing is computed.
@@ -99,10 +99,10 @@ class Learner(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How one half is made.
+    """How one condensed part is made.
 
     Attributes:
-      name: part of the names of its files; halves of one name, part and seed are the same half.
+      name: part of the names of its files; of one name, part and seed there is one.
       start: `start(setup, part, seed)`, the real examples it starts from; raises `UserError` for impossible sizes.
       container: `container(setup, part)`, what stores it.
       learner: learns it; None leaves it as it starts.
@@ -137,7 +137,7 @@ class LearnedVal(NamedTuple):
     matched: np.ndarray
 
 
-class Trial(NamedTuple):
+class RankRequest(NamedTuple):
     """What a rival without S_val is asked to rank.
 
     Attributes:
@@ -157,7 +157,7 @@ class Trial(NamedTuple):
     learned: Callable[[str], LearnedVal]
 
 
-class Verdict(NamedTuple):
+class RankResult(NamedTuple):
     """Scores of the candidates, and what they took.
 
     Attributes:
@@ -185,8 +185,8 @@ class Method(NamedTuple):
       train: recipe of S_train; None for that of the method which `hcdc.train_method` names.
       val: recipe of S_val; or how a rival without S_val ranks.
       prepare: what such a rival pays for when the others condense, kept in the run folder.
-      unit: of the only kind of data that it is for, as `Kind.unit` has it: "nodes", "images" or "examples"; None where
-        it is for all, or `Kind.methods` names it.
+      unit: of the only kind of data that it is for, as `DataKind.unit` has it: "nodes", "images" or "examples"; None
+        where it is for all, or `DataKind.methods` names it.
       settings: a frozen dataclass of settings, each with a default, which a configuration has as `[plugins.<method>]`;
         recipes read them by `config.settings_of`.
       labels: of S_train, "teachers" where the run has any, or always its "own"; "unseen" for who does not look at
@@ -195,13 +195,13 @@ class Method(NamedTuple):
 
     about: str
     train: Recipe | None
-    val: Recipe | Callable[[Trial], Verdict]
-    prepare: Callable[[Trial], Any] | None = None
+    val: Recipe | Callable[[RankRequest], RankResult]
+    prepare: Callable[[RankRequest], Any] | None = None
     labels: Literal["teachers", "own", "unseen"] = "teachers"
     unit: Literal["nodes", "images", "examples"] | None = None
     settings: type | None = None
 
 
-def half_key(part: str, seed: int) -> Array:
-    """Key of the initialisation and the steps of one half."""
+def part_key(part: str, seed: int) -> Array:
+    """Key of the initialisation and the steps of one condensed part."""
     return jax.random.fold_in(key_for(CONDENSE, seed), 0 if part == "train" else 1)

@@ -18,7 +18,7 @@ from hcdc_jax.batches.images import Standardisation, StreamedInputs, places_in_o
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.class_batches import ClassPool
 from hcdc_jax.condense.edc import EDCData, ObserverTarget, edc, num_batches
-from hcdc_jax.condense.inner import EpochTraining, checksum
+from hcdc_jax.condense.epoch_training import EpochTraining, checksum
 from hcdc_jax.condense.mosaics import check_mosaics, mosaics
 from hcdc_jax.condense.observers import (
     Observer,
@@ -45,7 +45,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.evaluation import Teacher
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
-from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, part_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
 from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, check_in_memory, key_for
 from hcdc_jax.storage import files
@@ -238,7 +238,7 @@ def _mosaics(request: Request, pool: ClassPool, nets: tuple[Observer, ...], para
         said = [net.problem.apply(one, (), images) for net, one in zip(nets, params, strict=True)]
         return jnp.stack([optax.softmax_cross_entropy_with_integer_labels(one, labels) for one in said]).mean(0)
 
-    key = jax.random.fold_in(half_key(request.part, request.seed), MOSAICS)
+    key = jax.random.fold_in(part_key(request.part, request.seed), MOSAICS)
     made = mosaics(
         key, pool, judge, request.start.images.shape[0] // setup.data.num_classes,
         factor=options.mosaic_factor, images=options.mosaic_images, crops=options.mosaic_crops,

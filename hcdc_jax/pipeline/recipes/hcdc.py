@@ -18,14 +18,14 @@ from hcdc_jax.hypergradients import distances
 from hcdc_jax.hypergradients.distances import READ_VALUES
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, without_diverged
 from hcdc_jax.hypergradients.krylov import norm
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.matched_networks import networks_at
 from hcdc_jax.pipeline.hcdc.refinement import refined
 from hcdc_jax.pipeline.hcdc.selection import DISTANCES, settled
 from hcdc_jax.pipeline.hcdc.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.hcdc.targets import Matched, believed, matched_targets, tell_of_exploded
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
-from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work, half_key
+from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work, part_key
 from hcdc_jax.pipeline.setup import Setup, Start
 from hcdc_jax.spaces.continuous import as_is
 from hcdc_jax.types import Array, Batch
@@ -93,8 +93,8 @@ def _shifted_work(request: Request) -> Work:
 
 def _matched(request: Request) -> Matched:
     assert request.condensed_train is not None
-    draws = drawn(request.run, request.seed, request.condensed_train)
-    return matched_targets(request.run, request.seed, draws)
+    candidates = choose_candidates(request.run, request.seed, request.condensed_train)
+    return matched_targets(request.run, request.seed, candidates)
 
 
 def _work_of(request: Request, matched: Matched, match: _Match, placed: Callable[[Array], Array] = as_is) -> Work:
@@ -103,7 +103,7 @@ def _work_of(request: Request, matched: Matched, match: _Match, placed: Callable
     container = learned(setup, "val")
 
     def learn(matched: Matched) -> Batch | None:
-        work, key, count = _frozen(request, matched, match, placed), half_key("val", request.seed), steps(setup)
+        work, key, count = _frozen(request, matched, match, placed), part_key("val", request.seed), steps(setup)
         method, start = match.condenser(setup, container), container.init(key, request.start)
         state = run_condenser(key, method, method.init(key, start, work.data), work.data, steps=count, every=count)
         return None if has_diverged(state.variables, start) else jax.jit(container.decode)(state.variables)

@@ -7,7 +7,7 @@ import numpy as np
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.hcdc_shared import SharedData, hcdc_shared
 from hcdc_jax.containers import Container
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.recipes.hcdc import steps
@@ -25,10 +25,10 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
 def _work(request: Request) -> Work:
     setup = request.run.setup
     assert request.condensed_train is not None
-    draws = drawn(request.run, request.seed, request.condensed_train)
+    candidates = choose_candidates(request.run, request.seed, request.condensed_train)
     rates = setup.kind.rates(setup, request.start)
-    data = SharedData(draws.hparams, request.condensed_train, setup.train, setup.val, setup.proxy_training, rates)
-    return Work(data, draws.cost, np.asarray(draws.hparams))
+    data = SharedData(candidates.hparams, request.condensed_train, setup.train, setup.val, setup.proxy_training, rates)
+    return Work(data, candidates.cost, np.asarray(candidates.hparams))
 
 
 METHOD = Method(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
+from hcdc_jax.pipeline.recipes.base import Cost, Method, RankRequest, RankResult
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
 from hcdc_jax.pipeline.recipes.rivals import paid, predicted_logs
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
@@ -16,7 +16,7 @@ BUILDS_ON = "hcdc"
 """The method whose S_val it reads."""
 
 
-def _both(trial: Trial) -> Verdict:
+def _both(trial: RankRequest) -> RankResult:
     """The geometric mean of two predictions of a candidate's loss on the full data.
 
     One is its loss on S_val after training on S_train, to the power that fits the matched candidates best; the other
@@ -39,7 +39,7 @@ def _both(trial: Trial) -> Verdict:
     if not pays_for_hypergradients(setup, BUILDS_ON):
         cost = cost.plus(paid_for.gradient_cost)
     scores = scores._replace(loss=losses, status=np.isfinite(losses))
-    return Verdict(scores, elapsed, stored, cost, s_val.matched)
+    return RankResult(scores, elapsed, stored, cost, s_val.matched)
 
 
 METHOD = Method(

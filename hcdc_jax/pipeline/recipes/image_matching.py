@@ -88,7 +88,7 @@ def _dm_steps(setup: Setup) -> int:
 
 
 def method(about: str, name: str, learner: Learner) -> Method:
-    """A method both of whose halves are learned, from what `condense.init` says."""
+    """A method both of whose parts are learned, from what `condense.init` says."""
     recipe = Recipe(name, to_learn(stored), learned, learner)
     return Method(about, recipe, recipe)
 

@@ -71,7 +71,7 @@ def augmentation_of(setup: Setup, text: str) -> Augmentation | None:
 
 
 def real_images(request: Request) -> Batch:
-    """The real images that a half stands for."""
+    """The real images that a condensed part stands for."""
     return request.run.setup.train if request.part == "train" else request.run.setup.val
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from hcdc_jax.condense.base import Condenser
+from hcdc_jax.condense.epoch_training import EpochTraining
 from hcdc_jax.condense.experts import (
     expert_trajectory,
     load_experts,
@@ -17,7 +18,6 @@ from hcdc_jax.condense.experts import (
     open_buffer,
     save_expert,
 )
-from hcdc_jax.condense.inner import EpochTraining
 from hcdc_jax.condense.mtt import MTTData, MTTState, mtt
 from hcdc_jax.containers import Container
 from hcdc_jax.errors import DivergedError, UserError

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.pipeline.clock import Elapsed, measured
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.shifts import Shift, learned_shift, shifted
 from hcdc_jax.pipeline.hcdc.targets import Matched, believed, matched_targets
-from hcdc_jax.pipeline.recipes.base import Cost, Method, Trial, Verdict
+from hcdc_jax.pipeline.recipes.base import Cost, Method, RankRequest, RankResult
 from hcdc_jax.pipeline.scoring import mean_scores, rank_keys
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for
 from hcdc_jax.pipeline.taught.teachers import relabelled, teachers
@@ -35,19 +35,19 @@ def _some(setup: Setup, seed: int) -> Batch:
     return setup.kind.batch(setup, index)
 
 
-def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[Trial], Verdict]:
+def _on_real(validation: Callable[[Setup, int], Batch]) -> Callable[[RankRequest], RankResult]:
     """Trains on S_train and validates on real data."""
 
-    def judge(trial: Trial) -> Verdict:
+    def judge(trial: RankRequest) -> RankResult:
         setup, seed = trial.run.setup, trial.seed
         val = validation(setup, seed)
         scores, elapsed = trial.networks().on(val)
-        return Verdict(scores, elapsed, trial.train_scalars + setup.kind.real_scalars(setup))
+        return RankResult(scores, elapsed, trial.train_scalars + setup.kind.real_scalars(setup))
 
     return judge
 
 
-def _on_teachers(trial: Trial) -> Verdict:
+def _on_teachers(trial: RankRequest) -> RankResult:
     """Trains on S_train and asks how far networks agree with the teachers on validation images, of any class.
 
     Accuracy is the share of images on which network and teachers name the same class.
@@ -59,15 +59,15 @@ def _on_teachers(trial: Trial) -> Verdict:
     scores, elapsed = trial.networks().on(val)
     stored = trial.train_scalars + setup.kind.real_scalars(setup) + val.labels.size
     cost = Cost(labelling.run, labelling.compile).plus(taught_by.cost)
-    return Verdict(scores, elapsed, stored, cost, taught_by.paid)
+    return RankResult(scores, elapsed, stored, cost, taught_by.paid)
 
 
-def _on_itself(trial: Trial) -> Verdict:
+def _on_itself(trial: RankRequest) -> RankResult:
     """The loss that is left on S_train itself."""
     return _left_on(trial, trial.condensed_train)
 
 
-def _on_images(trial: Trial) -> Verdict:
+def _on_images(trial: RankRequest) -> RankResult:
     """The loss that is left on S_train; where teachers labelled many views, on the images as they are, the first."""
     labels, batch = trial.run.setup.config.labels, trial.condensed_train
     if labels.teachers:
@@ -75,14 +75,14 @@ def _on_images(trial: Trial) -> Verdict:
     return _left_on(trial, batch)
 
 
-def _left_on(trial: Trial, batch: Batch) -> Verdict:
+def _left_on(trial: RankRequest, batch: Batch) -> RankResult:
     scores, elapsed = trial.networks().on(batch)
-    return Verdict(scores, elapsed, trial.train_scalars)
+    return RankResult(scores, elapsed, trial.train_scalars)
 
 
-def paid(trial: Trial) -> Matched:
-    """The m full trainings that hcdc pays for, with the same draws."""
-    return matched_targets(trial.run, trial.seed, drawn(trial.run, trial.seed, trial.condensed_train))
+def paid(trial: RankRequest) -> Matched:
+    """The m full trainings that hcdc pays for, from the same matched candidates."""
+    return matched_targets(trial.run, trial.seed, choose_candidates(trial.run, trial.seed, trial.condensed_train))
 
 
 def scores_of(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
@@ -91,7 +91,7 @@ def scores_of(losses: np.ndarray, accuracy: np.ndarray | None = None) -> Scores:
     return Scores(*map(jnp.asarray, (losses.astype(np.float32), accuracy.astype(np.float32), np.isfinite(losses))))
 
 
-def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
+def _surrogate(trial: RankRequest, *, with_gradients: bool) -> RankResult:
     """A Gaussian process on the log losses of the full trainings."""
     setup, matched = trial.run.setup, paid(trial)
     with measured() as elapsed:
@@ -99,7 +99,7 @@ def _surrogate(trial: Trial, *, with_gradients: bool) -> Verdict:
     hparams, (value, gradient) = matched.hparams, matched.target
     stored = hparams.size + value.size + gradient.size * with_gradients
     cost = matched.cost.plus(matched.gradient_cost) if with_gradients else matched.cost
-    return Verdict(scores_of(np.exp(logs)), elapsed, stored, cost, np.asarray(hparams))
+    return RankResult(scores_of(np.exp(logs)), elapsed, stored, cost, np.asarray(hparams))
 
 
 def predicted_logs(setup: Setup, matched: Matched, *, with_gradients: bool) -> np.ndarray:
@@ -109,7 +109,7 @@ def predicted_logs(setup: Setup, matched: Matched, *, with_gradients: bool) -> n
     return surrogate.predict(surrogate.fit(setup.space, matched.hparams, np.log(value), slopes), setup.candidates)[0]
 
 
-def _real_val_residual(trial: Trial) -> Verdict:
+def _real_val_residual(trial: RankRequest) -> RankResult:
     """real_val, with its log losses corrected by a Gaussian process on what they miss of the full trainings."""
     setup, matched = trial.run.setup, paid(trial)
     keys = rank_keys(setup, trial.seed)
@@ -122,7 +122,7 @@ def _real_val_residual(trial: Trial) -> Verdict:
     if usable.any():
         process = surrogate.fit(setup.space, np.asarray(matched.hparams)[usable], residual)
         correction = surrogate.predict(process, setup.candidates)[0]
-    return Verdict(
+    return RankResult(
         scores._replace(loss=scores.loss * np.exp(correction)),
         elapsed,
         trial.train_scalars + setup.kind.real_scalars(setup) + matched.hparams.size + residual.size,
@@ -131,28 +131,28 @@ def _real_val_residual(trial: Trial) -> Verdict:
     )
 
 
-def _shift(trial: Trial) -> Shift:
+def _shift(trial: RankRequest) -> Shift:
     return learned_shift(trial.run, trial.seed, paid(trial), trial.condensed_train)
 
 
-def _lambda_shift(trial: Trial) -> Verdict:
+def _lambda_shift(trial: RankRequest) -> RankResult:
     """real_val after a learned constant shift of the hyperparameters."""
     setup, matched, shift = trial.run.setup, paid(trial), _shift(trial)
     candidates = shifted(setup, setup.candidates, shift.amount)
     scores, elapsed = mean_scores(setup, rank_keys(setup, trial.seed), candidates, trial.condensed_train, setup.val)
     stored = trial.train_scalars + setup.kind.real_scalars(setup) + shift.amount.size
     cost = matched.cost.plus(shift.cost)
-    return Verdict(scores, elapsed, stored, cost, np.asarray(matched.hparams), shift.amount)
+    return RankResult(scores, elapsed, stored, cost, np.asarray(matched.hparams), shift.amount)
 
 
-def _chance(trial: Trial) -> Verdict:
+def _chance(trial: RankRequest) -> RankResult:
     """A random order: what choosing blindly gives."""
     with measured() as elapsed:
         order = jax.random.permutation(key_for(RANK, trial.seed), len(trial.run.setup.candidates))
-    return Verdict(scores_of(np.asarray(order, np.float64)), elapsed, 0)
+    return RankResult(scores_of(np.asarray(order, np.float64)), elapsed, 0)
 
 
-def _halving(trial: Trial) -> Verdict:
+def _halving(trial: RankRequest) -> RankResult:
     """Successive halving on the full data, ranked by `places`."""
     setup = trial.run.setup
     with measured() as elapsed:
@@ -162,7 +162,7 @@ def _halving(trial: Trial) -> Verdict:
     place, accuracy = places(found, np.asarray(setup.candidates))
     # All of its time is training on the full data, which the full trainings already count.
     cost = Cost(0.0, elapsed.compile, elapsed.run, found.full_trainings)
-    return Verdict(scores_of(place, accuracy), Elapsed(), setup.kind.real_scalars(setup), cost)
+    return RankResult(scores_of(place, accuracy), Elapsed(), setup.kind.real_scalars(setup), cost)
 
 
 def places(found: Halving, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.kinds.images import network_options
-from hcdc_jax.pipeline.recipes.base import Method, Trial, Verdict
+from hcdc_jax.pipeline.recipes.base import Method, RankRequest, RankResult
 from hcdc_jax.pipeline.scoring import rank_keys
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.search import ZeroCost, nas_bench_201_proxies
@@ -42,7 +42,7 @@ def shown(setup: Setup, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 4]).choice(numbers, min(IMAGES, len(numbers)), replace=False)
 
 
-def _judge(trial: Trial, *, name: str) -> Verdict:
+def _judge(trial: RankRequest, *, name: str) -> RankResult:
     """Minus the score, averaged over initialisations, stands where others have a loss."""
     setup = trial.run.setup
     keys, proxy = rank_keys(setup, trial.seed), _proxy(setup, name)
@@ -53,7 +53,7 @@ def _judge(trial: Trial, *, name: str) -> Verdict:
         found = np.array([[float(score(key, hparams)) for hparams in setup.candidates] for key in keys]).mean(0)
     good = np.isfinite(found)
     loss = np.where(good, -found, np.inf).astype(np.float32)
-    return Verdict(Scores(jnp.asarray(loss), jnp.zeros(len(loss)), jnp.asarray(good)), elapsed, batch.inputs.size)
+    return RankResult(Scores(jnp.asarray(loss), jnp.zeros(len(loss)), jnp.asarray(good)), elapsed, batch.inputs.size)
 
 
 METHODS = {

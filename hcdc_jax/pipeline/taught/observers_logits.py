@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.condense.inner import checksum
+from hcdc_jax.condense.epoch_training import checksum
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import StoredLogits, Teacher, stored_logits

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.pipeline.hcdc.draws import drawn
+from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.targets import matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import Run, Setup
@@ -43,8 +43,8 @@ def teachers(run: Run, seed: int, condensed_train: Batch) -> Teachers:
     Raises:
       UserError: all of them diverged.
     """
-    draws = drawn(run, seed, condensed_train)
-    matched = matched_targets(run, seed, draws)
+    candidates = choose_candidates(run, seed, condensed_train)
+    matched = matched_targets(run, seed, candidates)
     best = np.argsort(np.asarray(matched.target.value), kind="stable")[: run.setup.config.labels.teachers]
     params = jax.tree.map(lambda leaf: leaf[best], matched.params)
     # Their hypergradients are the price of matching, not of teaching.

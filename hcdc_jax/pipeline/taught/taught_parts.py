@@ -13,8 +13,8 @@ from hcdc_jax.config import Config
 from hcdc_jax.containers import ImageStart, ViewStart, view_container
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.halves import Half, Place, make_half, read_half
-from hcdc_jax.pipeline.recipes.base import Cost, Recipe, half_key
+from hcdc_jax.pipeline.condensed_parts import CondensedPart, Place, make_part, read_part
+from hcdc_jax.pipeline.recipes.base import Cost, Recipe, part_key
 from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.pipeline.taught.teachers import Teachers, labels_of, teachers
 from hcdc_jax.storage import files
@@ -22,7 +22,7 @@ from hcdc_jax.storage.codec import to_arrays
 from hcdc_jax.types import Batch
 
 TAUGHT = "_taught"
-"""Ends the names of files of halves that teachers labelled."""
+"""Ends the names of files of parts that teachers labelled."""
 
 
 def train_place(folder: Path, config: Config, method: str, seed: int) -> Place:
@@ -31,7 +31,7 @@ def train_place(folder: Path, config: Config, method: str, seed: int) -> Place:
     return Place(folder, recipes.train_recipe(config, method).name + ending, "train", seed)
 
 
-def make_train(run: Run, method: str, seed: int) -> Half:
+def make_train(run: Run, method: str, seed: int) -> CondensedPart:
     """Makes the S_train of a method, or reads it: condensed first, and labelled by teachers if the run has them.
 
     Raises:
@@ -39,10 +39,10 @@ def make_train(run: Run, method: str, seed: int) -> Half:
     """
     config = run.setup.config
     recipe, place = recipes.train_recipe(config, method), train_place(run.folder, config, method, seed)
-    given = make_half(run, recipe, "train", seed, method=method)
+    given = make_part(run, recipe, "train", seed, method=method)
     if recipes.is_taught(config, method) and not place.finished.exists():
         files.write_npz(place.finished, to_arrays(_taught(run, seed, recipe, given)))
-    return read_half(place)
+    return read_part(place)
 
 
 def teachers_of(run: Run, seed: int) -> Teachers:
@@ -56,7 +56,7 @@ def teachers_of(run: Run, seed: int) -> Teachers:
 def given_train(run: Run, seed: int) -> Batch:
     """The S_train of hcdc with its own labels, by means of which matched candidates are drawn, whoever asks first."""
     recipe = recipes.given_recipe(run.setup.config)
-    return make_half(run, recipe, "train", seed, method=recipe.name).batch
+    return make_part(run, recipe, "train", seed, method=recipe.name).batch
 
 
 def relabelled_start(run: Run, seed: int, method: str, start: ImageStart) -> ImageStart:
@@ -67,13 +67,13 @@ def relabelled_start(run: Run, seed: int, method: str, start: ImageStart) -> Ima
     return start._replace(labels=np.asarray(labels_of(run.setup, teachers_of(run, seed), jnp.asarray(start.images))))
 
 
-def _taught(run: Run, seed: int, recipe: Recipe, given: Half) -> Half:
+def _taught(run: Run, seed: int, recipe: Recipe, given: CondensedPart) -> CondensedPart:
     """The same images, in views, with labels of teachers; its cost leaves out the full trainings, which rows share."""
     setup, options, taught_by = run.setup, run.setup.config.labels, teachers_of(run, seed)
     augmentation = augment.Augmentation(())
     if options.views > 1:
         augmentation = augment.fitting(augment.parse(options.augmentation, augment.VIEW_OPERATIONS), setup.data.name)
-    key = jax.random.fold_in(half_key("train", seed), 1)
+    key = jax.random.fold_in(part_key("train", seed), 1)
     container = view_container((recipe.finished or recipe.container)(setup, "train"), augmentation)
     with measured() as elapsed:
         seen = jax.jit(augment.views, static_argnums=(1, 3))(key, augmentation, given.batch.inputs, options.views)

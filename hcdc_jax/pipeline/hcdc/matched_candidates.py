@@ -10,20 +10,20 @@ import numpy as np
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.recipes.base import Cost
-from hcdc_jax.pipeline.setup import DRAWS, Run, key_for
+from hcdc_jax.pipeline.setup import MATCHED, Run, key_for
 from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import evaluate
 from hcdc_jax.types import Array, Batch
 
 
-class Draws(NamedTuple):
+class MatchedCandidates(NamedTuple):
     """The candidates to match, best first, and what it cost to choose them.
 
     Attributes:
       hparams: [m, h].
       cost: of the trainings on S_train that chose them.
-      spread: standard deviation over all draws of the log loss on the real validation part, after training on S_train;
-        NaN where none were trained.
+      spread: standard deviation, over all candidates tried on S_train, of the log loss on the real validation part; NaN
+        where none were tried.
     """
 
     hparams: Array
@@ -31,21 +31,21 @@ class Draws(NamedTuple):
     spread: float
 
 
-def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
+def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCandidates:
     """Chooses the m candidates to match, or reads them; never those that are ranked.
 
-    `hcdc.draws` m candidates, spread evenly over the prior, are trained on S_train and ordered by their losses on the
-    real validation part; of each m-th of that order the middle one is matched. Where good candidates are rare, m draws
-    may hold none, and what is fitted to them is a guess just where the search will look. With `hcdc.design =
-    "factorial"` the m candidates are the prior's `factorial` design, and nothing is trained to choose them: of many
-    hyperparameters that add up no eight draws are as even, and S_train may order them backwards.
+    `hcdc.candidates_per_match` times m candidates, spread evenly over the prior, are trained on S_train and ordered by
+    their losses on the real validation part; of each m-th of that order the middle one is matched. Where good ones are
+    rare, m draws may hold none, and what is fitted to them is a guess just where the search will look. With
+    `hcdc.design = "factorial"` the m candidates are the prior's `factorial` design, and nothing is trained to choose
+    them: of many hyperparameters that add up no eight draws are as even, and S_train may order them backwards.
 
     Args:
       run: the run.
       seed: of the method.
       condensed_train: S_train.
     """
-    path = run.folder / "checkpoints" / f"draws_seed{seed}.npz"
+    path = run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz"
     if not path.exists():
         setup, options = run.setup, run.setup.config.hcdc
         spread = np.nan
@@ -53,9 +53,9 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
             if options.design == "factorial":
                 points = setup.space.factorial((options.seed, seed), options.full_trainings)
             else:
-                points = setup.space.spread((options.seed, seed), options.draws * options.full_trainings)
-                if options.draws > 1:
-                    key = key_for(DRAWS, seed)
+                points = setup.space.spread((options.seed, seed), options.candidates_per_match * options.full_trainings)
+                if options.candidates_per_match > 1:
+                    key = key_for(MATCHED, seed)
                     problem = setup.problem_on(condensed_train)
                     scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
                     losses = np.asarray(scores.loss)
@@ -65,7 +65,7 @@ def drawn(run: Run, seed: int, condensed_train: Batch) -> Draws:
         )
     record = read_arrays(path)
     cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
-    return Draws(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
+    return MatchedCandidates(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
 
 
 def log_spread(losses: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The halves of condensed data sets: made once, kept in `checkpoints/`, taken up again at any step."""
+"""The parts of condensed data sets: made once, kept in `checkpoints/`, taken up again at any step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import DivergedError, UserError
 from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.pruning import pruned
-from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, Recipe, Request, Trial, half_key
+from hcdc_jax.pipeline.recipes.base import Cost, LearnedVal, Learner, RankRequest, Recipe, Request, part_key
 from hcdc_jax.pipeline.scoring import networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Start
 from hcdc_jax.progress import Progress
@@ -33,8 +33,8 @@ MOST_PER_CALL = 100
 """Steps between two words of progress at most: on images seconds, where a pause may take an hour."""
 
 
-class Half(NamedTuple):
-    """One finished half of a condensed data set.
+class CondensedPart(NamedTuple):
+    """One finished part of a condensed data set.
 
     Attributes:
       variables: of its container.
@@ -61,7 +61,7 @@ class Half(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where one half lies in a run folder.
+    """Where one condensed part lies in a run folder.
 
     Attributes:
       folder: of the run.
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
     @property
     def finished(self) -> Path:
-        """The file of the finished half."""
+        """The file of the finished condensed part."""
         return self.folder / "checkpoints" / f"{self.recipe}_{self.part}_seed{self.seed}.npz"
 
     @property
@@ -104,17 +104,17 @@ class Place(NamedTuple):
         return self.folder / "checkpoints" / "snapshots" / f"{self.recipe}_{self.part}_seed{self.seed}"
 
 
-def make_half(
+def make_part(
     run: Run,
     recipe: Recipe,
     part: str,
     seed: int,
     *,
     method: str,
-    condensed_train: Half | None = None,
+    condensed_train: CondensedPart | None = None,
     relabel: Callable[[Start], Start] | None = None,
-) -> Half:
-    """Makes one half, or reads it if it is finished, or goes on where it was interrupted.
+) -> CondensedPart:
+    """Makes one condensed part, or reads it if it is finished, or goes on where it was interrupted.
 
     Args:
       run: the run.
@@ -123,7 +123,7 @@ def make_half(
       seed: of the method.
       method: under whose name the steps are logged.
       condensed_train: S_train, for S_val; where it diverged nothing is learned, and S_val is as little there.
-      relabel: gives what the half starts from its labels; it keeps them if not given.
+      relabel: gives what the part starts from its labels; it keeps them if not given.
     """
     place = Place(run.folder, recipe.name, part, seed)
     if not place.finished.exists():
@@ -131,9 +131,9 @@ def make_half(
         start = recipe.start(setup, part, seed)
         start = start if relabel is None else relabel(start)
         if recipe.learner is None:
-            learned = _Learned(recipe.container(setup, part).init(half_key(part, seed), start), Cost(), None, {}, {})
+            learned = _Learned(recipe.container(setup, part).init(part_key(part, seed), start), Cost(), None, {}, {})
         elif condensed_train is not None and condensed_train.diverged:
-            lost = _nowhere(recipe.container(setup, part).init(half_key(part, seed), start))
+            lost = _nowhere(recipe.container(setup, part).init(part_key(part, seed), start))
             learned = _Learned(lost, Cost(), None, {}, {}, condensed_train.why)
         else:
             batch = None if condensed_train is None else condensed_train.batch
@@ -147,15 +147,17 @@ def make_half(
             matched = np.zeros((0, len(setup.space.hparam_names)), np.float32)
         decode = (recipe.finished or recipe.container)(setup, part).decode
         batch = jax.jit(decode)(learned.variables)
-        half = Half(learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning, learned.why)
-        files.write_npz(place.finished, to_arrays(half))
+        condensed_part = CondensedPart(
+            learned.variables, batch, learned.cost, matched, learned.facts, learned.pruning, learned.why
+        )
+        files.write_npz(place.finished, to_arrays(condensed_part))
         checkpoint.clear(place.checkpoints)
         shutil.rmtree(place.pruning, ignore_errors=True)
-    return read_half(place)
+    return read_part(place)
 
 
-def read_half(place: Place) -> Half:
-    """Reads a finished half.
+def read_part(place: Place) -> CondensedPart:
+    """Reads a finished condensed part.
 
     Raises:
       UserError: it is not there, or its file is damaged.
@@ -173,11 +175,11 @@ def read_half(place: Place) -> Half:
     if why is None and not all_finite(variables):
         why = f"{place}, has diverged; lower its rate and run in a new folder"
     words = None if why is None else str(why)
-    return Half(variables, to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning, words)
+    return CondensedPart(variables, to_batch(tree["batch"]), cost, arrays["matched"], facts, pruning, words)
 
 
 def read_over_budget(place: Place) -> Variables:
-    """What was learned of a half that was pruned then.
+    """What was learned of a condensed part that was pruned then.
 
     Raises:
       UserError: it was not, or the file is damaged.
@@ -187,20 +189,20 @@ def read_over_budget(place: Place) -> Variables:
     return _variables(to_tree(read_arrays(place.over_budget))["variables"])
 
 
-def trial_of(run: Run, seed: int, train: Half) -> Trial:
+def rank_request(run: Run, seed: int, train: CondensedPart) -> RankRequest:
     """What a rival without S_val is asked, given the S_train of the run."""
     setup = run.setup
     networks = functools.cache(lambda: networks_on(setup, rank_keys(setup, seed), setup.candidates, train.batch))
 
     def learned(recipe: str) -> LearnedVal:
-        half = read_half(Place(run.folder, recipe, "val", seed))
-        return LearnedVal(half.batch, _scalars(half), half.cost, half.matched)
+        condensed_part = read_part(Place(run.folder, recipe, "val", seed))
+        return LearnedVal(condensed_part.batch, _scalars(condensed_part), condensed_part.cost, condensed_part.matched)
 
-    return Trial(run, seed, train.batch, _scalars(train), networks, learned)
+    return RankRequest(run, seed, train.batch, _scalars(train), networks, learned)
 
 
-def _scalars(half: Half) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(half.variables))
+def _scalars(condensed_part: CondensedPart) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(condensed_part.variables))
 
 
 def snapshots(place: Place) -> dict[int, Variables]:
@@ -217,7 +219,7 @@ class _Saved(NamedTuple):
 
 
 class _Learned(NamedTuple):
-    """What learning leaves: see `Half`."""
+    """What learning leaves: see `CondensedPart`."""
 
     variables: Variables
     cost: Cost
@@ -243,7 +245,7 @@ def _pruned(run: Run, place: Place, recipe: Recipe, learned: _Learned) -> _Learn
 def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, method: str) -> _Learned:
     setup, folder, progress = request.run
     container = recipe.container(setup, place.part)
-    variables = container.init(half_key(place.part, place.seed), request.start)
+    variables = container.init(part_key(place.part, place.seed), request.start)
     try:
         work = learner.work(request)
     except DivergedError as error:
@@ -251,7 +253,7 @@ def _learn(request: Request, place: Place, recipe: Recipe, learner: Learner, met
         progress.say(why)
         return _Learned(_nowhere(variables), Cost(), None, {}, {}, why)
     condenser, steps = learner.condenser(work.setup or setup, container), learner.steps(work.setup or setup)
-    key = half_key(place.part, place.seed)
+    key = part_key(place.part, place.seed)
     saved = _Saved(condenser.init(key, variables, work.data), np.asarray(work.cost))
     done, saved = checkpoint.restore_latest(place.checkpoints, saved) or (0, saved)
     if done == 0:
