@@ -11,6 +11,15 @@ from pathlib import Path
 import jax
 import pytest
 
+# Nearly all of a test's time goes into compiling programs that run once, on arrays of a few numbers: five times as
+# fast with the old emitters of loops and hardly any optimisation. `benchmarks/` measures what XLA does with all of it;
+# a user's own `XLA_FLAGS` stay.
+QUICK_COMPILATION = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
+
 # The command makes a device of each core, and what a run leaves may depend on how many there are: here it is one.
 os.environ["JAX_NUM_CPU_DEVICES"] = "1"
 jax.config.update("jax_num_cpu_devices", 1)
@@ -48,11 +57,3 @@ def x64() -> Iterator[None]:
     """Runs one test in float64."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """For modules that compile many small programs and run each once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

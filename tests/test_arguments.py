@@ -14,8 +14,6 @@ import hcdc_jax as hc
 from tests.errors import error_of
 from tests.small_graphs import block_graph
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

@@ -26,8 +26,6 @@ from hcdc_jax.batches.augment import (
 )
 from hcdc_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPE = (8, 6)
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(5, *SHAPE, 3)), jnp.float32)
 DRAW = jax.jit(draw, static_argnums=(1, 2))

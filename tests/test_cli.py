@@ -140,7 +140,6 @@ def test_a_relative_path_of_the_data_is_that_of_the_working_folder(tmp_path, mon
     capsys.readouterr()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 class TestSearch:
     @pytest.fixture
     def copy(self, finished, tmp_path):

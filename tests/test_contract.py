@@ -46,8 +46,6 @@ from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, small_start
 from tests.small_images import blobs, conv_net
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
 START = small_start(6, num_features=5)

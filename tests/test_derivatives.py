@@ -14,7 +14,7 @@ from hcdc_jax.hypergradients import solvers as ls
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_matching, known
 from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching, response
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 ARGUMENTS = ("params", "hparams", "train_batch", "val_batch")
 SOLUTIONS = {

@@ -12,8 +12,6 @@ import pytest
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import distances
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 M, H = 5, 4
 
 

@@ -27,7 +27,7 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 KEY = jax.random.key(4)
 CLASSES = 3

@@ -19,7 +19,7 @@ from hcdc_jax.storage.files import write_npz
 from tests.errors import error_of
 from tests.test_image_methods import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 ONE = {"observers": ("convnet:width=2,depth=1",), "observer_epochs": 1, "iterations": 2, "mosaic_images": 5}
 

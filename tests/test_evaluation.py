@@ -23,8 +23,6 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 OF_DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 WITHOUT_CUTOUT = ("color", "crop", "flip", "scale", "rotate")

@@ -27,8 +27,6 @@ from hcdc_jax.models import gcn_coefficients, sgc, spectral_gnn
 from hcdc_jax.spaces import graph_filter
 from tests.small_graphs import block_graph, small_start
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = block_graph(30)
 REAL = real_batch(DATA, DATA.train_idx, order=2, basis="laplacian")
 RELAY = sgc(5, 3)

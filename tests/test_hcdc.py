@@ -30,8 +30,6 @@ from hcdc_jax.training.train import Training, train
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph, small_start
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = block_graph(30)
 TRAIN, VAL = (real_batch(DATA, index, order=2, basis="laplacian") for index in (DATA.train_idx, DATA.val_idx))
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")

@@ -23,8 +23,6 @@ from hcdc_jax.containers.hmn import Fit, decoder_sizes
 from hcdc_jax.errors import UserError
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(2)
 CIFAR = (32, 32, 3)
 SHAPE, CLASSES = (7, 6, 2), 3

@@ -42,7 +42,7 @@ from hcdc_jax.hypergradients.implicit import (
     unrolled_response,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 STATIC = ("solver", "direct", "precision")
 total = jax.jit(hypergradient, static_argnums=(0, 1), static_argnames=STATIC)
@@ -50,7 +50,7 @@ matching = jax.jit(hypergradient_matching, static_argnums=(0, 1), static_argname
 
 
 @pytest.fixture(scope="module")
-def mlp(quick_compilation):
+def mlp():
     """51 parameters, 5 hyperparameters, at a strict minimum."""
     with jax.enable_x64(True):
         return mlp_problem()
@@ -320,7 +320,7 @@ class Three:
 
 
 @pytest.fixture(scope="module")
-def three(quick_compilation):
+def three():
     with jax.enable_x64(True):
         return Three(ls.dense())
 

@@ -7,7 +7,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from hcdc_jax.condense.base import ImageRates, MemoryRates, scaled
 from hcdc_jax.condense.class_batches import class_pool
@@ -18,8 +17,6 @@ from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.training.train import Training, advance, begin
 from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(1)
 NET = conv_net(1, 3, width=3)

@@ -24,8 +24,6 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_embedding, image_problem
 from tests.small_images import blobs, conv_net
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NET = conv_net(1, 3, width=3)
 CONTAINER = image_container()
 IMAGES, LABELS = blobs(30)

@@ -35,8 +35,6 @@ from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
 from tests.test_image_run import config_with
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(1)
 SHAPE = (6, 6, 1)
 NET = conv_net(1, 3, width=2)

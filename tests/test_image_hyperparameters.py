@@ -16,8 +16,6 @@ from hcdc_jax.problem import mean_loss
 from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (6, 4, 4, 1))
 BATCH = Batch(IMAGES, jnp.arange(6) % 3, jnp.ones(6))

@@ -22,7 +22,7 @@ from hcdc_jax.pipeline.recipes import image_relays, mtt
 from hcdc_jax.storage import checkpoint
 from tests.test_image_run import config_with
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 METHODS = images.KIND.methods
 SMALL: dict[str, dict] = {

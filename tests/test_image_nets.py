@@ -44,7 +44,6 @@ from hcdc_jax.models.vit import Attention
 from hcdc_jax.models.wide_resnet import PreactivationBlock
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 NO_HPARAMS = jnp.zeros(0)
 # Small versions on small images; those without options are as wide as they are. The norm of the single image over the

@@ -24,8 +24,6 @@ from hcdc_jax.training.candidates import evaluate
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 METHODS = (
     "random",
     "herding",

@@ -33,8 +33,6 @@ from hcdc_jax.pipeline.recipes.edc import observers_of, observing_teacher
 from tests.errors import error_of
 from tests.test_image_methods import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(5)
 CLASSES, PER_CLASS = 3, 24
 

@@ -19,8 +19,6 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES, LABELS = blobs(60, size=4)
 CONTAINER = image_container()
 KERNEL = fully_connected(1)

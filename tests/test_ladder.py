@@ -19,7 +19,7 @@ from hcdc_jax.storage import files
 from tests.errors import error_of
 from tests.image_runs import config_with
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 HEAD = """
 base = "base.toml"

@@ -56,7 +56,7 @@ PIPELINE = [
     ["hcdc.shifts"],
     ["taught.teachers"],
     ["hcdc.targets", "hcdc.matched_networks"],
-    ["hcdc.candidates_per_match"],
+    ["hcdc.matched_candidates"],
     ["recipes.base"],
     ["kinds"],
     ["scoring"],

@@ -21,8 +21,6 @@ from tests.errors import error_of
 from tests.runs import process_settings, small_config
 from tests.test_hcdc import CONTAINER, KEY, PROBLEM, made_up_data, started
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_the_prediction_is_a_line_through_the_others():
     rng = np.random.default_rng(0)

@@ -23,7 +23,6 @@ ALL = {
     "dense": ls.dense(),
     "identity": ls.identity(0.5),
 }
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 LINEAR = [name for name, solver in ALL.items() if solver.is_linear]
 

@@ -14,8 +14,6 @@ from hcdc_jax.problem import accuracy
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, dense_adjacency, normalised, polynomials
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BY_HAND = {
     "relu": lambda x: np.maximum(x, 0),
     "tanh": np.tanh,

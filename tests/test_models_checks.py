@@ -21,8 +21,6 @@ from hcdc_jax.training.candidates import evaluate
 from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPACE = spaces.box("mine", {"weight_decay": (1e-3, 1e-1, "log"), "gain": (0.5, 2)})
 KEY = jax.random.key(0)
 

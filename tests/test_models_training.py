@@ -21,8 +21,6 @@ from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from tests.small_graphs import block_graph, dense_adjacency, normalised
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = block_graph()
 SPACE = spaces.filter_training()
 KEY = jax.random.key(0)

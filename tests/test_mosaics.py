@@ -5,13 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from hcdc_jax.condense.class_batches import class_pool
 from hcdc_jax.condense.mosaics import best_crops, mosaics, padded, random_crops, tiled
 from tests.errors import error_of
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(1)
 

@@ -27,8 +27,6 @@ from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 from tests.small_images import blobs, conv_net
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NET = conv_net(1, 3, width=2)
 OTHER = conv_net(1, 3, width=3)
 CONTAINER = image_container()

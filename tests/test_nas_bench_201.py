@@ -21,7 +21,6 @@ from hcdc_jax.spaces import discrete_cell, one_hot, softmax_mix
 from hcdc_jax.spaces.dcbench import misread, soft_weights
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 SPACE = spaces.get("nas_bench_201")
 NO_HPARAMS = jnp.zeros(0)

@@ -19,7 +19,7 @@ from hcdc_jax.problem import LossOfLogits
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 SPACE = hc.spaces.box(
     "mine", {"decay": (1e-3, 1e-1, "log"), "smoothing": (0.01, 0.3, "logit"), "gain": (0.5, 2.0), "rate": (0.1, 0.6)}

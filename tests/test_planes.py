@@ -9,7 +9,6 @@ import pytest
 
 from hcdc_jax.models.planes import convolved_planes, pooled, times_pooled
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 SIDES = (12, 6)
 

@@ -16,7 +16,7 @@ from hcdc_jax.types import Batch
 from tests.errors import error_of
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "broadcasting")
+pytestmark = pytest.mark.usefixtures("broadcasting")
 
 KEY = jax.random.key(6)
 SHAPE, CLASSES, COUNT = (8, 8, 2), 3, 23

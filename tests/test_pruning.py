@@ -29,8 +29,6 @@ from hcdc_jax.problem import Problem, mean_loss
 from hcdc_jax.training.train import Training, train
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(4)
 SHAPE = (4, 4, 1)
 SHAPES = MemoryShapes(dataset=1, extracted=1, per_class=1, instance=1, width=2, side=2)

@@ -15,8 +15,6 @@ from hcdc_jax.report.pruning import pruning as draw
 from hcdc_jax.report.results import Pruning
 from tests.test_image_methods import small
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PRUNING = {"strategy": "double_end", "over_budget": 0.5, "betas": (0.0, 1.0), "inits": 1, "epochs": 2}
 
 

@@ -11,8 +11,6 @@ from scipy import ndimage
 
 from hcdc_jax.batches.rand_augment import OPERATIONS, Levels, RandAugment, draw, levels, rand_augment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HEIGHT, WIDTH = 12, 9
 BYTES = np.random.default_rng(0).integers(0, 256, (5, HEIGHT, WIDTH, 3), dtype=np.uint8)
 PIXELS = jnp.asarray(BYTES / 255, jnp.float32)

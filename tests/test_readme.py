@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 import hcdc_jax as hc
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline
@@ -13,8 +11,6 @@ from hcdc_jax.models import image_net, image_nets
 from hcdc_jax.pipeline import checks, ladder
 from hcdc_jax.pipeline.kinds.images import network_options
 from hcdc_jax.pipeline.setup import space_of
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

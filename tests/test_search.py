@@ -16,8 +16,6 @@ from hcdc_jax.search.base import even_batch_size, in_batches
 from hcdc_jax.training.candidates import Scores
 from hcdc_jax.training.train import advance, begin, train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 SEARCHES = {
     "random": search.random_search,

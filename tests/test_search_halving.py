@@ -23,8 +23,6 @@ from hcdc_jax.training.sharding import mesh_of
 from hcdc_jax.training.train import Training, begin, orders_of, train
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(1)
 CANDIDATES = SPACE.sample(jax.random.key(2), 30)
 

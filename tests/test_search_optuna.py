@@ -16,7 +16,6 @@ from hcdc_jax.search.optuna_search import SPACE as MARK
 
 optuna = pytest.importorskip("optuna")
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
 

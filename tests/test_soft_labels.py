@@ -14,8 +14,6 @@ from hcdc_jax.training.soft_labels import SoftLoss, logits_of, soft_label_loss, 
 from hcdc_jax.types import Batch
 from tests.small_images import NO_HPARAMS, blobs, conv_net
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 OURS, THEIRS = RNG.normal(size=(2, 5, 3))

@@ -12,8 +12,6 @@ from hcdc_jax.training.candidates import evaluate
 from hcdc_jax.training.train import Training
 from tests.runs import small_config
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMED = {
     "appnp": {"order": 4, "basis": "adjacency"},
     "bernnet": {"order": 4, "basis": "chebyshev"},

@@ -14,8 +14,6 @@ from hcdc_jax.data.graphs import build_graph
 from hcdc_jax.models.graph import sgc, spectral_gnn
 from tests.small_graphs import block_graph, dense_adjacency, normalised, polynomials
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = block_graph(24, 40)
 WIDE = DATA._replace(features=sp.csr_matrix(np.where(np.abs(DATA.features) > 0.7, DATA.features, 0)))
 COEFFICIENTS = jnp.array([0.4, -0.7, 0.3])

@@ -19,8 +19,6 @@ from hcdc_jax.training.train import Training
 from hcdc_jax.types import Batch
 from tests.errors import error_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 ROWS = jax.random.normal(KEY, (6, 4))
 WEIGHTS = jnp.arange(1.0, 7.0)

@@ -22,8 +22,6 @@ from hcdc_jax.training.soft_labels import SoftLoss, soft_label_loss
 from tests.image_runs import config_with
 from tests.runs import assert_same_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 METHODS = (
     "random",
     "value_only",

@@ -20,8 +20,6 @@ from hcdc_jax.condense.base import ImageRates
 from hcdc_jax.containers import ImageStart, image_container
 from tests.small_images import blobs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Numbers(NamedTuple):
     pixels: jax.Array

@@ -14,7 +14,7 @@ spec = importlib.util.spec_from_file_location("theorem1", Path(__file__).parents
 toy = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toy)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.fixture

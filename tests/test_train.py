@@ -28,8 +28,6 @@ from hcdc_jax.types import Batch
 from tests.bilevel import relative_error
 from tests.small_graphs import block_graph
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DATA = block_graph(30)
 PROBLEM = spectral_gnn(5, 3, hidden=4, activation="tanh")
 KEY = jax.random.key(3)

@@ -13,7 +13,6 @@ from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.search import grad_norm, jacob_cov, nas_bench_201_proxies, naswot, snip, synflow
 from hcdc_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 NO_HPARAMS = jnp.zeros(0)
 PROBLEM = image_problem("mlp", (2, 3, 1), 3, width=5, depth=1)
