@@ -36,7 +36,7 @@ STUDIES: dict[str, list[list[str]]] = {
         ["--hcdc.refinements", "1"],
         ["--hcdc.refinements", "1", "--hcdc.refined_by", "hypergradient", "--hcdc.searched", "120"],
     ],
-    "draws": [["--hcdc.candidates_per_match", str(count)] for count in (1, 2, 32)],
+    "draws": [["--hcdc.oversampling", str(count)] for count in (1, 2, 32)],
     "extended space": [["--hcdc.extended_space", "trajectories"]],
     "steps": [["--hcdc.steps", str(steps)] for steps in (10, 20, 80, 160)],
     "initialisations": [["--hcdc.inits", str(count)] for count in (1, 4)],

@@ -58,7 +58,7 @@ def condensers(*methods: str) -> dict:
     found: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = narrow(
-            "--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.candidates_per_match", "2",
+            "--methods", *(methods or METHODS), "--hcdc.full_trainings", "4", "--hcdc.oversampling", "2",
             # A step takes as long at networks that were trained for less.
             "--training.steps", "30", "--training.proxy_steps", "30",
         )  # fmt: skip

@@ -139,17 +139,18 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
     assert len(set(space.hparam_names)) == h > 0, "hyperparameters must have names, each its own"
     assert len(space.prior_std) == h, "prior_std must be one number for each hyperparameter"
     assert min(space.prior_std) > 0, "prior_std must be above 0"
-    points = space.sample(key, 5)
+    points = jax.jit(lambda key: space.sample(key, 5))(key)
     _check_orbit(space, points)  # first of all: even draws rely on it
     for drawn in (points, space.spread(0, 5)):
         assert drawn.shape == (5, h), f"draws must have the shape (n, {h})"
         assert np.isfinite(drawn).all(), "draws must be finite"
-        assert_close(jax.vmap(space.project)(drawn), drawn, "what is drawn must be what it is projected to")
-        assert_close(jax.vmap(space.admit)(drawn), drawn, "a model must be trainable at what is drawn")
+        projected, admitted = jax.jit(jax.vmap(lambda point: (space.project(point), space.admit(point))))(drawn)
+        assert_close(projected, drawn, "what is drawn must be what it is projected to")
+        assert_close(admitted, drawn, "a model must be trainable at what is drawn")
     unit = jax.random.uniform(key, (2, 3, h))
-    singly = jax.vmap(jax.vmap(space.from_unit))(unit)
-    assert_close(space.from_unit(unit), singly, "from_unit must take leading axes")
-    found = np.asarray(space.sample(key, draws)).std(0)
+    singly = jax.jit(jax.vmap(jax.vmap(space.from_unit)))(unit)
+    assert_close(jax.jit(space.from_unit)(unit), singly, "from_unit must take leading axes")
+    found = np.asarray(jax.jit(lambda key: space.sample(key, draws))(key)).std(0)
     assert np.allclose(found, space.prior_std, rtol=0.2), f"prior_std must be that of draws, {found.round(4).tolist()}"
     assert_close(jax.jit(space.read)(points[0]), space.read(points[0]), "read must be the same with and without jit")
     places = [place for choice in space.choices for place in choice]
@@ -158,11 +159,12 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
 
 
 def _check_orbit(space: Space, points: Array) -> None:
-    members = jax.vmap(space.equivalents)(points)
+    orbits = jax.jit(jax.vmap(space.equivalents))  # op by op it would compile hundreds of programs
+    members = orbits(points)
     assert members.ndim == 3, "an orbit must have the shape [k, h]"
     assert_close(members[:, 0], points, "an orbit must begin with the point itself")
     for i in range(members.shape[1]):
-        others = jax.vmap(space.equivalents)(members[:, i])
+        others = orbits(members[:, i])
         for ours, theirs in zip(np.asarray(members, np.float64), np.asarray(others, np.float64), strict=True):
             apart = np.abs(ours[:, None] - theirs[None]).max(-1)
             assert apart.min(0).max() < 1e-4 > apart.min(1).max(), "all points of an orbit must have the same orbit"

@@ -12,7 +12,7 @@ BASE: dict[str, dict] = {
     "model": {"name": "mlp", "width": 8},
     "training": {"steps": 12, "proxy_steps": 8, "batch_size": 30, "schedule": "cosine", "proxy_inits": 1},
     "condense": {"images_per_class": 2, "val_factor": 1.5},
-    "hcdc": {"full_trainings": 3, "candidates_per_match": 2, "steps": 4, "sensitivity": "unroll", "inits": 1},
+    "hcdc": {"full_trainings": 3, "oversampling": 2, "steps": 4, "sensitivity": "unroll", "inits": 1},
 }
 
 

@@ -47,7 +47,7 @@ def test_cells_are_ranked_from_end_to_end(tmp_path):
         TRAINED + PROXIES,
         **CELLS,
         labels={"teachers": 2, "views": 2, "augmentation": "crop_cutmix"},
-        hcdc={"sensitivity": "direct", "candidates_per_match": 1, "start": "train", "extended_space": "mixes"},
+        hcdc={"sensitivity": "direct", "oversampling": 1, "start": "train", "extended_space": "mixes"},
         condense={"val_factor": 1.0},
     )
     with jax.numpy_rank_promotion("allow"):
@@ -113,9 +113,7 @@ def test_matched_candidates_may_lie_between_cells(tmp_path, monkeypatch):
         return {"hparams": hparams, "value": np.ones(()), "gradient": slopes, "diverged": np.zeros((), bool)} | nothing
 
     monkeypatch.setattr(targets, "_one", without_training)
-    config = config_with(
-        ("hcdc",), **CELLS, hcdc={"full_trainings": 6, "candidates_per_match": 1, "sensitivity": "direct"}
-    )
+    config = config_with(("hcdc",), **CELLS, hcdc={"full_trainings": 6, "oversampling": 1, "sensitivity": "direct"})
     setup = pipeline.prepare(config)
     cells = np.asarray(spaces.one_hot([5, 77, 400, 1000, 8000, 15000]))
 

@@ -164,6 +164,10 @@ CASES = {
 }
 
 
+OP_BY_OP = ("dc", "dm", "dsa", "idc")
+"""Whose steps run without `jit` in each run of the suite; the others take half a minute, and are marked slow."""
+
+
 @pytest.fixture(params=condense.names(), name="name", scope="module")
 def _name(request) -> str:
     assert request.param in CASES, f"say in CASES how to build the condenser {request.param!r}"
@@ -179,7 +183,14 @@ def test_a_step_keeps_structure_shapes_and_dtypes(case):
     testing.check_forms(case.condenser, case.data, case.variables)
 
 
+@pytest.mark.parametrize("name", [name for name in condense.names() if name in OP_BY_OP], scope="module")
 def test_a_step_is_the_same_with_and_without_jit(case):
+    testing.check_jit(case.condenser, case.data, case.variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in condense.names() if name not in OP_BY_OP], scope="module")
+def test_a_long_step_is_the_same_with_and_without_jit(case):
     testing.check_jit(case.condenser, case.data, case.variables)
 
 

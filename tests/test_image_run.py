@@ -206,7 +206,7 @@ def test_what_does_not_go_with_images(changes, message):
 
 FACTORIAL = {
     "full_trainings": 8,
-    "candidates_per_match": 8,
+    "oversampling": 8,
     "design": "factorial",
     "side_by_side": 3,
     "adjoint_batch_size": 10,

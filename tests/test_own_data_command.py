@@ -16,10 +16,10 @@ from hcdc_jax.cli.resolver import bundled, resolve
 
 FAST = shlex.split(
     "--training.steps 8 --training.proxy_steps 8 --training.proxy_inits 1 --space.candidates 4 --condense.examples 12 "
-    "--model.width 8 --hcdc.steps 4 --hcdc.design strata --hcdc.full_trainings 3 --hcdc.candidates_per_match 1"
+    "--model.width 8 --hcdc.steps 4 --hcdc.design strata --hcdc.full_trainings 3 --hcdc.oversampling 1"
 )
 FAST_GRAPH = shlex.split(
-    "--training.steps 20 --training.proxy_inits 1 --hcdc.full_trainings 2 --hcdc.candidates_per_match 1 --hcdc.steps 2 "
+    "--training.steps 20 --training.proxy_inits 1 --hcdc.full_trainings 2 --hcdc.oversampling 1 --hcdc.steps 2 "
     "--hcdc.damping 1"
 )
 

@@ -92,7 +92,7 @@ def test_what_a_space_does_not_go_with(tmp_path, changes, message):
 def test_a_run_over_filters_and_their_training(tmp_path):
     config = small_config(
         tmp_path, methods=("hcdc",), space={"name": "filter_training"}, training={"steps": 10},
-        hcdc={**UNROLL, "steps": 4, "candidates_per_match": 1}, truth={"enabled": False},
+        hcdc={**UNROLL, "steps": 4, "oversampling": 1}, truth={"enabled": False},
     )  # fmt: skip
     with jax.numpy_rank_promotion("allow"), pipeline.opened(config, tmp_path / "run") as run:
         pipeline.condense(run)

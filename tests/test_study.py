@@ -39,7 +39,7 @@ def apply(params, inputs, h):
 PROBLEM = hc.make_problem(init, apply, space=SPACE, weight_decay="decay")
 SMALL = {
     "condense": {"examples": 12, "val_factor": 1.0},
-    "hcdc": {"full_trainings": 4, "candidates_per_match": 1, "steps": 6, "inits": 1},
+    "hcdc": {"full_trainings": 4, "oversampling": 1, "steps": 6, "inits": 1},
     "space": {"candidates": 6},
     "training": {"proxy_inits": 1},
 }
@@ -230,7 +230,7 @@ problem = hc.make_problem(
 )
 study = hc.Study(problem, space, train=(X, y), training=hc.Training(steps=5), settings={
     "condense": {"examples": 4, "val_factor": 1.0}, "space": {"candidates": 4}, "training": {"proxy_inits": 1},
-    "hcdc": {"full_trainings": 3, "candidates_per_match": 1, "steps": 2, "inits": 1},
+    "hcdc": {"full_trainings": 3, "oversampling": 1, "steps": 2, "inits": 1},
 })
 def make():
     return study

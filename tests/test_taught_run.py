@@ -35,7 +35,7 @@ METHODS = (
 LABELS = {"teachers": 2, "views": 3, "val": "teachers", "augmentation": "crop_cutmix"}
 # "direct" solves and unrolls nothing: the cheapest match, and values are all that is matched here.
 CONFIG = config_with(
-    METHODS, labels=LABELS, hcdc={"candidates_per_match": 1, "sensitivity": "direct"}, truth={"enabled": False}
+    METHODS, labels=LABELS, hcdc={"oversampling": 1, "sensitivity": "direct"}, truth={"enabled": False}
 )
 
 
@@ -180,7 +180,7 @@ def test_s_val_is_matched_and_asked_by_that_loss_and_jointly(tmp_path):
     config = config_with(
         ("random", "value_only"),
         training=asked,
-        hcdc={"candidates_per_match": 1, "sensitivity": "direct", "inits": 2},
+        hcdc={"oversampling": 1, "sensitivity": "direct", "inits": 2},
         **changes,
     )
     with jax.numpy_rank_promotion("allow"):

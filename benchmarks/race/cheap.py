@@ -103,11 +103,11 @@ def _design(run: Run, seed: int, pool: Curves) -> np.ndarray:
     setup, options = run.setup, run.setup.config.hcdc
     count, factorial = options.full_trainings, options.design == "factorial"
     draw = setup.space.factorial if factorial else setup.space.spread
-    points = np.asarray(draw((options.seed, seed), count if factorial else options.candidates_per_match * count))
+    points = np.asarray(draw((options.seed, seed), count if factorial else options.oversampling * count))
     usable = np.isfinite(pool.loss[:, -1])
     places, spread = nearest(setup.space, pool.hparams, points[: usable.sum()], usable), np.nan
     with measured() as elapsed:
-        if not factorial and options.candidates_per_match > 1:
+        if not factorial and options.oversampling > 1:
             recipe = given_recipe(setup.config)
             batch = make_part(run, recipe, "train", seed, method=recipe.name).batch
             scores = evaluate(

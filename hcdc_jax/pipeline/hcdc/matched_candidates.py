@@ -34,7 +34,7 @@ class MatchedCandidates(NamedTuple):
 def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCandidates:
     """Chooses the m candidates to match, or reads them; never those that are ranked.
 
-    `hcdc.candidates_per_match` times m candidates, spread evenly over the prior, are trained on S_train and ordered by
+    `hcdc.oversampling` times m candidates, spread evenly over the prior, are trained on S_train and ordered by
     their losses on the real validation part; of each m-th of that order the middle one is matched. Where good ones are
     rare, m draws may hold none, and what is fitted to them is a guess just where the search will look. With
     `hcdc.design = "factorial"` the m candidates are the prior's `factorial` design, and nothing is trained to choose
@@ -53,8 +53,8 @@ def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCan
             if options.design == "factorial":
                 points = setup.space.factorial((options.seed, seed), options.full_trainings)
             else:
-                points = setup.space.spread((options.seed, seed), options.candidates_per_match * options.full_trainings)
-                if options.candidates_per_match > 1:
+                points = setup.space.spread((options.seed, seed), options.oversampling * options.full_trainings)
+                if options.oversampling > 1:
                     key = key_for(MATCHED, seed)
                     problem = setup.problem_on(condensed_train)
                     scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
