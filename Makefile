@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test check lint bench lock clean
 
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
 	$(BIN)/hcdc run digits_graph --out runs/demo --resume
@@ -15,6 +15,9 @@ demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare wi
 
 test: lint  ## style, types, then the suite without what needs minutes or a GPU; each file in one process, which compiles once
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+
+check: lint  ## style, types, and the tests of what changed since the last commit
+	$(BIN)/python -m pytest -q -n 2 -m "not slow and not gpu" $$($(BIN)/python tests/affected.py)
 
 lint: $(INSTALLED)  ## style and types; pyright is not to ask the network whether a newer one is out
 	$(BIN)/ruff check .

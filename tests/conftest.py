@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from affected import rooms, rooms_of
 
 # Nearly all of a test's time goes into compiling programs that run once, on arrays of a few numbers: five times as
 # fast with the old emitters of loops and hardly any optimisation. `benchmarks/` measures what XLA does with all of it;
@@ -29,6 +30,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # A background job may start with interrupts ignored; the processes that tests interrupt must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for room in rooms():
+        config.addinivalue_line("markers", f"{room}: imports from hcdc_jax.{room}; given by itself")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests are marked by the rooms that their file imports from: `pytest -m search`."""
+    marks = {path: sorted(rooms_of(path)) for path in {item.path for item in items}}
+    for item in items:
+        for room in marks[item.path]:
+            item.add_marker(room)
 
 
 @pytest.fixture(autouse=True, scope="module")
