@@ -21,6 +21,9 @@ QUICK_COMPILATION = (
 )
 os.environ.setdefault("XLA_FLAGS", QUICK_COMPILATION)
 
+# Commands keep what they compile in the user's folder; those of the suite leave it alone.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 # The command makes a device of each core, and what a run leaves may depend on how many there are: here it is one.
 os.environ["JAX_NUM_CPU_DEVICES"] = "1"
 jax.config.update("jax_num_cpu_devices", 1)

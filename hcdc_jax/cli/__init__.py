@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from hcdc_jax import terminal
+from hcdc_jax.cli.compiled_programs import keep_compiled_programs
 from hcdc_jax.cli.interruption import interruptible, number_of
 from hcdc_jax.cli.parser import hcdc_parser
 from hcdc_jax.errors import NothingLeftError, UserCodeError, UserError
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help()
                 return DONE
             use_all_cores()
+            keep_compiled_programs()
             from hcdc_jax.cli import commands  # only here: help and mistakes need not wait for it
 
             getattr(commands, args.command)(args, overrides)
