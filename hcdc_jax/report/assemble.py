@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import itertools
 import json
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from hcdc_jax import metrics
 from hcdc_jax.report import evaluations, figures, html, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, full_steps, read
-from hcdc_jax.search.halving import BREAK_EVEN_LIMIT, full_trainings
+from hcdc_jax.search import halving
 from hcdc_jax.storage import files
 
 
@@ -201,24 +200,15 @@ def _break_even(
 ) -> tuple[int | None, int | None]:
     """From how many candidates on a method is cheaper than training all in full, and than successive halving."""
     if method == tables.HALVING:  # its cost is full trainings alone, and its winner needs no other
-        costs = np.zeros(0) if steps is None else _halving_costs(steps)
+        costs = np.zeros(0) if steps is None else halving.costs(steps)
         return metrics.cheaper_from(costs, 1 + np.arange(costs.size)), None
     if full_seconds is None:
         return None, None
     trainings = entry["full_trainings_used"] - entry["full_trainings_timed"]
     before = trainings * full_seconds + entry["seconds"]["condense"]
     each = entry["seconds"]["rank"] / n
-    against_all = metrics.break_even(before, each, full_seconds)
-    if steps is None:
-        return against_all, None
-    rival = full_seconds * _halving_costs(steps)
-    return against_all, metrics.cheaper_from(before + each * (1 + np.arange(rival.size)) + full_seconds, rival)
-
-
-@functools.cache
-def _halving_costs(steps: int) -> np.ndarray:
-    """Full trainings that successive halving of 1, 2, ... candidates takes."""
-    return np.array([full_trainings(number, steps) for number in range(1, BREAK_EVEN_LIMIT + 1)])
+    against_halving = None if steps is None else halving.break_even(before, each, full_seconds, steps)
+    return metrics.break_even(before, each, full_seconds), against_halving
 
 
 def _losses(results: Sequence[Result]) -> np.ndarray:

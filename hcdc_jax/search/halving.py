@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hcdc_jax.errors import UserError
+from hcdc_jax.metrics import cheaper_from
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import History, Report, even_batch_size, ignore, in_batches
 from hcdc_jax.training.candidates import Scores, over_chunks, score, side_by_side
@@ -97,10 +98,10 @@ def full_trainings(num: int, steps: int, *, eta: int = 3, min_steps: int = 1) ->
 def break_even(
     condense_seconds: float, small_seconds: float, full_seconds: float, steps: int, *, retrained: int = 1, eta: int = 3
 ) -> int | None:
-    """From how many candidates on a condensed search is no slower than successive halving on the full data.
+    """From how many candidates on a condensed search is faster than successive halving on the full data.
 
     With p candidates the condensed search takes C + p c_small + k c_full seconds, successive halving
-    `full_trainings(p, steps)` c_full.
+    `full_trainings(p, steps)` c_full. More candidates may open another rung and so cost the rival less.
 
     Args:
       condense_seconds: C, everything spent before the first candidate is scored, full trainings included.
@@ -113,13 +114,15 @@ def break_even(
     Returns:
       The smallest p from which on it pays, or None if it does not at `BREAK_EVEN_LIMIT` candidates.
     """
-    p = np.arange(1, BREAK_EVEN_LIMIT + 1)
-    rival = np.array([full_trainings(int(num), steps, eta=eta) for num in p]) * full_seconds
-    pays = condense_seconds + p * small_seconds + retrained * full_seconds <= rival
-    if not pays[-1]:
-        return None
-    # More candidates may open another rung and so cost the rival less: the last p that does not pay decides.
-    return int(p[~pays].max(initial=0)) + 1
+    rival = costs(steps, eta)
+    ours = condense_seconds + small_seconds * (1 + np.arange(rival.size)) + retrained * full_seconds
+    return cheaper_from(ours, rival * full_seconds)
+
+
+@functools.cache
+def costs(steps: int, eta: int = 3) -> np.ndarray:
+    """Full trainings that successive halving of 1, 2, ..., `BREAK_EVEN_LIMIT` candidates takes."""
+    return np.array([full_trainings(number, steps, eta=eta) for number in range(1, BREAK_EVEN_LIMIT + 1)])
 
 
 def successive_halving(
