@@ -267,6 +267,8 @@ def check_space(config: Config, space: spaces.Space, unrolled_only: tuple[str, .
             "hcdc.extended_space = 'mixes' is for cells, between which there are mixtures; the space "
             f"{space.name!r} has none: set it to 'samples'"
         )
+    if config.hcdc.design == "factorial":
+        space.factorial(0, config.hcdc.full_trainings)
     unseen = unrolled_only or spaces.without_implicit_hypergradient(space)
     if unseen:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"
