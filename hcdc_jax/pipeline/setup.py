@@ -18,7 +18,8 @@ from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
+from hcdc_jax.hypergradients.linear_solver import LinearSolver
+from hcdc_jax.hypergradients.solvers import chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.problem import Problem, ValLoss, joint
 from hcdc_jax.progress import Progress
 from hcdc_jax.training.train import Training
