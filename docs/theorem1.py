@@ -19,7 +19,8 @@ import numpy as np
 import optax
 import scipy.stats
 
-from hcdc_jax.hypergradients.implicit import Pool, Target, frozen_matching, hypergradient, response
+from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_matching
+from hcdc_jax.hypergradients.implicit import hypergradient, response
 from hcdc_jax.hypergradients.solvers import dense
 
 GROUP = 3

@@ -15,16 +15,9 @@ from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
 from hcdc_jax.spaces import graph_filter
-from hcdc_jax.training.candidates import (
-    _planned,
-    branches,
-    evaluate,
-    evaluate_on,
-    memory_budget,
-    memory_chunk_size,
-    score,
-    train_each,
-)
+from hcdc_jax.training.candidates import _planned, evaluate, evaluate_on, train_each
+from hcdc_jax.training.memory import branches, memory_budget, memory_chunk_size
+from hcdc_jax.training.scores import score
 from hcdc_jax.training.sharding import COPIES_ON_CPU, as_needed
 from hcdc_jax.training.train import Training, shapes_of_step, shown, train
 from hcdc_jax.types import Batch

@@ -54,7 +54,7 @@ class TestFinishedRun:
             "figures", "metrics.jsonl", "checkpoints", "results",
         }  # fmt: skip
         assert {path.name for path in (finished / "condensed").iterdir()} == {"random_seed0.npz", "hcdc_seed0.npz"}
-        assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp") or "orbax" in path.name]
+        assert not [path for path in finished.rglob("*") if path.name.endswith(".tmp")]
 
     def test_configuration_is_resolved(self, finished):
         config = tomllib.loads((finished / "config.toml").read_text())

@@ -29,18 +29,15 @@ from jaxopt import linear_solve as jaxopt_solve
 
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.hypergradients import solvers as ls
-from hcdc_jax.hypergradients.implicit import (
+from hcdc_jax.hypergradients.fixed_networks import (
     Pool,
     Target,
     frozen_hypergradient,
     frozen_matching,
-    hypergradient,
-    hypergradient_matching,
-    matching_distance,
-    response,
     unrolled_hypergradient,
     unrolled_response,
 )
+from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching, matching_distance, response
 
 pytestmark = pytest.mark.usefixtures("x64")
 

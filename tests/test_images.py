@@ -15,7 +15,6 @@ from hcdc_jax import config as configuration
 from hcdc_jax.batches.images import (
     PUBLISHED,
     Standardisation,
-    fit_contrast_whitening,
     fit_raw_whitening,
     fit_standardisation,
     fit_whitening,
@@ -34,7 +33,6 @@ FITS = {
     "standardisation": fit_standardisation,
     "whitening": fit_whitening,
     "raw_whitening": fit_raw_whitening,
-    "contrast_whitening": fit_contrast_whitening,
 }
 
 
@@ -68,20 +66,14 @@ def test_whitened_pixels_are_uncorrelated():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("fit", ["whitening", "contrast_whitening"])
-def test_damped_whitening_is_the_formula(fit):
+def test_damped_whitening_is_the_formula():
     """(C + r I)^-1/2 with r = 0.1 trace(C) / d, from the covariance of pixels that were prepared in NumPy."""
     pixels = images().astype(np.float64)
-    if fit == "whitening":
-        prepared = (pixels - pixels.mean(0)) / pixels.std((0, 1, 2))
-    else:
-        flat = pixels.reshape(len(pixels), -1)
-        flat = flat - flat.mean(1, keepdims=True)
-        prepared = (flat / np.linalg.norm(flat, axis=1, keepdims=True)).reshape(pixels.shape)
+    prepared = (pixels - pixels.mean(0)) / pixels.std((0, 1, 2))
     full = covariance(prepared)
     values, vectors = np.linalg.eigh(full + 0.1 * np.trace(full) / len(full) * np.eye(len(full)))
     expected = prepared.reshape(len(pixels), -1) @ vectors @ np.diag(values**-0.5) @ vectors.T
-    found = FITS[fit](pixels).apply(pixels)
+    found = fit_whitening(pixels).apply(pixels)
     np.testing.assert_allclose(np.asarray(found).reshape(len(pixels), -1), expected, atol=1e-9)
 
 
@@ -154,27 +146,6 @@ def test_there_and_back(name):
     np.testing.assert_allclose(statistics.apply(statistics.invert(there)), there, atol=2e-4)
 
 
-def test_contrast_whitening_keeps_everything_but_brightness_and_contrast():
-    pixels = images()
-    statistics = fit_contrast_whitening(pixels)
-    there = statistics.apply(pixels)
-    np.testing.assert_allclose(statistics.apply(0.3 * pixels + 0.2), there, atol=1e-4)
-    back = np.asarray(statistics.invert(there))
-    np.testing.assert_allclose(statistics.apply(back), there, atol=1e-4)
-    np.testing.assert_allclose(back.mean((1, 2, 3)), pixels.mean(), rtol=1e-4)
-    flat = (pixels - pixels.mean((1, 2, 3), keepdims=True)).reshape(len(pixels), -1)
-    lengths = np.linalg.norm((back - pixels.mean()).reshape(len(back), -1), axis=1)
-    np.testing.assert_allclose(lengths, np.linalg.norm(flat, axis=1).mean(), rtol=1e-4)
-
-
-def test_an_image_of_one_colour_does_no_harm():
-    statistics = fit_contrast_whitening(np.concatenate([images(), np.full((1, 4, 3, 2), 0.5, np.float32)]))
-    plain = jnp.full((1, 4, 3, 2), 0.25)
-    np.testing.assert_array_equal(statistics.apply(plain), 0)
-    gradient = jax.grad(lambda x: statistics.apply(x).sum())(plain)
-    assert jnp.isfinite(gradient).all()
-
-
 def test_what_cannot_be_fitted_is_named():
     pixels = images()
     pixels[..., 1] = 0.5
@@ -184,8 +155,6 @@ def test_what_cannot_be_fitted_is_named():
         fit_whitening(images(count=20), eps=0.0)
     with pytest.raises(UserError, match="do not vary in all directions"):
         fit_raw_whitening(images(count=20), eps=0.0)
-    with pytest.raises(UserError, match="do not vary in all directions"):
-        fit_contrast_whitening(images(), eps=0.0)
 
 
 def test_published_constants_cover_the_named_sets():

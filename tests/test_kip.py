@@ -11,7 +11,7 @@ from hcdc_jax.condense import run
 from hcdc_jax.condense.base import learned_fields
 from hcdc_jax.condense.class_batches import balanced_sample, class_pool
 from hcdc_jax.condense.kernels import always, convolutional, fully_connected, random_features
-from hcdc_jax.condense.kip import KIPData, centred_labels, kip, label_solve, regression_loss, ridge_regression
+from hcdc_jax.condense.kip import KIPData, centred_labels, kip, regression_loss, ridge_regression
 from hcdc_jax.containers import ImageStart, image_container
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_embedding, image_problem
@@ -178,18 +178,12 @@ def test_the_regression_is_that_of_numpy_and_weight_0_leaves_out(x64):
     np.testing.assert_allclose(without, alone, rtol=1e-5, atol=1e-7)
 
 
-def test_an_image_set_predicts_its_own_labels_and_the_label_solve_is_least_squares(x64):
-    support, real = batches()
+def test_an_image_set_predicts_its_own_labels(x64):
+    support, _ = batches()
     targets = centred_labels(support.labels, 3, float)
     np.testing.assert_allclose(
         ridge_regression(KERNEL, support.inputs, targets, support.inputs, 1e-12), targets, atol=1e-8
     )
-    real_targets = centred_labels(real.labels, 3, float)
-    labels = label_solve(KERNEL, support.inputs, real.inputs, real_targets, 1e-6)
-    residual = np.asarray(ridge_regression(KERNEL, support.inputs, labels, real.inputs, 1e-6) - real_targets)
-    cross = np.asarray(KERNEL(real.inputs, support.inputs))
-    expected = np.linalg.norm(cross @ np.linalg.lstsq(cross, np.asarray(real_targets), rcond=None)[0] - real_targets)
-    np.testing.assert_allclose(np.linalg.norm(residual), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("learn_labels", [False, True])

@@ -57,6 +57,7 @@ PIPELINE = [
     ["taught.teachers"],
     ["hcdc.targets", "hcdc.matched_networks"],
     ["hcdc.matched_candidates"],
+    ["keeping"],
     ["recipes.base"],
     ["kinds"],
     ["scoring"],
@@ -68,7 +69,6 @@ PIPELINE = [
 FILES = sorted(ROOT.rglob("*.py"))
 OWN_PLACES = {
     "jaxopt": {"hypergradients/implicit.py"},
-    "orbax": {"storage/checkpoint.py"},
     "jraph": {"batches/graphs.py", "storage/codec.py", "models/graph.py"},
     "flax": {
         "models/convnext.py",
@@ -97,7 +97,6 @@ OWN_PLACES = {
         "report/pruning.py",
         "report/style.py",
     },
-    "tyro": {"config/__init__.py"},
     "argparse": {"cli/__init__.py", "cli/commands.py", "cli/parser.py"},
     "optuna": {"search/optuna_search.py", "pipeline/ranked.py"},
     "equinox": {"models/own_networks.py"},

@@ -16,7 +16,7 @@ from hcdc_jax.data import published_accuracies
 from hcdc_jax.data.cells import EDGES, OPERATIONS, all_cells, cell_of, is_connected, number_of, signature, string_of
 from hcdc_jax.errors import UserError
 from hcdc_jax.models import image_problem, num_parameters, sign_agreement
-from hcdc_jax.models.nas_bench_201 import restricted, size_of
+from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.spaces import discrete_cell, one_hot, softmax_mix
 from hcdc_jax.spaces.dcbench import misread, soft_weights
 from hcdc_jax.types import Batch
@@ -27,6 +27,21 @@ NO_HPARAMS = jnp.zeros(0)
 SHAPE, OPTIONS = (8, 4, 2), {"width": 2, "depth": 2}
 MIXED = image_problem("nas_bench_201", SHAPE, 3, read=SPACE.read, weight_decay=0.01, **OPTIONS)
 CELL = (3, 0, 2, 4, 3, 1)
+
+
+def restricted(params, cell):
+    """Of the parameters of a network for all cells, those of one cell's own network."""
+
+    def stage(convolutions):
+        kept = {}
+        for name, leaves in convolutions.items():
+            edges = [edge for edge, operation in enumerate(cell) if OPERATIONS[operation] == name]
+            if edges:
+                kept[name] = jax.tree.map(lambda leaf, edges=edges: leaf[:, np.array(edges)], leaves)
+        return kept
+
+    chosen = {name: stage(leaves) if name.startswith("stage_") else leaves for name, leaves in params.items()}
+    return {name: leaves for name, leaves in chosen.items() if leaves}
 
 
 @pytest.fixture(name="params", scope="module")

@@ -10,7 +10,7 @@ from runs import graph_arrays, write_config
 
 from hcdc_jax import config, pipeline
 from hcdc_jax.batches.graphs import normalised_adjacency, real_batch
-from hcdc_jax.batches.images import fit_contrast_whitening, fit_raw_whitening, fit_standardisation, fit_whitening
+from hcdc_jax.batches.images import fit_raw_whitening, fit_standardisation, fit_whitening
 from hcdc_jax.condense.coresets import induced_subgraph
 from hcdc_jax.containers.graph import free
 from hcdc_jax.data import load_dataset, read_dataset, summary
@@ -321,7 +321,7 @@ def test_layouts_that_may_be_meant_are_told(notes):
     ]
 
 
-FITS = [fit_standardisation, fit_whitening, fit_raw_whitening, fit_contrast_whitening]
+FITS = [fit_standardisation, fit_whitening, fit_raw_whitening]
 
 
 @pytest.mark.parametrize("fit", FITS)

@@ -15,6 +15,7 @@ from rich.console import Console
 from hcdc_jax.errors import UserError
 from hcdc_jax.report import assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
+from hcdc_jax.report.condensed import adjacency
 from hcdc_jax.report.results import read
 from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import WHY_ALL_FAIL
@@ -659,7 +660,7 @@ def test_figures_say_why_they_are_missing_and_leave_the_style_alone():
         figures.matching({}),
         figures.time_bars({"hcdc": {"ranking": np.nan}}, 10.0, {}),
         figures.time_bars({"hcdc": {"ranking": 1.0}}, None, {}),
-        figures.adjacency(None),
+        adjacency(None),
     ):
         assert isinstance(drawing, str)
         assert drawing.endswith(".")

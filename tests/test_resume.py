@@ -13,9 +13,9 @@ from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_sett
 
 from hcdc_jax import pipeline
 from hcdc_jax.condensed import load_condensed
-from hcdc_jax.pipeline import condensed_parts
+from hcdc_jax.pipeline import condensed_parts, keeping
 from hcdc_jax.pipeline.clock import Elapsed
-from hcdc_jax.pipeline.hcdc import matched_candidates, matched_networks, targets
+from hcdc_jax.pipeline.hcdc import targets
 from hcdc_jax.storage import checkpoint, files
 
 
@@ -121,8 +121,7 @@ def kill_after(monkeypatch, num_writes):
 
 def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
     """Seconds are compared too: each piece of work is paid for once, however often it was interrupted."""
-    stages = (condensed_parts, matched_networks, matched_candidates, targets, pipeline.scoring, pipeline.true_scores)
-    for module in stages:
+    for module in (condensed_parts, keeping, targets, pipeline.scoring):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 4})
     expected = pipeline.run(config, tmp_path / "whole")
@@ -142,7 +141,7 @@ def test_killed_before_any_write(in_process, tmp_path, monkeypatch):
 
 
 def test_seconds_are_those_of_every_piece_of_work(in_process, tmp_path, monkeypatch):
-    for module in (condensed_parts, matched_networks, matched_candidates, targets):
+    for module in (condensed_parts, keeping, targets):
         monkeypatch.setattr(module, "measured", Clock)
     config = small_config(tmp_path, methods=("hcdc",), hcdc={"steps": 6})
     with pipeline.opened(config, tmp_path / "run") as run:

@@ -25,8 +25,6 @@ from hcdc_jax.types import Array, Batch, PyTree
 AnyArray: TypeAlias = Array | np.ndarray
 # Whitening multiplies small directions by ten and more: reduced matmul precision would show.
 PRECISION = jax.lax.Precision.HIGHEST
-# The length below which an image without its mean counts as one colour; far below a single grey level.
-PLAIN = 1e-6
 # Beyond so many times mean and deviation there are no pixels; bytes kept as floats are mostly further away.
 FAR = 100.0
 
@@ -80,34 +78,6 @@ class Whitening(NamedTuple):
         return coloured * _channels(self.std) + jnp.asarray(self.mean)[None]
 
 
-class ContrastWhitening(NamedTuple):
-    """ZCA of images that were each given mean 0 and length 1 before, as KIP's code for arXiv 2107.13034 has them.
-
-    There channels are standardised before that, here they are not. Brightness and contrast of each image are lost;
-    `invert` gives all images the usual ones of the training images.
-
-    Attributes:
-      brightness: the mean pixel.
-      contrast: the mean length of an image without its own mean.
-      vectors: V [h w c, h w c], see `Whitening`.
-      variances: [h w c], with r in them.
-    """
-
-    brightness: AnyArray
-    contrast: AnyArray
-    vectors: AnyArray
-    variances: AnyArray
-
-    def apply(self, images: AnyArray) -> Array:
-        """Whitened images [n, h, w, c], see `pixels`; their contrast, and so the unit of floats, does not matter."""
-        return _rescaled(_unit_contrast(pixels(images)), self.vectors, jax.lax.rsqrt(jnp.asarray(self.variances)))
-
-    def invert(self, images: AnyArray) -> Array:
-        """Images [n, h, w, c] of usual brightness and contrast; `apply` gives back what it once gave."""
-        coloured = _rescaled(jnp.asarray(images), self.vectors, jnp.sqrt(self.variances))
-        return jnp.asarray(self.brightness) + jnp.asarray(self.contrast) * coloured
-
-
 def pixels(images: AnyArray, mean: AnyArray | None = None, std: AnyArray | None = None) -> Array:
     """Images as readers of data give them: whole numbers are bytes and divided by 255, floats stay as they are.
 
@@ -139,7 +109,7 @@ def pixels(images: AnyArray, mean: AnyArray | None = None, std: AnyArray | None 
     return jnp.asarray(images)
 
 
-Preprocessing: TypeAlias = Standardisation | Whitening | ContrastWhitening
+Preprocessing: TypeAlias = Standardisation | Whitening
 
 PUBLISHED: Mapping[str, Standardisation] = {
     name: Standardisation(np.array(mean, np.float32), np.array(std, np.float32))
@@ -225,32 +195,13 @@ def fit_raw_whitening(images: np.ndarray, *, eps: float = 0.1) -> Whitening:
     return Whitening(mean, std, *_decomposed(moment / max(len(images) - 1, 1), eps, unit=1.0))
 
 
-def fit_contrast_whitening(images: np.ndarray, *, eps: float = 0.1) -> ContrastWhitening:
-    """As `fit_whitening`, of images that each have mean 0 and length 1.
-
-    Raises:
-      UserError: the covariance is singular and `eps` is 0. (With eps = 0 it always is: the mean of all pixels is 0.)
-    """
-    means, lengths, moment = [], [], 0.0
-    for chunk in _chunks(images):
-        flat = chunk.reshape(len(chunk), -1)
-        means.append(flat.mean(axis=1, keepdims=True))
-        lengths.append(np.linalg.norm(flat - means[-1], axis=1, keepdims=True))
-        normalised = np.divide(flat - means[-1], lengths[-1], out=np.zeros_like(flat), where=lengths[-1] > PLAIN)
-        moment = moment + normalised.T @ normalised
-    covariance = np.asarray(moment) / len(images)
-    vectors, variances = _decomposed(covariance, eps, unit=covariance.trace() / len(covariance))
-    brightness, contrast = (np.asarray(np.concatenate(parts).mean()) for parts in (means, lengths))
-    return ContrastWhitening(brightness, contrast, vectors, variances)
-
-
 def to_preprocessing(arrays: Mapping[str, AnyArray]) -> Preprocessing:
     """The statistics from their arrays by name, as an artefact stores them.
 
     Raises:
       KeyError: the names are those of none.
     """
-    for kind in (Standardisation, Whitening, ContrastWhitening):
+    for kind in (Standardisation, Whitening):
         if set(kind._fields) == arrays.keys():
             return kind(**arrays)
     raise KeyError(f"preprocessing of {', '.join(sorted(arrays))}")
@@ -372,15 +323,6 @@ def _rescaled(images: Array, vectors: AnyArray, scale: Array) -> Array:
     flat = images.reshape(len(images), -1)
     inside = jnp.matmul(flat, vectors, precision=PRECISION) * scale[None]
     return jnp.matmul(inside, jnp.asarray(vectors).T, precision=PRECISION).reshape(images.shape)
-
-
-def _unit_contrast(images: Array) -> Array:
-    """Each image [n, h, w, c] without its mean and of length 1; one without contrast has no direction and becomes 0."""
-    centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
-    squared = (centred**2).sum(axis=(1, 2, 3), keepdims=True)
-    flat = squared <= PLAIN**2
-    # The root is never taken of 0, where its derivative is infinite.
-    return jnp.where(flat, 0.0, centred * jax.lax.rsqrt(jnp.where(flat, 1.0, squared)))
 
 
 def _chunks(images: np.ndarray, size: int = 5000) -> Iterator[np.ndarray]:

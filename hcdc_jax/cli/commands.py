@@ -17,6 +17,7 @@ from hcdc_jax.cli.resolver import Job, bundled, configuration, resolve, run_fold
 from hcdc_jax.cli.study_files import is_study_file
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
 from hcdc_jax.config import Config
+from hcdc_jax.config.options import help_text
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import NothingLeftError, UserError
@@ -200,7 +201,7 @@ def list_configs(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def options(args: argparse.Namespace, overrides: list[str]) -> None:
     del args, overrides
-    sys.stdout.write(configs.help_text(plugins=settings()))
+    sys.stdout.write(help_text(settings()))
 
 
 def info(args: argparse.Namespace, overrides: list[str]) -> None:

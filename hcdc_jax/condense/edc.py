@@ -201,9 +201,8 @@ def edc(
 
             return observe
 
-        info, slope, averages = jax.lax.switch(
-            state.step % len(looks), [through(number) for number in range(len(looks))], None
-        )
+        observers = [through(number) for number in range(len(looks))]
+        info, slope, averages = jax.lax.switch(state.step % len(looks), observers, None)
         direction, opt_state = adam.update(slope, opt_state)
         rate = data.image_rate * 0.5 * (1 + jnp.cos(jnp.pi * turn / iterations))
         moved = _within(pixels - rate * direction, data)

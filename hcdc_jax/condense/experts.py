@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,49 +114,6 @@ def save_expert(folder: str | Path, number: int, snapshots: Array, dtype: str) -
     file = io.BytesIO()
     np.save(file, np.asarray(snapshots, dtype))
     write_bytes(_path(Path(folder), number), file.getvalue())
-
-
-def train_experts(
-    key: Array,
-    problem: Problem,
-    hparams: HParams,
-    batch: Batch,
-    training: EpochTraining,
-    folder: str | Path,
-    *,
-    num_experts: int = 100,
-    dtype: str = "float32",
-    report: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Trains the experts that `folder` lacks, one after the other.
-
-    Args:
-      key: see `open_buffer`, as all arguments but the last.
-      problem: see `open_buffer`.
-      hparams: see `open_buffer`.
-      batch: see `open_buffer`.
-      training: see `open_buffer`.
-      folder: see `open_buffer`.
-      num_experts: see `open_buffer`.
-      dtype: see `open_buffer`.
-      report: `report(done, num_experts)` after each expert, and once before the first.
-
-    Returns:
-      The manifest.
-
-    Raises:
-      UserError: as `open_buffer`.
-    """
-    manifest = open_buffer(key, problem, hparams, batch, training, folder, num_experts=num_experts, dtype=dtype)
-    missing = missing_experts(folder, num_experts)
-    for done, number in enumerate(missing, num_experts - len(missing)):
-        if report is not None:
-            report(done, num_experts)
-        snapshots = expert_trajectory(jax.random.fold_in(key, number), problem, hparams, batch, training)
-        save_expert(folder, number, snapshots, dtype)
-    if report is not None:
-        report(num_experts, num_experts)
-    return manifest
 
 
 def load_experts(

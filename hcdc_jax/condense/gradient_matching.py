@@ -183,16 +183,6 @@ def gradient_matching(
         per_class = jax.vmap(gradient_distance)(real_gradients, synthetic)
         return jnp.vdot(per_class, data.class_weights)
 
-    def train_relay(relay, opt_state, hparams, batch, data):
-        def body(carry, _):
-            params, opt_state = carry
-            loss, gradient = jax.value_and_grad(problem.train_loss)(params, hparams, batch)
-            updates, opt_state = optax.adam(data.relay_rate).update(gradient, opt_state)
-            return (optax.apply_updates(params, updates), opt_state), loss
-
-        (relay, opt_state), losses = jax.lax.scan(body, (relay, opt_state), length=inner_steps)
-        return relay, opt_state, losses[-1]
-
     def step(key, state, data):
         starts_epoch = state.step % outer_steps == 0
         fresh = fresh_relay(key, data)
@@ -207,13 +197,26 @@ def gradient_matching(
         turn_of_structure = (state.step // outer_steps) % structure_period < structure_epochs
         moves_structure = turn_of_structure & bool(jax.tree.leaves(state.variables.structure))
         variables, opt_state = _alternate(state.variables, gradient, state.opt_state, data.rates, moves_structure)
-        relay, relay_opt_state, relay_loss = train_relay(
-            relay, relay_opt_state, hparams, container.decode(variables), data
+        relay, relay_opt_state, relay_loss = _trained_relay(
+            problem, relay, relay_opt_state, hparams, container.decode(variables), data.relay_rate, inner_steps
         )
         state = MatchingState(variables, opt_state, relay, relay_opt_state, hparams, state.step + 1)
         return state, MatchingInfo(value, relay_loss)
 
     return Condenser(init, step)
+
+
+def _trained_relay(problem, relay, opt_state, hparams, batch, rate, steps):
+    """The relay and its optimiser after some steps, and the loss before the last of them."""
+
+    def body(carry, _):
+        params, opt_state = carry
+        loss, gradient = jax.value_and_grad(problem.train_loss)(params, hparams, batch)
+        updates, opt_state = optax.adam(rate).update(gradient, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), loss
+
+    (relay, opt_state), losses = jax.lax.scan(body, (relay, opt_state), length=steps)
+    return relay, opt_state, losses[-1]
 
 
 def _alternate(

@@ -30,9 +30,10 @@ from hcdc_jax.hypergradients.fixed_networks import (
     unrolled_response,
 )
 from hcdc_jax.hypergradients.implicit import hypergradient, response
-from hcdc_jax.hypergradients.solvers import LinearSolver
+from hcdc_jax.hypergradients.linear_solver import LinearSolver
 from hcdc_jax.problem import Problem
-from hcdc_jax.training.candidates import better_alone, over_chunks, scored_at_once
+from hcdc_jax.training.candidates import over_chunks, scored_at_once
+from hcdc_jax.training.memory import better_alone
 from hcdc_jax.training.sharding import Device, as_needed, in_order, local_devices, mesh_of, over_candidates
 from hcdc_jax.training.train import Training, all_finite, train
 from hcdc_jax.types import Array, Batch, HParams, Params, Variables

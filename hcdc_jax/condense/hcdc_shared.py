@@ -18,7 +18,7 @@ import optax
 from hcdc_jax.condense.base import Condenser, GraphRates, MemoryRates, PixelRates, adam
 from hcdc_jax.containers import Container
 from hcdc_jax.hypergradients.implicit import hypergradient, hypergradient_matching
-from hcdc_jax.hypergradients.solvers import LinearSolver
+from hcdc_jax.hypergradients.linear_solver import LinearSolver
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.training.train import Training, optimizer_of
@@ -117,15 +117,6 @@ def hcdc_shared(
         opt_state = adam(data.rates).init(variables)
         return SharedState(variables, opt_state, *begin(key, data), jnp.zeros((), jnp.int32))
 
-    def advance(params, opt_state, hparams, data):
-        def body(carry, _):
-            params, opt_state = carry
-            gradient = jax.grad(problem.train_loss)(params, hparams, data.condensed_train)
-            updates, opt_state = optimizer_of(data.training).update(gradient, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
-
-        return jax.lax.scan(body, (params, opt_state), length=data.training.steps // points)[0]
-
     def match(params, hparams, variables, data):
         target, real = hypergradient(
             problem.train_loss, problem.val_loss, params, hparams, data.real_train, data.real_val,
@@ -141,7 +132,8 @@ def hcdc_shared(
         begins = state.step % points == 0
         trajectory = jax.tree.map(lambda new, old: jnp.where(begins, new, old), begin(key, data), state[2:6])
         hparams, hparams_opt_state, params, params_opt_state = trajectory
-        params, params_opt_state = jax.vmap(advance, in_axes=(0, 0, 0, None))(params, params_opt_state, hparams, data)
+        advance = functools.partial(_advanced, problem, data, data.training.steps // points)
+        params, params_opt_state = jax.vmap(advance)(params, params_opt_state, hparams)
         # One trajectory at a time: each holds a linearised gradient on the whole real training set.
         values, gradients, slopes, diverged = jax.lax.map(
             lambda point: match(point[0], point[1], state.variables, data), (params, hparams)
@@ -160,6 +152,18 @@ def hcdc_shared(
         ), info
 
     return Condenser(init, step)
+
+
+def _advanced(problem, data, steps, params, opt_state, hparams):
+    """A network and its optimiser after some steps on S_train."""
+
+    def body(carry, _):
+        params, opt_state = carry
+        gradient = jax.grad(problem.train_loss)(params, hparams, data.condensed_train)
+        updates, opt_state = optimizer_of(data.training).update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    return jax.lax.scan(body, (params, opt_state), length=steps)[0]
 
 
 def _masked_mean(values: Array, *, keep: Array) -> Array:

@@ -87,24 +87,6 @@ def ridge_regression(
     return jnp.matmul(kernel(inputs, support), root[:, None] * solved, precision=jax.lax.Precision.HIGHEST)
 
 
-def label_solve(
-    kernel: Kernel, support: Array, inputs: Array, targets: Array, ridge: float | Array, *, rcond: float = 1e-6
-) -> Array:
-    """Labels of the support that let `ridge_regression` predict the real targets best: least squares [n, num_classes].
-
-    Args:
-      kernel: of the network.
-      support: synthetic images [n, ...].
-      inputs: real images [m, ...].
-      targets: y_t [m, num_classes].
-      ridge: of the regression.
-      rcond: singular values below this share of the largest count as 0; they carry rounding, not data.
-    """
-    identity = jnp.eye(support.shape[0], dtype=targets.dtype)
-    predictor = ridge_regression(kernel, support, identity, inputs, ridge)
-    return jnp.linalg.lstsq(predictor, targets, rcond=rcond)[0]
-
-
 @functools.cache
 def kip(
     draw: KernelDraw, container: Container, *, num_classes: int, batch_size: int = 5000, learn_labels: bool = False

@@ -6,12 +6,9 @@ Names that live in registries (data sets, spaces, models, methods) are checked b
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hcdc_jax.config import toml
@@ -126,34 +123,6 @@ def settings_of(config: Config, name: str, cls: type[Settings]) -> Settings:
       UserError: an unknown key, a wrong type, or a value out of range; one line.
     """
     return merge(cls(), config.plugins.get(name, {}), where="config", section=f"plugins.{name}.")
-
-
-def help_text(prog: str = "hcdc run CONFIG.toml", plugins: Mapping[str, type] = MappingProxyType({})) -> str:
-    """Every option with its type, meaning and default, for `--help`.
-
-    Args:
-      prog: the command that takes them.
-      plugins: the dataclass of the settings of each plugin's method that has some.
-    """
-    text = _options_of(Config, prog)
-    if plugins:
-        fields = [(name, cls, cls()) for name, cls in plugins.items()]
-        sections = dataclasses.make_dataclass("Plugins", fields, frozen=True)
-        lines = _options_of(dataclasses.make_dataclass("All", [("plugins", sections, sections())]), prog).splitlines(
-            True
-        )
-        # Without the usage and --help, which stand there already.
-        text += "".join(lines[next(i for i, line in enumerate(lines) if "plugins." in line) :])
-    return text
-
-
-def _options_of(cls: type, prog: str) -> str:
-    import tyro  # only here: the rest of the module is needed where no command line is
-
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        tyro.cli(cls, prog=prog, args=["--help"], use_underscores=True, config=[tyro.conf.FlagConversionOff])
-    return text.getvalue()
 
 
 _COMMAND_LINE = "command line"

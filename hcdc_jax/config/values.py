@@ -170,11 +170,23 @@ def _checked(kind: Any, value: Any, name: str, where: str) -> Any:
         if limits is not None and value not in limits:
             raise UserError(f"{where}: '{name}' must be {limits}, got {value}")
         return float(value) if base is float else value
-    bases = [base for base, _ in _alternatives(kind) if base is not types.NoneType]
+    bases = [base for base, _ in _alternatives(kind)]
     choices = [choice for base in bases if typing.get_origin(base) is Literal for choice in typing.get_args(base)]
     hint = did_you_mean(nearest(value, choices))
-    expected = " or ".join(_describe(base) for base in bases)
-    raise UserError(f"{where}: '{name}' must be {expected}, got {reprlib.repr(value)}{hint and f'; {hint}'}")
+    raise UserError(f"{where}: '{name}' must be {_expected(kind)}, got {reprlib.repr(value)}{hint and f'; {hint}'}")
+
+
+def in_words(kind: Any) -> str:
+    """What a field allows: "an integer, at least 1 or None"."""
+    item = _item(kind)
+    if item is not None:
+        return f"a list: {in_words(item)}{' or None' if _may_be_left_out(kind) else ''}"
+    limits = [str(limits) for _, limits in _alternatives(kind) if limits is not None]
+    return ", ".join([_expected(kind), *limits]) + (" or None" if _may_be_left_out(kind) else "")
+
+
+def _expected(kind: Any) -> str:
+    return " or ".join(_describe(base) for base, _ in _alternatives(kind) if base is not types.NoneType)
 
 
 def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, ...]:

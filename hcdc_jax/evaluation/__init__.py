@@ -23,7 +23,8 @@ from hcdc_jax.condense.epoch_training import cropped, distilled, even_batches, r
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation.protocols import Protocol, stages
 from hcdc_jax.problem import Problem, dealt, loss_and_accuracy
-from hcdc_jax.training.candidates import Scores, memory_budget, memory_chunk_size, scores_of
+from hcdc_jax.training.memory import memory_budget, memory_chunk_size
+from hcdc_jax.training.scores import Scores, scores_of
 from hcdc_jax.training.sharding import (
     Device,
     as_needed,
@@ -95,7 +96,7 @@ def evaluate_networks(
       teacher: who is asked for logits, where the protocol asks; or what was said, and then order and augmentation
         come from its key: network i has its own initialisation alone.
       chunk_size: how many are trained side by side on each device; by default the most that fit into
-        `candidates.memory_budget`.
+        `memory.memory_budget`.
       devices: where, or on how many; all devices of this process by default.
 
     Returns:

@@ -74,12 +74,7 @@ def relative_l2(value_s: Array, gradient_s: Array, value_t: Array, gradient_t: A
 
 
 def shared_l2(
-    value_s: Array,
-    gradient_s: Array,
-    value_t: Array,
-    gradient_t: Array,
-    eps: float = 1e-5,
-    min_cosine: float = 0.5,
+    value_s: Array, gradient_s: Array, value_t: Array, gradient_t: Array, eps: float = 1e-5, min_cosine: float = 0.5
 ) -> Array:
     """Relative squared distance after one least-squares scale c >= 0 that all candidates share.
 

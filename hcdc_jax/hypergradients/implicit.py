@@ -31,42 +31,15 @@ from jax.flatten_util import ravel_pytree
 from hcdc_jax import arguments
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import distances, krylov
-from hcdc_jax.hypergradients.fixed_networks import (
-    FrozenInfo,
-    LossFn,
-    Pool,
-    Target,
-    UnrolledInfo,
-    float_gradient,
-    frozen_hypergradient,
-    frozen_matching,
-    linear_surrogate,
-    unrolled_hypergradient,
-    unrolled_response,
-)
-from hcdc_jax.hypergradients.solvers import LinearSolver, MatVec, SolveInfo, neumann
+from hcdc_jax.hypergradients.fixed_networks import LossFn, Target, float_gradient, linear_surrogate
+from hcdc_jax.hypergradients.krylov import MatVec
+from hcdc_jax.hypergradients.linear_solver import LinearSolver, SolveInfo
+from hcdc_jax.hypergradients.solvers import neumann
 from hcdc_jax.types import Array, HParams, Params, PyTree
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="JAXopt is no longer maintained", category=DeprecationWarning)
     from jaxopt import implicit_diff
-
-__all__ = [
-    "FrozenInfo",
-    "HypergradientInfo",
-    "MatchingInfo",
-    "Pool",
-    "Target",
-    "UnrolledInfo",
-    "frozen_hypergradient",
-    "frozen_matching",
-    "hypergradient",
-    "hypergradient_matching",
-    "matching_distance",
-    "response",
-    "unrolled_hypergradient",
-    "unrolled_response",
-]
 
 
 class HypergradientInfo(NamedTuple):
@@ -343,17 +316,13 @@ def matching_distance(
     train_batch: PyTree,
     val_batch: PyTree,
     target: HParams | Target,
-    *,
-    solver: LinearSolver = neumann(20),
-    distance: str | distances.Distance = "cosine",
-    direct: bool = True,
-    precision: str | None = "highest",
+    **options: Any,
 ) -> Array:
     """The distance of `hypergradient_matching`, as a scalar to be differentiated by `jax.grad`.
 
     Its derivative with respect to `val_batch` is the one computed there; with respect to everything else it is zero
-    by definition. Takes the same arguments. Reverse mode only: for forward mode, or derivatives with respect to
-    everything else, differentiate the distance that `hypergradient_matching` returns.
+    by definition. Takes the same arguments, options by keyword. Reverse mode only: for forward mode, or derivatives
+    with respect to everything else, differentiate the distance that `hypergradient_matching` returns.
 
     Returns:
       Scalar distance.
@@ -361,19 +330,7 @@ def matching_distance(
 
     def matching(val_batch: PyTree, constants: tuple) -> tuple[Array, PyTree, MatchingInfo]:
         params, hparams, train_batch, target = constants
-        return hypergradient_matching(
-            train_loss,
-            val_loss,
-            params,
-            hparams,
-            train_batch,
-            val_batch,
-            target,
-            solver=solver,
-            distance=distance,
-            direct=direct,
-            precision=precision,
-        )
+        return hypergradient_matching(train_loss, val_loss, params, hparams, train_batch, val_batch, target, **options)
 
     def pull_back(grad: PyTree, cotangent: Array) -> tuple[PyTree, None]:
         def scaled(leaf: Array) -> Array | np.ndarray:

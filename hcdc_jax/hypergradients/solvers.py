@@ -9,8 +9,7 @@ is made by `prepare(matvec, like)`, so that many right-hand sides pay for it onc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,33 +19,8 @@ from hcdc_jax import arguments
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients import krylov
 from hcdc_jax.hypergradients.krylov import MatVec
+from hcdc_jax.hypergradients.linear_solver import LinearSolver, NoState, Outcome, damped, damped_by, make_solver
 from hcdc_jax.types import Array, PyTree
-
-
-class SolveInfo(NamedTuple):
-    """How far a solve can be trusted.
-
-    Attributes:
-      residual: ||b - A x|| / ||b|| with the undamped A, so that the bias of damping shows; 0 for b = 0.
-      curvature: x^T A x / ||x||^2, negative only if A is not positive semidefinite; 0 for x = 0.
-      num_matvecs: products with A that were spent, preparation and the check of the residual included.
-      step_size: gain of the first step; 0 where the solver has none.
-      diverged: True if the iteration grew instead of shrinking, or x is not finite: more steps would make it worse.
-      negative_curvature: True if any product showed a direction of negative curvature.
-    """
-
-    residual: Array
-    curvature: Array
-    num_matvecs: Array
-    step_size: Array
-    diverged: Array
-    negative_curvature: Array
-
-
-class NoState(NamedTuple):
-    """What a solver without preparation prepares."""
-
-    num_matvecs: int = 0
 
 
 class Eigendecomposition(NamedTuple):
@@ -55,113 +29,6 @@ class Eigendecomposition(NamedTuple):
     values: Array
     vectors: Array
     num_matvecs: int
-
-
-def _prepare_nothing(matvec: MatVec, like: PyTree) -> NoState:
-    del matvec, like
-    return NoState()
-
-
-class LinearSolver(NamedTuple):
-    """An approximate inverse of a symmetric linear map.
-
-    The functions below that make solvers return the same object for the same arguments, so a solver may be a static
-    argument of `jax.jit`.
-
-    Derivatives with respect to b and to whatever A is made of exist in both modes. Those of `dense`,
-    `conjugate_gradient` and `chebyshev` are those of the solution, dx = solve(db - dA x), right as far as the solve has
-    converged. Those of `neumann` and `identity` are those of the series as it is summed, exact at any number of terms
-    for a given step size; one that is estimated counts as a constant, which it is for a sum that has converged.
-
-    Attributes:
-      name: for reports.
-      solve: `solve(matvec, b, state=None) -> (x, SolveInfo)`; x has the structure of b. Prepares its own state if
-        given none.
-      is_linear: True if the approximate inverse is a fixed symmetric linear map. Then the same solve is its own
-        adjoint, and gradients built from two solves are exact at any number of steps.
-      prepare: `prepare(matvec, like) -> state`, which must not depend on the values of `like`. A state has the
-        attribute `num_matvecs`.
-    """
-
-    name: str
-    solve: Callable[..., tuple[PyTree, SolveInfo]]
-    is_linear: bool
-    prepare: Callable[[MatVec, PyTree], Any] = _prepare_nothing
-
-
-class _Outcome(NamedTuple):
-    """What only the solver itself can know about a solve."""
-
-    x: PyTree
-    step_size: Array
-    num_matvecs: int
-    diverged: Array
-    negative_curvature: Array
-
-
-def _make_solver(
-    name: str,
-    core: Callable[..., _Outcome],
-    is_linear: bool,
-    prepare: Callable = _prepare_nothing,
-    solved: Callable[[MatVec], MatVec] | None = None,
-):
-    """Wraps `core(matvec, b, state) -> _Outcome`, which sees only right-hand sides of magnitude 1 or 0.
-
-    Squares of a right-hand side of 1e-20 underflow in float32; of one divided by its largest entry they do not. That
-    entry and the state are constants of differentiation: the map from b to x is linear as it stands.
-
-    Args:
-      name: of the solver.
-      core: the solver itself.
-      is_linear: as in `LinearSolver`.
-      prepare: as in `LinearSolver`.
-      solved: what `core` solves with, made of the product with A: then x has the derivative of the solution,
-        dx = solve(db - dA x), and nothing is differentiated through the steps. None: the derivative of the steps.
-    """
-
-    def approximate(matvec: MatVec, b: PyTree, state: Any, own: int) -> tuple[PyTree, SolveInfo]:
-        largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(b)])
-        largest = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))
-        unit = jax.tree.map(lambda leaf: leaf / largest.astype(leaf.dtype), b)
-        outcome = core(matvec, unit, jax.lax.stop_gradient(state))
-        info = jax.lax.stop_gradient(_check(matvec, unit, outcome, own))
-        return krylov.scale(largest, outcome.x), info
-
-    def solve(matvec: MatVec, b: PyTree, state: Any = None) -> tuple[PyTree, SolveInfo]:
-        own = 0
-        if state is None:
-            state = prepare(matvec, b)
-            own = state.num_matvecs
-        if solved is None:
-            return approximate(matvec, b, state, own)
-        return jax.lax.custom_linear_solve(
-            solved(matvec), b, lambda _, b: approximate(matvec, b, state, own), symmetric=True, has_aux=True
-        )
-
-    return LinearSolver(name, solve, is_linear, prepare)
-
-
-def _check(matvec: MatVec, b: PyTree, outcome: _Outcome, own: int) -> SolveInfo:
-    product = matvec(outcome.x)
-    residual = krylov.divide(krylov.norm(krylov.add_scaled(b, -1, product)), krylov.norm(b))
-    curvature = krylov.divide(krylov.dot(outcome.x, product), krylov.dot(outcome.x, outcome.x))
-    return SolveInfo(
-        residual=residual,
-        curvature=curvature,
-        num_matvecs=jnp.asarray(outcome.num_matvecs + own + 1, jnp.int32),
-        step_size=jnp.asarray(outcome.step_size, residual.dtype),
-        diverged=outcome.diverged | ~jnp.isfinite(residual),
-        negative_curvature=outcome.negative_curvature | (curvature < 0),
-    )
-
-
-def _damped(matvec: MatVec, damping: float) -> MatVec:
-    return (lambda v: krylov.add_scaled(matvec(v), damping, v)) if damping else matvec
-
-
-def _damped_by(damping: float) -> Callable[[MatVec], MatVec]:
-    return functools.partial(_damped, damping=damping)
 
 
 class _Sum(NamedTuple):
@@ -245,20 +112,20 @@ def neumann(
     estimates = step_size == "power"
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum | NoState:
-        return krylov.lanczos_bounds(_damped(matvec, damping), like, power_iterations) if estimates else NoState()
+        return krylov.lanczos_bounds(damped(matvec, damping), like, power_iterations) if estimates else NoState()
 
-    def core(matvec: MatVec, b: PyTree, state: krylov.Spectrum | NoState) -> _Outcome:
+    def core(matvec: MatVec, b: PyTree, state: krylov.Spectrum | NoState) -> Outcome:
         gain, negative = jnp.asarray(0.0 if isinstance(step_size, str) else step_size), jnp.asarray(False)
         if isinstance(state, krylov.Spectrum):
             gain = 1 / jnp.where(state.magnitude == 0, 1, safety * state.magnitude)
             negative = state.lower < -growth_tolerance * state.magnitude
         gains = jnp.broadcast_to(gain, (num_hvps + 1,))
-        total = _semi_iteration(_damped(matvec, damping), b, jnp.zeros_like(gains), gains, growth_limit, unroll)
+        total = _semi_iteration(damped(matvec, damping), b, jnp.zeros_like(gains), gains, growth_limit, unroll)
         # The terms of the series are the residuals; each must be smaller than the one before.
         grew = ~jnp.all(total.norms[1:] <= (1 + growth_tolerance) * total.norms[:-1])
-        return _Outcome(total.x, gain, num_hvps, total.cut | grew, negative | total.negative_curvature)
+        return Outcome(total.x, gain, num_hvps, total.cut | grew, negative | total.negative_curvature)
 
-    return _make_solver("neumann", core, is_linear=True, prepare=prepare)
+    return make_solver("neumann", core, is_linear=True, prepare=prepare)
 
 
 @functools.cache
@@ -304,18 +171,18 @@ def chebyshev(
     momenta, gains = _chebyshev_coefficients(num_hvps, condition)
 
     def prepare(matvec: MatVec, like: PyTree) -> krylov.Spectrum:
-        return krylov.lanczos_bounds(_damped(matvec, damping), like, power_iterations)
+        return krylov.lanczos_bounds(damped(matvec, damping), like, power_iterations)
 
-    def core(matvec: MatVec, b: PyTree, state: krylov.Spectrum) -> _Outcome:
+    def core(matvec: MatVec, b: PyTree, state: krylov.Spectrum) -> Outcome:
         inverse = 1 / jnp.where(state.magnitude == 0, 1, safety * state.magnitude)
         scaled = inverse * jnp.asarray(gains, inverse.dtype)
         momentum = jnp.asarray(momenta, inverse.dtype)
-        total = _semi_iteration(_damped(matvec, damping), b, momentum, scaled, growth_limit, unroll)
+        total = _semi_iteration(damped(matvec, damping), b, momentum, scaled, growth_limit, unroll)
         grew = ~jnp.all(total.norms <= (1 + growth_tolerance) * total.norms[0])
         negative = total.negative_curvature | (state.lower < -growth_tolerance * state.magnitude)
-        return _Outcome(total.x, scaled[0], num_hvps, total.cut | grew, negative)
+        return Outcome(total.x, scaled[0], num_hvps, total.cut | grew, negative)
 
-    return _make_solver("chebyshev", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
+    return make_solver("chebyshev", core, is_linear=True, prepare=prepare, solved=damped_by(damping))
 
 
 def _chebyshev_coefficients(num_hvps: int, condition: float) -> tuple[list[float], list[float]]:
@@ -355,9 +222,9 @@ def conjugate_gradient(
     """
     _check_counts("conjugate_gradient", num_hvps, least=1)
 
-    def core(matvec: MatVec, b: PyTree, state: NoState) -> _Outcome:
+    def core(matvec: MatVec, b: PyTree, state: NoState) -> Outcome:
         del state
-        product_with = _damped(matvec, damping)
+        product_with = damped(matvec, damping)
         squared_b = krylov.dot(b, b)
 
         def step(carry, _):
@@ -375,9 +242,9 @@ def conjugate_gradient(
 
         start = ((krylov.zeros_like(b), b, b, squared_b), jnp.asarray(False))
         ((x, residual, _, _), negative), _ = jax.lax.scan(step, start, length=num_hvps, unroll=unroll)
-        return _Outcome(x, jnp.zeros_like(squared_b), num_hvps, krylov.norm(residual) > krylov.norm(b), negative)
+        return Outcome(x, jnp.zeros_like(squared_b), num_hvps, krylov.norm(residual) > krylov.norm(b), negative)
 
-    return _make_solver("conjugate_gradient", core, is_linear=False, solved=_damped_by(damping))
+    return make_solver("conjugate_gradient", core, is_linear=False, solved=damped_by(damping))
 
 
 @functools.cache
@@ -401,7 +268,7 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         values, vectors = jnp.linalg.eigh(krylov.single(matrix + matrix.T) / 2)
         return Eigendecomposition(values + damping, vectors, flat.size)
 
-    def core(matvec: MatVec, b: PyTree, state: Eigendecomposition) -> _Outcome:
+    def core(matvec: MatVec, b: PyTree, state: Eigendecomposition) -> Outcome:
         del matvec
         flat, unravel = ravel_pytree(b)
         relative = jnp.finfo(flat.dtype).eps * flat.size if rcond is None else rcond
@@ -409,9 +276,9 @@ def dense(rcond: float | None = None, damping: float = 0.0) -> LinearSolver:
         inverse = jnp.where(kept, 1, 0) / jnp.where(kept, state.values, 1)
         x = highest(state.vectors, inverse * highest(krylov.single(flat), state.vectors))
         negative = jnp.any(kept & (state.values < 0))
-        return _Outcome(unravel(x.astype(flat.dtype)), jnp.zeros(()), 0, jnp.asarray(False), negative)
+        return Outcome(unravel(x.astype(flat.dtype)), jnp.zeros(()), 0, jnp.asarray(False), negative)
 
-    return _make_solver("dense", core, is_linear=True, prepare=prepare, solved=_damped_by(damping))
+    return make_solver("dense", core, is_linear=True, prepare=prepare, solved=damped_by(damping))
 
 
 @functools.cache
@@ -425,8 +292,8 @@ def identity(scale: float = 1.0) -> LinearSolver:
       A solver that is linear.
     """
 
-    def core(matvec: MatVec, b: PyTree, state: NoState) -> _Outcome:
+    def core(matvec: MatVec, b: PyTree, state: NoState) -> Outcome:
         del matvec, state
-        return _Outcome(krylov.scale(scale, b), jnp.asarray(scale), 0, jnp.asarray(False), jnp.asarray(False))
+        return Outcome(krylov.scale(scale, b), jnp.asarray(scale), 0, jnp.asarray(False), jnp.asarray(False))
 
-    return _make_solver("identity", core, is_linear=True)
+    return make_solver("identity", core, is_linear=True)

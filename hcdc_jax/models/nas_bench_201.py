@@ -302,21 +302,6 @@ def present(params: Params, cell: Array) -> Params:
     return jax.tree_util.tree_map_with_path(mask, params)
 
 
-def restricted(params: Params, cell: Cell) -> Params:
-    """Of the parameters of a network for all cells, those of one cell's own network."""
-
-    def stage(convolutions):
-        kept = {}
-        for name, leaves in convolutions.items():
-            edges = [edge for edge, operation in enumerate(cell) if OPERATIONS[operation] == name]
-            if edges:
-                kept[name] = jax.tree.map(lambda leaf, edges=edges: leaf[:, np.array(edges)], leaves)
-        return kept
-
-    chosen = {name: stage(leaves) if name.startswith("stage_") else leaves for name, leaves in params.items()}
-    return {name: leaves for name, leaves in chosen.items() if leaves}
-
-
 class Size(NamedTuple):
     """How large a network is.
 

@@ -1,8 +1,9 @@
 """Runs: from a configuration to condensed data, rankings and a report in a folder, resumable at any point."""
 
 from hcdc_jax.config.plans import EvaluationPlan, SearchPlan
+from hcdc_jax.pipeline.checks import resolved
 from hcdc_jax.pipeline.condensing import condense
-from hcdc_jax.pipeline.driver import opened, prepare, resolved, run
+from hcdc_jax.pipeline.driver import opened, prepare, run
 from hcdc_jax.pipeline.evaluating import evaluate_condensed
 from hcdc_jax.pipeline.outcomes import nothing_condensed, nothing_found, nothing_ranked, nothing_true
 from hcdc_jax.pipeline.ranked import Ranking, candidates_of, rank_on

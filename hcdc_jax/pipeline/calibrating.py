@@ -13,13 +13,13 @@ import numpy as np
 
 from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.condensed import Condensed
-from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients.fixed_networks import Pool, Target, frozen_hypergradient, without_diverged
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.hcdc.matched_candidates import choose_candidates
 from hcdc_jax.pipeline.hcdc.shifts import stated
 from hcdc_jax.pipeline.hcdc.targets import Matched, believed, full_training, matched_targets
+from hcdc_jax.pipeline.keeping import kept
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.scoring import rank_keys, scores_on_each
 from hcdc_jax.pipeline.search_result import Found, Retrained
@@ -28,7 +28,6 @@ from hcdc_jax.pipeline.taught.taught_parts import given_train
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Advice, CalibratedSearch, CalibratedState, History, Proxy, calibrated
 from hcdc_jax.search.base import even_batch_size, in_batches
-from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import Scores, score
 from hcdc_jax.types import Array, Batch
 
@@ -245,22 +244,20 @@ def _fully_trained(run: Run, hparams: np.ndarray) -> dict[str, np.ndarray]:
     """
     setup = run.setup
     path = run.folder / "checkpoints" / "searched" / f"{hashlib.sha256(hparams.tobytes()).hexdigest()[:16]}.npz"
-    if not path.exists():
+
+    def trained() -> dict[str, Any]:
         target, params, diverged, training, targeting = full_training(setup, key_for(TRUTH, 0), jnp.asarray(hparams))
         scores = {
             f"{part}_{name}": np.asarray(value)
             for part, batch in (("val", setup.val), ("test", setup.test))
             for name, value in score(setup.problem, params, jnp.asarray(hparams), batch)._asdict().items()
         }
-        files.write_npz(
-            path,
-            {
-                "hparams": hparams, "value": np.asarray(target.value), "gradient": np.asarray(target.gradient),
-                "diverged": np.asarray(diverged), "seconds": np.asarray(training.run + targeting.run),
-                "compile_seconds": np.asarray(training.compile + targeting.compile), **scores,
-            },
-        )  # fmt: skip
-    return read_arrays(path)
+        return {
+            "hparams": hparams, "value": target.value, "gradient": target.gradient, "diverged": diverged,
+            "seconds": training.run + targeting.run, "compile_seconds": training.compile + targeting.compile, **scores,
+        }  # fmt: skip
+
+    return kept(path, trained)[0]
 
 
 def _result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from hcdc_jax import spaces
@@ -14,20 +15,42 @@ from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, check_model
 from hcdc_jax.pipeline.kinds import image_streams
 from hcdc_jax.pipeline.recipes.base import Recipe
-from hcdc_jax.pipeline.setup import OWN, Setup, Source, space_of
+from hcdc_jax.pipeline.setup import OWN, Setup, Source
 
 
-def check_config(config: Config, source: Source | None = None) -> None:
-    """Checks the values, the names, and what they mean together; a study brings its own space and network.
+def resolved(config: Config) -> Config:
+    """The configuration as a run folder keeps it, its values checked.
+
+    The path of the data is absolute, so that the run can be taken up from any folder, and settings of plugins are
+    written out.
+
+    Raises:
+      UserError: settings that no plugin has, or values that are not allowed.
+    """
+    validate(config)
+    config = recipes.completed(config)
+    if config.data.path is None:
+        return config
+    path = str(Path(config.data.path).expanduser().absolute())
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
+
+
+def check_config(config: Config, source: Source | None = None) -> Config:
+    """The configuration, `resolved`, once its names and what they mean together are checked, too.
+
+    What space, data and network make impossible together is left to `building.build`, which has them.
+
+    Args:
+      config: of the run.
+      source: of a study, which brings its own space and network.
 
     Raises:
       UserError: what is wrong, in one line.
     """
-    validate(config)
+    config = resolved(config)
     for setting, names in (("methods", config.methods), ("hcdc.train_method", (config.hcdc.train_method,))):
         for name in names:
             recipes.METHODS.look_up(name, where=f"in {setting!r}")
-    recipes.completed(config)
     if source is None:
         if config.space.name != OWN:
             spaces.SPACES.look_up(config.space.name, where="in 'space.name'", also=[OWN])
@@ -47,12 +70,13 @@ def check_config(config: Config, source: Source | None = None) -> None:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:
         _check_refinements(config)
-    _check_matched(config, source)
+    _check_matched(config)
     _check_labels(config)
     _check_dcbench(config)
+    return config
 
 
-def _check_matched(config: Config, source: Source | None) -> None:
+def _check_matched(config: Config) -> None:
     options = config.hcdc
     if options.sensitivity != "unroll" and (options.side_by_side > 1 or options.adjoint_batch_size):
         raise UserError(
@@ -68,9 +92,6 @@ def _check_matched(config: Config, source: Source | None) -> None:
         raise UserError("cells are trained one by one: set hcdc.side_by_side = 1")
     if options.extended_space == "trajectories" and options.side_by_side > 1:
         raise UserError("points of hcdc.extended_space = 'trajectories' follow one another: set hcdc.side_by_side = 1")
-    if options.design == "factorial":
-        space = space_of(config) if source is None else source.space
-        space.factorial(0, options.full_trainings)
 
 
 def _check_table(config: Config) -> None:

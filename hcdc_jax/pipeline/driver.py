@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hcdc_jax.config import Config, DataConfig, validate
+from hcdc_jax.config import Config, DataConfig
 from hcdc_jax.data import read_dataset, read_image_stream
 from hcdc_jax.data.pictures import Cut
 from hcdc_jax.errors import UserError
@@ -18,7 +17,6 @@ from hcdc_jax.pipeline.condensing import condense
 from hcdc_jax.pipeline.folder import check_owner, claimed
 from hcdc_jax.pipeline.outcomes import nothing_ranked
 from hcdc_jax.pipeline.ranking import rank
-from hcdc_jax.pipeline.recipes import completed
 from hcdc_jax.pipeline.reporting import write_report
 from hcdc_jax.pipeline.setup import Data, Run, Setup, Source
 from hcdc_jax.pipeline.true_scores import check_truth, truth
@@ -82,11 +80,10 @@ def opened(
     Raises:
       UserError: as `run`.
     """
-    config, folder = resolved(config), Path(folder)
-    check_config(config, source)
+    config, folder = check_config(config, source), Path(folder)
     check_owner(folder, config, resume=resume)
     progress = saying_once(progress or silent())
-    setup = prepare(config, source)
+    setup = _prepared(config, source)
     with claimed(folder, setup):
         check_truth(setup, folder)
         for note in setup.data.notes:
@@ -101,7 +98,10 @@ def prepare(config: Config, source: Source | None = None) -> Setup:
     Raises:
       UserError: what is wrong with the configuration or the data.
     """
-    check_config(config, source)
+    return _prepared(check_config(config, source), source)
+
+
+def _prepared(config: Config, source: Source | None) -> Setup:
     setup = build(config, _read(config.data) if source is None else source.data, source)
     check_sizes(setup)
     return setup
@@ -118,23 +118,6 @@ def _read(options: DataConfig) -> Data:
     if options.side is not None:
         cut = Cut(options.side, options.resize or options.side, options.crop_area or 1.0)
     return read_image_stream(options.path, cut=cut, split=options.split, seed=options.seed)
-
-
-def resolved(config: Config) -> Config:
-    """The configuration as a run folder keeps it.
-
-    The path of the data is absolute, so that the run can be taken up from any folder, and settings of plugins are
-    written out.
-
-    Raises:
-      UserError: settings that no plugin has, or values that are not allowed.
-    """
-    validate(config)
-    config = completed(config)
-    if config.data.path is None:
-        return config
-    path = str(Path(config.data.path).expanduser().absolute())
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path))
 
 
 def _about(setup: Setup) -> str:

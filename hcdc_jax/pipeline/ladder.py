@@ -34,8 +34,8 @@ from hcdc_jax.config import Config, toml
 from hcdc_jax.config.values import merge
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation.protocols import SETTINGS, changed_protocol, described_protocol
-from hcdc_jax.pipeline.checks import check_config
-from hcdc_jax.pipeline.driver import opened, prepare, resolved
+from hcdc_jax.pipeline.checks import check_config, resolved
+from hcdc_jax.pipeline.driver import opened, prepare
 from hcdc_jax.pipeline.evaluating import EvaluationPlan, evaluate_condensed
 from hcdc_jax.pipeline.folder import CONFIG
 from hcdc_jax.pipeline.recipes.edc import observers_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,10 @@ import numpy as np
 from hcdc_jax.condense.epoch_training import even_batches, taught
 from hcdc_jax.condense.pruning import Judge, Pruned, prune
 from hcdc_jax.containers import Container
-from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.keeping import kept
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.image_relays import relay, strategy
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
-from hcdc_jax.storage import files
 from hcdc_jax.training.train import Training, all_finite
 from hcdc_jax.types import Array, Variables
 
@@ -65,23 +64,21 @@ def pruned(run: Run, seed: int, container: Container, variables: Variables, fold
         done = sum((folder / f"{name}.npz").exists() for name in names)
         run.progress.start(f"pruning {what}", len(names), done)
 
+    costs = [Cost()]
+
     def keep(name: str, make: Callable[[], Array]) -> np.ndarray:
-        path = folder / f"{name}.npz"
-        if not path.exists():
-            with measured() as elapsed:
-                value = np.asarray(jax.block_until_ready(make()))
-            spent = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
-            files.write_npz(path, {"value": value} | {key: np.asarray(took) for key, took in spent.items()})
-            run.progress.update(names.index(name) + 1)
-        return read_arrays(path)["value"]
+        found, cost = kept(folder / f"{name}.npz", lambda: {"value": make()})
+        costs.append(cost)
+        run.progress.update(names.index(name) + 1)
+        return found["value"]
 
     found = prune(
         key_for(PRUNE, seed), container, variables, drop, strategy,
         judge=judge_of(setup, len(labels)), validation=setup.val, betas=options.betas, keep=keep,
     )  # fmt: skip
-    spent = [read_arrays(folder / f"{name}.npz") for name in names]
-    cost = Cost(*(sum(float(one[key]) for one in spent) for key in ("seconds", "compile_seconds")))
-    return Outcome(found.variables, cost, _facts(found, drop), _arrays(setup, found, labels))
+    return Outcome(
+        found.variables, functools.reduce(Cost.plus, costs), _facts(found, drop), _arrays(setup, found, labels)
+    )
 
 
 def judge_of(setup: Setup, num_images: int) -> Judge:

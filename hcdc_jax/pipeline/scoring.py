@@ -11,15 +11,9 @@ from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.setup import RANK, Setup, key_for, solver_of
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import Objective
-from hcdc_jax.training.candidates import (
-    Scores,
-    evaluate,
-    evaluate_on,
-    memory_budget,
-    memory_chunk_size,
-    score_each,
-    train_each,
-)
+from hcdc_jax.training.candidates import evaluate, evaluate_on, score_each, train_each
+from hcdc_jax.training.memory import memory_budget, memory_chunk_size
+from hcdc_jax.training.scores import Scores
 from hcdc_jax.training.train import Training, shapes_of_step
 from hcdc_jax.types import Array, Batch, Params
 

@@ -18,7 +18,8 @@ from hcdc_jax.config import Config, Solver, shares_theta
 from hcdc_jax.containers import Container
 from hcdc_jax.data import ArrayData, GraphData, ImageData, ImageStream
 from hcdc_jax.errors import UserError
-from hcdc_jax.hypergradients.solvers import LinearSolver, chebyshev, conjugate_gradient, dense, identity, neumann
+from hcdc_jax.hypergradients.linear_solver import LinearSolver
+from hcdc_jax.hypergradients.solvers import chebyshev, conjugate_gradient, dense, identity, neumann
 from hcdc_jax.problem import Problem, ValLoss, joint
 from hcdc_jax.progress import Progress
 from hcdc_jax.training.train import Training
@@ -267,6 +268,8 @@ def check_space(config: Config, space: spaces.Space, unrolled_only: tuple[str, .
             "hcdc.extended_space = 'mixes' is for cells, between which there are mixtures; the space "
             f"{space.name!r} has none: set it to 'samples'"
         )
+    if config.hcdc.design == "factorial":
+        space.factorial(0, config.hcdc.full_trainings)
     unseen = unrolled_only or spaces.without_implicit_hypergradient(space)
     if unseen:
         where = f"the space {space.name!r} searches {', '.join(unseen)}, whose implicit hypergradient is 0"

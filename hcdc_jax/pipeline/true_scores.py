@@ -17,8 +17,8 @@ from hcdc_jax.data import published_accuracies
 from hcdc_jax.data.cells import number_of
 from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.folder import first_difference
+from hcdc_jax.pipeline.keeping import each_kept
 from hcdc_jax.pipeline.scoring import fitting_at_once
 from hcdc_jax.pipeline.setup import TRUTH, Run, Setup, key_for
 from hcdc_jax.spaces import discrete_cell
@@ -45,12 +45,14 @@ def truth(run: Run) -> None:
         return
     n, width = len(setup.candidates), _width_of(run)
     parts = [(seed, begin) for seed in range(setup.config.truth.seeds) for begin in range(0, n, width)]
-    missing = [part for part in parts if not _path(run.folder, *part, width).exists()]
     what = f"truth: {n} candidates trained {setup.config.truth.seeds} x on the full data"
-    for seed, begin in run.progress.track(missing, what, len(parts) - len(missing)):
-        part = _train_part(setup, seed, np.arange(begin, begin + width))
-        files.write_npz(_path(run.folder, seed, begin, width), part | _made_with(setup))
-    arrays = _assembled(setup, [read_arrays(_path(run.folder, *part, width)) for part in parts])
+
+    def trained(i: int) -> dict[str, np.ndarray]:
+        seed, begin = parts[i]
+        return _train_part(setup, seed, np.arange(begin, begin + width)) | _made_with(setup)
+
+    paths = [_path(run.folder, *part, width) for part in parts]
+    arrays = _assembled(setup, each_kept(paths, trained, run.progress, what))
     if not arrays["status"].any():
         run.progress.say(f"every full training of the truth failed: {WHY_ALL_FAIL}")
     files.write_npz(path, arrays | _made_with(setup))
@@ -157,20 +159,14 @@ def _path(folder: Path, seed: int, begin: int, width: int) -> Path:
 def _train_part(setup: Setup, seed: int, index: np.ndarray) -> dict[str, np.ndarray]:
     # The last part repeats the last candidate: one shape, one compiled program.
     candidates = setup.candidates[np.minimum(index, len(setup.candidates) - 1)]
-    with measured() as elapsed:
-        val, test = jax.block_until_ready(
-            evaluate_on(
-                key_for(TRUTH, seed), setup.problem, candidates, setup.train, (setup.val, setup.test),
-                training=setup.training,
-            )
-        )  # fmt: skip
+    val, test = evaluate_on(
+        key_for(TRUTH, seed), setup.problem, candidates, setup.train, (setup.val, setup.test), training=setup.training
+    )
     return {
         "loss": np.asarray(val.loss),
         "accuracy": np.asarray(val.accuracy),
         "test_accuracy": np.asarray(test.accuracy),
         "status": np.asarray(val.status & test.status),
-        "seconds": np.asarray(elapsed.run),
-        "compile_seconds": np.asarray(elapsed.compile),
     }
 
 

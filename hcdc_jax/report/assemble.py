@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hcdc_jax import metrics
-from hcdc_jax.report import evaluations, figures, html, style, tables
+from hcdc_jax.report import evaluations, html, plates, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, full_steps, read
 from hcdc_jax.search import halving
 from hcdc_jax.storage import files
@@ -39,7 +39,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     files.write_json(folder / "report.json", summarise(run))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     files.write_text(folder / "ranking.csv", _csv(ranking(run)))
-    plates = figures.draw_all(
+    drawn = plates.draw_all(
         report,
         run.truth.loss if tables.has_truth(report) else None,
         {method: _losses(results) for method, results in run.results.items()},
@@ -48,7 +48,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         _shifts(run),
         run.prunings,
     )
-    pictures = [_save(folder / "figures", plate) for plate in plates]
+    pictures = [_save(folder / "figures", plate) for plate in drawn]
     chapters = [_chapter(folder, name, stored) for name, stored in run.evaluation.items()]
     page = html.render(report, run.config, pictures, best_candidates(report, run), chapters)
     files.write_text(folder / "report.html", page)
@@ -250,11 +250,11 @@ def _csv(columns: Mapping[str, np.ndarray]) -> str:
 
 
 def _chapter(folder: Path, name: str, stored: Mapping[str, Any]) -> html.Chapter:
-    picture = _save(folder / "figures", figures.evaluation(name, stored))
+    picture = _save(folder / "figures", plates.evaluation(name, stored))
     return html.Chapter(evaluations.title(name), evaluations.table(stored), evaluations.reading(stored), picture)
 
 
-def _save(folder: Path, plate: figures.Plate) -> html.Picture:
+def _save(folder: Path, plate: plates.Plate) -> html.Picture:
     path = folder / f"{plate.name}.png"
     if not isinstance(plate.drawing, Figure):
         path.unlink(missing_ok=True)  # a figure of an earlier report that knew more

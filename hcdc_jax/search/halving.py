@@ -16,7 +16,9 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.metrics import cheaper_from
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import History, Report, even_batch_size, ignore, in_batches
-from hcdc_jax.training.candidates import Scores, over_chunks, score, side_by_side
+from hcdc_jax.training.candidates import over_chunks
+from hcdc_jax.training.memory import side_by_side
+from hcdc_jax.training.scores import Scores, score
 from hcdc_jax.training.sharding import (
     Device,
     as_needed,

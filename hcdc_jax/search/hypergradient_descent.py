@@ -15,7 +15,8 @@ import optax
 from hcdc_jax.errors import check_name
 from hcdc_jax.hypergradients.fixed_networks import unrolled_hypergradient
 from hcdc_jax.hypergradients.implicit import hypergradient
-from hcdc_jax.hypergradients.solvers import LinearSolver, neumann
+from hcdc_jax.hypergradients.linear_solver import LinearSolver
+from hcdc_jax.hypergradients.solvers import neumann
 from hcdc_jax.problem import Problem
 from hcdc_jax.search.base import EvaluateFn, History, Report, ignore, score_all, seed_of
 from hcdc_jax.spaces import Space

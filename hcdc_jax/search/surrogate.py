@@ -18,6 +18,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
+from hcdc_jax.search.kernel import Kernel, kernel_jet, values_between
 from hcdc_jax.spaces import Space
 
 NUM_STARTS = 4
@@ -181,7 +182,7 @@ def predict(process: Process, queries: ArrayLike, trend: ArrayLike | None = None
         cross = _covariances(np.concatenate(orbits), process.observed, kernel).reshape(b, k, -1).sum(1) / math.sqrt(k)
         here = trend[begin : begin + AT_ONCE]
         cross += here[:, None] * process.observed.trend
-        own = _values(orbits[:, :, None], orbits[:, None], kernel).sum((1, 2)) / k + here**2
+        own = values_between(orbits[:, :, None], orbits[:, None], kernel).sum((1, 2)) / k + here**2
         explained = solve_triangular(process.factor, cross.T, lower=True)
         parts.append((cross @ process.weights, np.sqrt(np.maximum(own - (explained**2).sum(0), 0.0))))
     mean, deviation = map(np.concatenate, zip(*parts, strict=True))
@@ -224,40 +225,9 @@ def power_law(given: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(wanted.mean() - exponent * given.mean()), exponent
 
 
-class _Kernel(NamedTuple):
-    """Squared-exponential: a length scale for each coordinate [h], and the standard deviation of the process."""
-
-    length: np.ndarray
-    signal: float
-
-
-def kernel_jet(a: np.ndarray, b: np.ndarray, length: np.ndarray, signal: float) -> np.ndarray:
-    """Covariances of values and gradients of the process at `a` [m, h] with those at `b` [n, h].
-
-    Returns:
-      [m + m h, n + n h]: values first, then the gradients of the points one after the other.
-    """
-    (m, h), n = a.shape, len(b)
-    scaled = (a[:, None] - b[None]) / length**2  # [m, n, h]
-    value = _values(a[:, None], b[None], _Kernel(length, signal))
-    cross = value[..., None] * scaled  # covariance with the gradient at b; at a the sign turns
-    curvature = value[..., None, None] * (np.diag(length**-2.0) - scaled[..., :, None] * scaled[..., None, :])
-    return np.block(
-        [
-            [value, cross.reshape(m, n * h)],
-            [-cross.transpose(0, 2, 1).reshape(m * h, n), curvature.transpose(0, 2, 1, 3).reshape(m * h, n * h)],
-        ]
-    )
-
-
-def _values(a: np.ndarray, b: np.ndarray, kernel: _Kernel) -> np.ndarray:
-    """Covariances of values at a [..., h] and b [..., h], broadcast."""
-    return kernel.signal**2 * np.exp(-0.5 * np.sum(((a - b) / kernel.length) ** 2, -1))
-
-
-def _covariances(points: np.ndarray, observed: Observed, kernel: _Kernel) -> np.ndarray:
+def _covariances(points: np.ndarray, observed: Observed, kernel: Kernel) -> np.ndarray:
     """Of the values of the process at points [q, h] with what was observed: [q, n]."""
-    value = _values(points[:, None], observed.orbits[None], kernel)
+    value = values_between(points[:, None], observed.orbits[None], kernel)
     if not observed.is_slope.any():
         return value @ observed.read_out.T
     slope = value[..., None] * ((points[:, None] - observed.orbits[None]) / kernel.length**2)
@@ -319,8 +289,8 @@ def _observe(space: Space, points: np.ndarray, values: np.ndarray, slopes: np.nd
     )
 
 
-def _kernel_of(log_params: np.ndarray, groups: np.ndarray) -> _Kernel:
-    return _Kernel(np.exp(log_params[:-3])[groups], float(np.exp(log_params[-3])))
+def _kernel_of(log_params: np.ndarray, groups: np.ndarray) -> Kernel:
+    return Kernel(np.exp(log_params[:-3])[groups], float(np.exp(log_params[-3])))
 
 
 def _noise(observed: Observed, log_params: np.ndarray) -> np.ndarray:
@@ -328,10 +298,10 @@ def _noise(observed: Observed, log_params: np.ndarray) -> np.ndarray:
     return np.exp(2 * np.where(observed.is_slope, log_params[-1], log_params[-2]))
 
 
-def _jet(observed: Observed, kernel: _Kernel) -> np.ndarray:
+def _jet(observed: Observed, kernel: Kernel) -> np.ndarray:
     if observed.is_slope.any():
         return kernel_jet(observed.orbits, observed.orbits, *kernel)
-    return _values(observed.orbits[:, None], observed.orbits[None], kernel)
+    return values_between(observed.orbits[:, None], observed.orbits[None], kernel)
 
 
 def _covariance(observed: Observed, jet: np.ndarray, log_params: np.ndarray) -> np.ndarray:
@@ -340,7 +310,7 @@ def _covariance(observed: Observed, jet: np.ndarray, log_params: np.ndarray) -> 
     return of_process + np.outer(observed.trend, observed.trend) + np.diag(_noise(observed, log_params))
 
 
-def _length_slopes(weights: np.ndarray, observed: Observed, kernel: _Kernel, jet: np.ndarray) -> np.ndarray:
+def _length_slopes(weights: np.ndarray, observed: Observed, kernel: Kernel, jet: np.ndarray) -> np.ndarray:
     """[h] derivatives of sum(weights * jet), weights symmetric and constant, in the logarithms of the length scales."""
     points, length = observed.orbits, kernel.length
     count, h = points.shape

@@ -1,16 +1,15 @@
 """Checkpoints of a run: the state of a condenser after a step, so that a killed run continues to the same result.
 
-The only file that knows orbax, and it imports it when first used, because importing it takes most of a second.
+One .npz for each step, written whole or not at all: the leaves in their order, and what stands where, by which a state
+of another shape is told apart. A zip archive sums its members, so damage shows when they are read.
 """
 
 from __future__ import annotations
 
-import contextlib
+import io
+import json
 import logging
-import os
-import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.storage.files import sha256
+from hcdc_jax.storage import files
 from hcdc_jax.types import PyTree
 
 NUM_KEPT = 2
 
+_LAYOUT = "layout"
 _logger = logging.getLogger(__name__)
 
 
@@ -41,28 +41,15 @@ def save(folder: str | Path, step: int, state: PyTree) -> None:
     Raises:
       UserError: the disk is full or cannot be written.
     """
-    import orbax.checkpoint as ocp
-
-    content = _to_bytes(state)
-    args = ocp.args.Composite(
-        data=ocp.args.StandardSave({"bytes": np.frombuffer(content, np.uint8)}),
-        about=ocp.args.JsonSave({"layout": _layout(state), "sha256": sha256(content)}),
-    )
-    try:
-        with _quiet_orbax(), _manager(folder) as manager:
-            for stale in manager.all_steps():
-                if stale >= step:
-                    manager.delete(stale)
-            manager.save(step, args=args, force=True)
-    except (OSError, ValueError) as error:
-        reason = _disk_error(error)
-        if reason is None:
-            raise
-        for leftover in Path(folder).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        raise UserError(
-            f"cannot write a checkpoint to {folder}: {reason}; free space there and continue with --resume"
-        ) from error
+    content = io.BytesIO()
+    leaves = {str(i): _bytes_of(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    np.savez(content, **leaves, **{_LAYOUT: np.array(json.dumps(_layout(state)))})  # noise does not compress
+    stale = [path for path in _saved(folder) if _step_of(path) >= step]
+    for path in stale:
+        path.unlink()
+    files.write_bytes(Path(folder) / f"{step}.npz", content.getvalue())
+    for path in _saved(folder)[NUM_KEPT:]:
+        path.unlink()
 
 
 def restore_latest(folder: str | Path, like: PyTree) -> tuple[int, PyTree] | None:
@@ -77,15 +64,12 @@ def restore_latest(folder: str | Path, like: PyTree) -> tuple[int, PyTree] | Non
     Returns:
       (step, state), or None if there is no such checkpoint.
     """
-    if not Path(folder).is_dir():
-        return None
-    with _quiet_orbax(), _manager(folder) as manager:
-        for step in sorted(manager.all_steps(), reverse=True):
-            try:
-                return step, _restore(manager, step, like)
-            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-                reason = str(error) if isinstance(error, _OtherLayoutError) else f"damaged ({type(error).__name__})"
-                _logger.warning("checkpoint %s of step %d is passed over: %s", folder, step, reason)
+    for path in _saved(folder):
+        try:
+            return _step_of(path), _restored(path, like)
+        except Exception as error:  # NumPy and zipfile raise many kinds for damaged files
+            reason = str(error) if isinstance(error, _OtherLayoutError) else f"damaged ({type(error).__name__})"
+            _logger.warning("checkpoint %s is passed over: %s", path, reason)
     return None
 
 
@@ -107,40 +91,44 @@ class _OtherLayoutError(Exception):
     pass
 
 
-def _restore(manager: Any, step: int, like: PyTree) -> PyTree:
-    import orbax.checkpoint as ocp
-
-    about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-    layout, wanted = about["layout"], _layout(like)
-    for name in sorted(layout.keys() | wanted.keys()):
-        if layout.get(name) != wanted.get(name):
-            raise _OtherLayoutError(
-                f"it holds {layout.get(name, 'nothing')} where the run has {wanted.get(name, 'nothing')} (at {name})"
-            )
-    data = manager.restore(step, args=ocp.args.Composite(data=ocp.args.StandardRestore()))["data"]["bytes"]
-    content = np.asarray(data).tobytes()
-    if sha256(content) != about["sha256"]:
-        raise ValueError("its bytes have changed")
-    return _from_bytes(content, like)
+def _saved(folder: str | Path) -> list[Path]:
+    """The checkpoints of a folder, latest first."""
+    return sorted((path for path in Path(folder).glob("*.npz") if path.stem.isdigit()), key=_step_of, reverse=True)
 
 
-# All leaves travel as one array of bytes. Left to itself, orbax casts to other dtypes without a word, refuses empty
-# arrays and NumPy's scalars, and drops leaves that it reads beside a damaged one with pages of stack traces.
+def _step_of(path: Path) -> int:
+    return int(path.stem)
 
 
-def _to_bytes(state: PyTree) -> bytes:
-    return b"".join(np.asarray(_raw(leaf)).tobytes() for leaf in jax.tree.leaves(state))
+def _restored(path: Path, like: PyTree) -> PyTree:
+    with open(path, "rb") as file, np.load(file) as arrays:
+        layout, wanted = json.loads(str(arrays[_LAYOUT])), _layout(like)
+        for name in sorted(layout.keys() | wanted.keys()):
+            if layout.get(name) != wanted.get(name):
+                raise _OtherLayoutError(
+                    f"it holds {layout.get(name, 'nothing')} where the run has {wanted.get(name, 'nothing')} "
+                    f"(at {name})"
+                )
+        leaves, structure = jax.tree.flatten(like)
+        return structure.unflatten(_as(leaf, arrays[str(i)]) for i, leaf in enumerate(leaves))
 
 
-def _from_bytes(content: bytes, like: PyTree) -> PyTree:
-    leaves, structure = jax.tree.flatten(like)
-    restored, offset = [], 0
-    for leaf in leaves:
-        template = np.asarray(_raw(leaf))
-        value = np.frombuffer(content, template.dtype, template.size, offset).reshape(template.shape)
-        restored.append(_as(leaf, value))
-        offset += value.nbytes
-    return structure.unflatten(restored)
+def _bytes_of(leaf: Any) -> np.ndarray:
+    """A leaf as bytes: types that NumPy does not have of its own, such as bfloat16, stand in no .npz."""
+    return np.frombuffer(np.asarray(_raw(leaf)).tobytes(), np.uint8)
+
+
+def _as(leaf: Any, content: np.ndarray) -> Any:
+    """The value of such bytes, in the type, dtype and shape of `leaf`."""
+    template = np.asarray(_raw(leaf))
+    value = np.frombuffer(content.tobytes(), template.dtype).reshape(template.shape)
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array):
+        return jnp.asarray(value)
+    if isinstance(leaf, np.ndarray):
+        return value.copy()
+    return value[()] if isinstance(leaf, np.generic) else value.item()
 
 
 def _raw(leaf: Any) -> Any:
@@ -151,17 +139,6 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _as(leaf: Any, value: np.ndarray) -> Any:
-    """`value` in the type of `leaf`."""
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(leaf))
-    if isinstance(leaf, jax.Array):
-        return jnp.asarray(value)
-    if isinstance(leaf, np.ndarray):
-        return value.copy()
-    return value[()] if isinstance(leaf, np.generic) else value.item()
-
-
 def _layout(state: PyTree) -> dict[str, str]:
     """Dtype and shape of each leaf by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
@@ -170,30 +147,3 @@ def _layout(state: PyTree) -> dict[str, str]:
 
 def _dtype(leaf: Any) -> str:
     return str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
-
-
-def _manager(folder: str | Path) -> Any:
-    import orbax.checkpoint as ocp
-
-    options = ocp.CheckpointManagerOptions(max_to_keep=NUM_KEPT, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(Path(folder).absolute(), options=options)
-
-
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Keeps orbax from logging stack traces of errors that are handled here."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _disk_error(error: OSError | ValueError) -> str | None:
-    """What the operating system said, if `error` is about the disk: tensorstore wraps its errors in ValueError."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else None

@@ -201,28 +201,14 @@ def step_gradient(
     return jax.value_and_grad(train_loss)(params, hparams, seen)
 
 
-def thrifty_gradient(
-    problem: Problem,
-    params: Params,
-    hparams: HParams,
-    key: Array,
-    step: Array,
-    batch: Batch,
-    training: Training,
-    orders: Array | None = None,
-) -> tuple[Array, Params]:
-    """`step_gradient` whose own derivative is that on `training.adjoint_batch_size` examples per step.
+thrifty_gradient = jax.custom_vjp(step_gradient, nondiff_argnums=(0,))
+"""`step_gradient` whose own derivative is that on `training.adjoint_batch_size` examples per step.
 
-    Reverse mode through training multiplies a vector by the Hessian of each step's loss and by its mixed derivatives.
-    Those of a smaller random batch, with noise of its own, have the same expectation and cost as many times less; what
-    is trained stays as it is. Nothing of a step is stored but its parameters, and nothing flows into the batch, whose
-    gradient is 0. Batches that are too small make the products unstable: of 200 examples 50 left the hypergradients of
-    an MLP where they were, 25 did not always.
-    """
-    return _thrifty_gradient(problem, params, hparams, key, step, batch, training, orders)
-
-
-_thrifty_gradient = jax.custom_vjp(step_gradient, nondiff_argnums=(0,))
+Reverse mode through training multiplies a vector by the Hessian of each step's loss and by its mixed derivatives. Those
+of a smaller random batch, with noise of its own, have the same expectation and cost as many times less; what is trained
+stays as it is. Nothing of a step is stored but its parameters, and nothing flows into the batch, whose gradient is 0.
+Batches that are too small make the products unstable: of 200 examples 50 left the hypergradients of an MLP where they
+were, 25 did not always."""
 
 
 def _thrifty_forward(problem, *kept):
@@ -239,7 +225,7 @@ def _thrifty_backward(problem, kept, cotangents):
     return *jax.vjp(on_fewer, params, hparams)[1](cotangents), None, None, None, None, None
 
 
-_thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
+thrifty_gradient.defvjp(_thrifty_forward, _thrifty_backward)
 
 
 def orders_of(key: Array, batch: Batch, training: Training) -> Array | None:

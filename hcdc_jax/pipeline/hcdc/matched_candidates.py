@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.keeping import kept
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import MATCHED, Run, key_for
-from hcdc_jax.storage import files
 from hcdc_jax.training.candidates import evaluate
 from hcdc_jax.types import Array, Batch
 
@@ -45,26 +43,20 @@ def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCan
       seed: of the method.
       condensed_train: S_train.
     """
-    path = run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz"
-    if not path.exists():
-        setup, options = run.setup, run.setup.config.hcdc
-        spread = np.nan
-        with measured() as elapsed:
-            if options.design == "factorial":
-                points = setup.space.factorial((options.seed, seed), options.full_trainings)
-            else:
-                points = setup.space.spread((options.seed, seed), options.oversampling * options.full_trainings)
-                if options.oversampling > 1:
-                    key = key_for(MATCHED, seed)
-                    problem = setup.problem_on(condensed_train)
-                    scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
-                    losses = np.asarray(scores.loss)
-                    points, spread = stratified(points, losses, options.full_trainings), log_spread(losses)
-        files.write_npz(
-            path, {"hparams": points, "spread": spread, "seconds": elapsed.run, "compile_seconds": elapsed.compile}
-        )
-    record = read_arrays(path)
-    cost = Cost(float(record["seconds"]), float(record["compile_seconds"]))
+    setup, options = run.setup, run.setup.config.hcdc
+
+    def chosen() -> dict[str, Any]:
+        if options.design == "factorial":
+            return {"hparams": setup.space.factorial((options.seed, seed), options.full_trainings), "spread": np.nan}
+        points = setup.space.spread((options.seed, seed), options.oversampling * options.full_trainings)
+        if options.oversampling == 1:
+            return {"hparams": points, "spread": np.nan}
+        key, problem = key_for(MATCHED, seed), setup.problem_on(condensed_train)
+        scores = evaluate(key, problem, points, condensed_train, setup.val, training=setup.proxy_training)
+        losses = np.asarray(scores.loss)
+        return {"hparams": stratified(points, losses, options.full_trainings), "spread": log_spread(losses)}
+
+    record, cost = kept(run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz", chosen)
     return MatchedCandidates(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
 
 

@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hcdc_jax.condense.epoch_training import checksum
 from hcdc_jax.condense.hcdc import condensed_pool
 from hcdc_jax.config import Sensitivity
-from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.hypergradients.fixed_networks import Pool
-from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.keeping import each_kept
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import POOL, Run, key_for, solver_of
-from hcdc_jax.storage import files
 from hcdc_jax.storage.codec import to_arrays, to_tree
 from hcdc_jax.types import Array, Batch
 
@@ -49,19 +48,16 @@ def networks_at(
     setup, options = run.setup, run.setup.config.hcdc
     folder = _folder(run.folder, seed) / f"{checksum(condensed_train, hparams)[:16]}_{sensitivity}"
     paths = [folder / f"{i:03d}.npz" for i in range(options.inits)]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
-    for i in run.progress.track(missing, f"networks on S_train, seed {seed}", len(paths) - len(missing)):
-        with measured() as elapsed:
-            pool = jax.block_until_ready(
-                condensed_pool(
-                    key_for(POOL, seed), setup.problem_on(condensed_train), hparams, condensed_train,
-                    setup.proxy_training, solver=solver_of(setup.config), sensitivity=sensitivity,
-                    first=i * len(hparams),
-                )
-            )  # fmt: skip
-        seconds = {"seconds": elapsed.run, "compile_seconds": elapsed.compile}
-        files.write_npz(paths[i], to_arrays(pool) | seconds)
-    found = [to_tree(read_arrays(path)) for path in paths]
+
+    def trained(i: int) -> dict[str, np.ndarray]:
+        pool = condensed_pool(
+            key_for(POOL, seed), setup.problem_on(condensed_train), hparams, condensed_train, setup.proxy_training,
+            solver=solver_of(setup.config), sensitivity=sensitivity, first=i * len(hparams),
+        )  # fmt: skip
+        return to_arrays(pool)
+
+    label = f"networks on S_train, seed {seed}"
+    found = [to_tree(arrays) for arrays in each_kept(paths, trained, run.progress, label)]
     cost = Cost(*(sum(float(one[name]) for one in found) for name in ("seconds", "compile_seconds")))
     pools = [Pool(one["params"], one["hparams"], one.get("response"), one["diverged"]) for one in found]
     return MatchedNetworks(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *pools), cost)

@@ -9,11 +9,9 @@ import numpy as np
 
 from hcdc_jax.condense.leave_one_out import left_out_errors
 from hcdc_jax.containers import Container
-from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.clock import measured
-from hcdc_jax.pipeline.recipes.base import Cost, Request, Work, part_key
+from hcdc_jax.pipeline.keeping import kept
+from hcdc_jax.pipeline.recipes.base import Request, Work, part_key
 from hcdc_jax.pipeline.setup import Setup
-from hcdc_jax.storage import files
 
 DISTANCES = ("value_gradient", "weighted_cosine", "value")
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -42,48 +40,41 @@ def settled(request: Request, work: Work, container: Container, name: str, dista
         return work
     steps = sorted({max(round(share * options.steps), 1) for share in SHARES})
     path = request.run.folder / "checkpoints" / f"leave_one_out_{name}_seed{request.seed}.npz"
-    if not path.exists():
-        files.write_npz(path, _errors(request, work, container, distances, steps))
-    found = read_arrays(path)
-    best = tuple(map(int, np.unravel_index(found["errors"].argmin(), found["errors"].shape)))
+    found, cost = kept(path, lambda: {"errors": _errors(request, work, container, distances, steps)})
+    errors = found["errors"]
+    best = tuple(map(int, np.unravel_index(errors.argmin(), errors.shape)))
     chosen = {"distance": distances[best[0]], "steps": steps[best[1]]}
     request.run.progress.say(
         f"seed {request.seed}: left-out candidates are predicted best by {chosen['distance']} after {chosen['steps']} "
-        f"of {options.steps} steps (error {found['errors'][best]:.2f}; their mean has 1)"
+        f"of {options.steps} steps (error {errors[best]:.2f}; their mean has 1)"
     )
-    if found["errors"][best] > POOR:
+    if errors[best] > POOR:
         request.run.progress.say(
             f"seed {request.seed}: that says little about candidates that were not matched; raise hcdc.full_trainings "
             "or training.proxy_steps"
         )
-    facts = {"selected_steps": float(chosen["steps"]), "left_out_error": float(found["errors"][best])}
-    cost = work.cost.plus(Cost(float(found["seconds"]), float(found["compile_seconds"])))
-    return work._replace(setup=_with(setup, **chosen), cost=cost, facts={**work.facts, **facts})
+    facts = {"selected_steps": float(chosen["steps"]), "left_out_error": float(errors[best])}
+    return work._replace(setup=_with(setup, **chosen), cost=work.cost.plus(cost), facts={**work.facts, **facts})
 
 
 def _errors(
     request: Request, work: Work, container: Container, distances: Sequence[str], steps: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """[num_distances, num_steps] errors, and what they took."""
+) -> np.ndarray:
+    """[num_distances, num_steps]."""
     setup, key = request.run.setup, part_key("val", request.seed)
     progress, direct = request.run.progress, setup.config.hcdc.direct
     count = len(np.unique(np.asarray(work.data.pool.hparams), axis=0))
     progress.start(f"leaving out candidates, seed {request.seed}", count * len(distances), 0)
-    with measured() as elapsed:
-        variables = container.init(key, request.start)
-        errors = [
-            left_out_errors(
-                key, setup.matched_problem, container, variables, work.data,
-                distance=distance, steps=steps, direct=direct,
-                report=lambda done, before=place * count: progress.update(before + done),
-            )
-            for place, distance in enumerate(distances)
-        ]  # fmt: skip
-    return {
-        "errors": np.stack(errors),
-        "seconds": np.asarray(elapsed.run),
-        "compile_seconds": np.asarray(elapsed.compile),
-    }
+    variables = container.init(key, request.start)
+    errors = [
+        left_out_errors(
+            key, setup.matched_problem, container, variables, work.data,
+            distance=distance, steps=steps, direct=direct,
+            report=lambda done, before=place * count: progress.update(before + done),
+        )
+        for place, distance in enumerate(distances)
+    ]  # fmt: skip
+    return np.stack(errors)
 
 
 def _with(setup: Setup, **hcdc: object) -> Setup:

@@ -12,12 +12,10 @@ import numpy as np
 from hcdc_jax.condense.base import run as run_condenser
 from hcdc_jax.condense.lambda_shift import ShiftData, lambda_shift, moved
 from hcdc_jax.condensed import Condensed
-from hcdc_jax.data.npz import read_arrays
-from hcdc_jax.pipeline.clock import measured
 from hcdc_jax.pipeline.hcdc.targets import Matched
+from hcdc_jax.pipeline.keeping import kept
 from hcdc_jax.pipeline.recipes.base import Cost, part_key
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.storage import files
 from hcdc_jax.types import Array, Batch
 
 STEPS, RATE = 20, 0.2
@@ -52,32 +50,26 @@ def learned_shift(run: Run, seed: int, matched: Matched, condensed_train: Batch)
       matched: the full trainings.
       condensed_train: S_train.
     """
-    path, setup = file_of(run.folder, seed), run.setup
-    if not path.exists():
-        scale = jnp.asarray(setup.space.prior_std)
+    setup = run.setup
+
+    def tell(step: int, state: Any, info: Any) -> None:
+        jax.block_until_ready((state, info))  # JAX returns before anything is computed
+        run.progress.update(step)
+
+    def learned() -> dict[str, Array]:
+        scale, key = jnp.asarray(setup.space.prior_std), part_key("val", seed)
         data = ShiftData(
             matched.hparams, matched.target.value, scale, condensed_train, setup.val, setup.proxy_training,
             jnp.float32(RATE),
         )  # fmt: skip
-        condenser, key = (
-            lambda_shift(setup.problem_on(condensed_train), setup.space, steps=STEPS),
-            part_key("val", seed),
-        )
+        condenser = lambda_shift(setup.problem_on(condensed_train), setup.space, steps=STEPS)
         run.progress.start(f"shift of the hyperparameters, seed {seed}", STEPS, 0)
+        state = condenser.init(key, jnp.zeros_like(scale), data)
+        state = run_condenser(key, condenser, state, data, steps=STEPS, every=EVERY, report=tell)
+        return {"amount": scale * state.variables}
 
-        def tell(step: int, state: Any, info: Any) -> None:
-            jax.block_until_ready((state, info))  # JAX returns before anything is computed
-            run.progress.update(step)
-
-        with measured() as elapsed:
-            state = run_condenser(
-                key, condenser, condenser.init(key, jnp.zeros_like(scale), data), data, steps=STEPS, every=EVERY,
-                report=tell,
-            )  # fmt: skip
-            amount = np.asarray(scale * state.variables)
-        files.write_npz(path, {"amount": amount, "seconds": elapsed.run, "compile_seconds": elapsed.compile})
-    found = read_arrays(path)
-    return Shift(found["amount"], Cost(float(found["seconds"]), float(found["compile_seconds"])))
+    found, cost = kept(file_of(run.folder, seed), learned)
+    return Shift(found["amount"], cost)
 
 
 def shifted(setup: Setup, hparams: Array, amount: np.ndarray) -> Array:

@@ -102,11 +102,13 @@ def _work_of(request: Request, matched: Matched, match: _Match, placed: Callable
     setup = request.run.setup
     container = learned(setup, "val")
 
-    def learn(matched: Matched) -> Batch | None:
+    def learn(matched: Matched) -> Batch:
         work, key, count = _frozen(request, matched, match, placed), part_key("val", request.seed), steps(setup)
         method, start = match.condenser(setup, container), container.init(key, request.start)
         state = run_condenser(key, method, method.init(key, start, work.data), work.data, steps=count, every=count)
-        return None if has_diverged(state.variables, start) else jax.jit(container.decode)(state.variables)
+        if has_diverged(state.variables, start):
+            raise DivergedError("S_val diverged")
+        return jax.jit(container.decode)(state.variables)
 
     matched = refined(request, matched, match.name, learn, placed)
     return settled(request, _frozen(request, matched, match, placed), container, match.name, match.distances)

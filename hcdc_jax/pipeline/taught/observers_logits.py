@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.condense.epoch_training import checksum
-from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import StoredLogits, Teacher, stored_logits
 from hcdc_jax.evaluation.protocols import VIEWS, Protocol, settings_of
-from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.keeping import kept
 from hcdc_jax.pipeline.setup import VIEW_KEYS, key_for
 from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
@@ -57,19 +55,14 @@ def make_labels(path: Path, seed: int, protocol: Protocol, train: Batch, teacher
         "protocol": {name: value for name, value in settings_of(protocol).items() if name in VIEWS},
     }
     key = key_for(VIEW_KEYS, seed)
-    if path.exists():
-        return Labels(*_read(path, made_by, key))
-    with measured() as elapsed:
-        stored = jax.block_until_ready(stored_logits(key, protocol, train, teacher))
-    arrays = {"logits": stored.logits, "made_by": np.array(json.dumps(made_by)), "seconds": np.array(elapsed.run)}
-    files.write_npz(path, arrays)
-    return Labels(stored, elapsed.run)
 
+    def asked() -> dict[str, Any]:
+        said = stored_logits(key, protocol, train, teacher)
+        return {"logits": said.logits, "made_by": np.array(json.dumps(made_by))}
 
-def _read(path: Path, made_by: dict[str, Any], key: jax.Array) -> tuple[StoredLogits, float]:
-    arrays = read_arrays(path)
     try:
-        theirs, logits, seconds = json.loads(str(arrays["made_by"])), arrays["logits"], float(arrays["seconds"])
+        arrays, cost = kept(path, asked)
+        theirs, logits = json.loads(str(arrays["made_by"])), arrays["logits"]
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged; delete it and evaluate again") from error
     for name, value in made_by.items():
@@ -77,7 +70,7 @@ def _read(path: Path, made_by: dict[str, Any], key: jax.Array) -> tuple[StoredLo
             raise UserError(
                 f"{path} holds logits for other {_WORDS[name]} than are evaluated here; delete it to make them anew"
             )
-    return StoredLogits(key, jnp.asarray(logits)), seconds
+    return Labels(StoredLogits(key, jnp.asarray(logits)), cost.seconds)
 
 
 _WORDS = {"observers": "observers", "images": "images or labels of S_train", "protocol": "settings of the protocol"}
