@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -38,7 +39,7 @@ from hcdc_jax.config.sections import SpaceConfig as SpaceConfig
 from hcdc_jax.config.sections import TrainingConfig as TrainingConfig
 from hcdc_jax.config.sections import TruthConfig as TruthConfig
 from hcdc_jax.config.values import merge, parse_words
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.storage.files import sha256
 
 Settings = TypeVar("Settings")
@@ -92,17 +93,28 @@ def dumps(config: Config) -> str:
 
     Values that are None have no form in TOML and are left out.
     """
-    lines, sections = [], []
+    return _text(config, lambda value, usual: True)
+
+
+def changes(config: Config) -> str:
+    """The configuration as TOML without what has its default; `load` reads it back equal."""
+    return _text(config, lambda value, usual: value != usual)
+
+
+def _text(config: Config, wanted: Callable[[Any, Any], bool]) -> str:
+    lines, of_sections, usual = [], [], Config()
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, default = getattr(config, field.name), getattr(usual, field.name)
         if dataclasses.is_dataclass(value):
-            sections += _section(field.name, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+            pairs = {f.name: (getattr(value, f.name), getattr(default, f.name)) for f in dataclasses.fields(value)}
+            chosen = {name: pair[0] for name, pair in pairs.items() if wanted(*pair)}
+            of_sections += _section(field.name, chosen) if chosen else []
         elif isinstance(value, Mapping):
             for name in sorted(value):
-                sections += _section(f"{field.name}.{name}", dict(sorted(value[name].items())))
-        else:
+                of_sections += _section(f"{field.name}.{name}", dict(sorted(value[name].items())))
+        elif wanted(value, default):
             lines.append(f"{field.name} = {toml.text_of(value)}")
-    return "\n".join(lines + sections) + "\n"
+    return "\n".join(lines + of_sections).lstrip("\n") + "\n"
 
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
@@ -128,23 +140,44 @@ def settings_of(config: Config, name: str, cls: type[Settings]) -> Settings:
     return merge(cls(), config.plugins.get(name, {}), where="config", section=f"plugins.{name}.")
 
 
-def help_text(prog: str = "hcdc run CONFIG.toml", plugins: Mapping[str, type] = MappingProxyType({})) -> str:
+def help_text(
+    prog: str = "hcdc run CONFIG.toml", plugins: Mapping[str, type] = MappingProxyType({}), section: str | None = None
+) -> str:
     """Every option with its type, meaning and default, for `--help`.
 
     Args:
       prog: the command that takes them.
       plugins: the dataclass of the settings of each plugin's method that has some.
+      section: of the configuration, such as "training" or "plugins"; all sections by default.
+
+    Raises:
+      UserError: there is no such section.
     """
-    text = _options_of(Config, prog)
+    own = sections()
+    if section is not None:
+        check_name("section", section, [*own, "plugins"])
+    if section in own:
+        defaults = getattr(Config(), section)
+        return _headless(dataclasses.make_dataclass("One", [(section, type(defaults), defaults)]), prog)
+    text = _options_of(Config, prog) if section is None else ""
     if plugins:
         fields = [(name, cls, cls()) for name, cls in plugins.items()]
-        sections = dataclasses.make_dataclass("Plugins", fields, frozen=True)
-        lines = _options_of(dataclasses.make_dataclass("All", [("plugins", sections, sections())]), prog).splitlines(
-            True
-        )
-        # Without the usage and --help, which stand there already.
-        text += "".join(lines[next(i for i, line in enumerate(lines) if "plugins." in line) :])
-    return text
+        of_plugins = dataclasses.make_dataclass("Plugins", fields, frozen=True)
+        text += _headless(dataclasses.make_dataclass("All", [("plugins", of_plugins, of_plugins())]), prog)
+    return text or "no method that is installed has settings of its own\n"
+
+
+def sections() -> list[str]:
+    """The sections that a configuration of the library's own methods has."""
+    usual = Config()
+    return [field.name for field in dataclasses.fields(usual) if dataclasses.is_dataclass(getattr(usual, field.name))]
+
+
+def _headless(cls: type, prog: str) -> str:
+    """The options of one section, without usage and --help."""
+    lines = _options_of(cls, prog).splitlines(keepends=True)
+    name = dataclasses.fields(cls)[0].name
+    return "".join(lines[next(i for i, line in enumerate(lines) if re.search(rf"^\W*{name}[. ]", line)) :])
 
 
 def _options_of(cls: type, prog: str) -> str:

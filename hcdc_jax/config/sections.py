@@ -268,9 +268,7 @@ class HCDCConfig:
 
     theta: Literal["own", "shared"] = "own"  # targets at networks trained on the full data, or on S_train
     full_trainings: Count = 8  # m, candidates that are trained on the full data
-    candidates_per_match: Count = (
-        8  # candidates drawn per matched one; losses on S_train spread the matched ones from good to bad
-    )
+    candidates_per_match: Count = 8  # drawn per matched one; losses on S_train spread those from good to bad
     design: Literal["strata", "factorial"] = "strata"  # by those losses; or high and low levels of each, in balance
     steps: Count = 40  # steps of S_val; more fit the matched candidates and lose the others
     feature_step: Positive = 0.035  # Adam step of X', features or pixels, in units of the root mean square of X
