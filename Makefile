@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check lint bench lock clean
+.PHONY: demo test check lint docs bench lock clean
 
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
 	$(BIN)/hcdc run digits_graph --out runs/demo --resume
@@ -23,6 +23,10 @@ lint: $(INSTALLED)  ## style and types; pyright is not to ask the network whethe
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(INSTALLED)  ## the site, in build/site; a broken link or anchor is an error
+	$(BIN)/pip install --quiet --disable-pip-version-check "mkdocs-material>=9.5"
+	$(BIN)/mkdocs build --strict
 
 bench: $(INSTALLED)  ## timings with peers and floors; see benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tomllib
 
@@ -22,6 +23,7 @@ from sklearn.model_selection import GridSearchCV
 import hcdc_jax as hc
 from hcdc_jax import cli, pipeline, terminal
 from hcdc_jax.cli import commands
+from hcdc_jax.cli.parser import SHELLS
 from hcdc_jax.pipeline.setup import TRUTH, key_for
 from hcdc_jax.report import tables
 from hcdc_jax.report.tables import Cell, Table
@@ -336,6 +338,12 @@ class TestInfo:
         assert tomllib.loads(out[: out.index("random_seed0")])["training"]["steps"] == 20
         assert "hcdc_seed0: " in out
         assert out.count("condensed from graph; intact") == 2
+        assert "Report: " in out
+
+    def test_settings_that_have_their_defaults_are_told_if_asked_for(self, finished, hcdc):
+        short, long = hcdc("info", finished), hcdc("info", finished, "--all")
+        assert "label_noise" not in short
+        assert tomllib.loads(long[: long.index("random_seed0")])["data"]["label_noise"] == 0.0
 
     def test_of_what_was_passed_on(self, finished, tmp_path, hcdc):
         for name in ("card.json", "condensed.npz"):
@@ -397,6 +405,27 @@ class TestListings:
         out = hcdc("options")
         for name in ("--training.learning_rate", "--hcdc.num_hvps", "--seeds"):
             assert name in out
+        of_truth = hcdc("options", "truth")
+        assert "--truth.seeds" in of_truth
+        assert "--training.learning_rate" not in of_truth
+        assert cli.main(["options", "trut"]) == 2
+
+    def test_completion_knows_commands_settings_and_configurations(self, hcdc):
+        for shell in SHELLS:
+            script = hcdc("completion", shell)
+            for word in ("search", "training.steps", "digits_graph", "halving"):
+                assert word in script, shell
+        compile_bash = subprocess.run(["bash", "-n"], input=hcdc("completion", "bash"), text=True, check=False)
+        assert compile_bash.returncode == 0
+
+    def test_what_is_wrong_whatever_the_target_holds_is_told_before_jax_is_imported(self, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "hcdc_jax.cli.commands", None)  # importing it would raise
+        for args, told in (
+            (["run", "digits_graf"], "did you mean 'digits_graph'"),
+            (["search", "digits_graph", "--training.stepz", "3"], "unknown key 'training.stepz'"),
+        ):
+            assert cli.main(args) == 2
+            assert told in capsys.readouterr().err
 
     def test_help(self, hcdc, capsys):
         assert "COMMAND" in hcdc()

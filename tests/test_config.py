@@ -79,6 +79,11 @@ class TestRoundTrip:
         config = random_config(random.Random(seed))
         configs.validate(config)
         assert configs.load(write(tmp_path, configs.dumps(config))) == config
+        assert configs.load(write(tmp_path, configs.changes(config))) == config
+
+    def test_changes_leave_defaults_out(self):
+        config = dataclasses.replace(Config(), seeds=(3,), truth=dataclasses.replace(Config().truth, seeds=4))
+        assert configs.changes(config) == "seeds = [3]\n\n[truth]\nseeds = 4\n"
 
     def test_every_default_is_written_out(self):
         text = configs.dumps(Config())

@@ -97,7 +97,7 @@ OWN_PLACES = {
         "report/pruning.py",
         "report/style.py",
     },
-    "argparse": {"cli/__init__.py", "cli/commands.py", "cli/parser.py"},
+    "argparse": {"cli/__init__.py", "cli/commands.py", "cli/listings.py", "cli/parser.py"},
     "optuna": {"search/optuna_search.py", "pipeline/ranked.py"},
     "equinox": {"models/own_networks.py"},
 }

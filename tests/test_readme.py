@@ -1,4 +1,4 @@
-"""What the README shows runs as shown."""
+"""What the README and the first pages of the docs show runs as shown."""
 
 import re
 from pathlib import Path
@@ -14,6 +14,30 @@ from hcdc_jax.pipeline.setup import space_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+SMALL = {
+    "hcdc": {"full_trainings": 4, "candidates_per_match": 1, "steps": 4, "inits": 1, "damping": 1.0},
+    "condense": {"val_factor": 1.0},
+    "training": {"proxy_inits": 1},
+}
+
+
+def example(text: str, with_words: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return next(block for block in blocks if with_words in block)
+
+
+def test_the_readme_is_short_and_its_example_runs(tmp_path, monkeypatch, capsys):
+    assert len(README.splitlines()) <= 100
+    code = example(README, "hc.Study(")
+    for shown, run in (("steps=150", "steps=12"), ('name="tumours"', "settings=SMALL"), ("examples=60", "examples=12")):
+        assert shown in code
+        code = code.replace(shown, run)
+    # With less to compute; tests/test_study.py has the other search.
+    code = code.replace("search(2000, top=4)", "search(12, top=1, method='random')")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"SMALL": SMALL})
+    assert "'gain'" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_example_runs_on_what_the_demo_leaves(tmp_path, monkeypatch, capsys):
@@ -31,13 +55,12 @@ def test_the_example_runs_on_what_the_demo_leaves(tmp_path, monkeypatch, capsys)
     )
     monkeypatch.chdir(tmp_path)
     pipeline.run(config, "runs/demo")
-    example = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "runs/demo" in block)
-    exec(example.replace("1000)", "5)"), {})  # fewer candidates, same calls
+    exec(example(STUDIES, "runs/demo").replace("1000)", "5)"), {})  # fewer candidates, same calls
     assert capsys.readouterr().out.strip()
 
 
 def test_names_in_the_readme_exist():
-    for name in set(re.findall(r"\bhc\.([a-z_]+)", README)):
+    for name in set(re.findall(r"\bhc\.([a-z_]+)", README + STUDIES)):
         assert hasattr(hc, name), name
 
 
@@ -57,7 +80,7 @@ def test_every_config_loads_and_names_its_own_command():
 
 
 def test_linked_files_exist():
-    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]:
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"

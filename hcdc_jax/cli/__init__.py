@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from hcdc_jax import terminal
+from hcdc_jax.cli.bundled import check_early
 from hcdc_jax.cli.compiled_programs import keep_compiled_programs
 from hcdc_jax.cli.interruption import interruptible, number_of
 from hcdc_jax.cli.parser import hcdc_parser
@@ -42,11 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.command is None:
                 parser.print_help()
                 return DONE
-            use_all_cores()
-            keep_compiled_programs()
-            from hcdc_jax.cli import commands  # only here: help and mistakes need not wait for it
-
-            getattr(commands, args.command)(args, overrides)
+            if args.overridable:
+                check_early(args.target, overrides)
+            if args.room == "commands":
+                use_all_cores()
+                keep_compiled_programs()
+            # Only here: help and mistakes need not wait for what commands import.
+            room = importlib.import_module(f"hcdc_jax.cli.{args.room}")
+            getattr(room, args.command)(args, overrides)
             return DONE
     except NothingLeftError as error:
         terminal.complain(str(error))

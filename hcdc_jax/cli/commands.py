@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -13,11 +12,10 @@ from typing import Any
 from hcdc_jax import config as configs
 from hcdc_jax import data, pipeline, spaces, terminal
 from hcdc_jax.cli.exporting import EXPORTS
-from hcdc_jax.cli.resolver import Job, bundled, configuration, resolve, run_folder
+from hcdc_jax.cli.resolver import Job, bundled, resolve, run_folder
 from hcdc_jax.cli.study_files import is_study_file
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
 from hcdc_jax.config import Config
-from hcdc_jax.config.options import help_text
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import NothingLeftError, UserError
@@ -26,7 +24,7 @@ from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import CONFIG, config_of
-from hcdc_jax.pipeline.recipes import methods, settings
+from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import claims, evaluations, ladders, searches, tables
 
@@ -189,30 +187,30 @@ def list_names(args: argparse.Namespace, overrides: list[str]) -> None:
             terminal.say(f"  {name:<18} {about}".rstrip())
 
 
-def list_configs(args: argparse.Namespace, overrides: list[str]) -> None:
-    del overrides
-    if args.config is not None:
-        sys.stdout.write(configuration(args.config).read_text(encoding="utf-8"))
-        return
-    for name, path in bundled().items():
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        terminal.say(f"{name:<32} {first.removeprefix('# ') if first.startswith('#') else ''}".rstrip())
-
-
-def options(args: argparse.Namespace, overrides: list[str]) -> None:
-    del args, overrides
-    sys.stdout.write(help_text(settings()))
-
-
 def info(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
     folder, lines = args.folder, []
     has_card = (folder / "card.json").is_file()
-    if (folder / "config.toml").is_file() or not has_card:
-        lines += [configs.dumps(config_of(folder))]
+    is_run = (folder / CONFIG).is_file() or not has_card
+    if is_run:
+        config = config_of(folder)
+        lines += [configs.dumps(config) if args.all else configs.changes(config)]
     lines += [_about(condensed) for condensed in _artefacts(folder)] if has_card else []
-    for line in lines if has_card else [*lines, f"Nothing is condensed yet: hcdc condense {folder}"]:
+    if is_run and not args.all:
+        lines += [f"Settings that are not named have their defaults: hcdc info {folder} --all"]
+    for line in [*lines, *_next(folder, has_card, is_run)]:
         terminal.say_path(line)
+
+
+def _next(folder: Path, has_card: bool, is_run: bool) -> list[str]:
+    """What a run has come to, and the command that goes on from there."""
+    if not has_card:
+        return [f"Nothing is condensed yet: hcdc condense {folder}"]
+    if not is_run:
+        return []
+    if (folder / "report.html").is_file():
+        return [f"Report: {folder / 'report.html'}"]
+    return [f"Next: hcdc search {folder}, or hcdc run {folder}"]
 
 
 def _about(condensed: Condensed) -> str:

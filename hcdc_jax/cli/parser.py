@@ -12,11 +12,12 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.version import __version__
 
 EXPORTS = ("npz", "png", "torch")
+SHELLS = ("bash", "zsh", "fish")
 _EPILOG = """\
 CONFIG is a .toml file, the name of one (see `hcdc configs`), or a Python file with a Study; DIR is a run folder.
 Settings are overridden after it:
   hcdc run digits_graph --hcdc.steps 100 --seeds 0 1 2
-`hcdc options` prints every setting with its default."""
+`hcdc options` prints every setting with its default, `hcdc options training` those of a section."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,9 +35,11 @@ def hcdc_parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None, overridable=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: str, about: str, *, epilog: str | None = None) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: str, about: str, *, epilog: str | None = None, room: str = "commands"
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=about, description=about, epilog=epilog, **style)
-        sub.set_defaults(name=name, command=command, overridable=epilog is not None)
+        sub.set_defaults(name=name, command=command, overridable=epilog is not None, room=room)
         return sub
 
     for name, command, about in (
@@ -56,13 +59,10 @@ def hcdc_parser() -> argparse.ArgumentParser:
     _add_search(add)
     _add_evaluate(add)
     add("list", "list_names", "data sets, methods, spaces, distances and searches")
-    sub = add(
-        "configs", "list_configs", "configurations that come with the library; with a name, print it to be edited"
-    )
-    sub.add_argument("config", metavar="NAME", nargs="?")
-    add("options", "options", "every setting with its type, meaning and default")
+    _add_listings(add)
     sub = add("info", "info", "what a run folder or a condensed data set is, and whether it is intact")
     sub.add_argument("folder", metavar="DIR", type=Path)
+    sub.add_argument("--all", action="store_true", help="also the settings that have their defaults")
     sub = add("export", "export", "copy a condensed data set out of a run folder")
     sub.add_argument("folder", metavar="DIR", type=Path)
     sub.add_argument("--format", choices=EXPORTS, default="npz")
@@ -73,6 +73,24 @@ def hcdc_parser() -> argparse.ArgumentParser:
     sub.add_argument("source", metavar="SOURCE", type=Path, help="folder NATS-tss-...-simple, its one file, or a .pth")
     sub.add_argument("--out", metavar="DIR", type=Path, help="folder of data (that which HCDC_DATA_DIR names)")
     return parser
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    groups = (action for action in hcdc_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(next(groups).choices)
+
+
+def _add_listings(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands of `cli.listings`, which import nothing heavy."""
+    about = "configurations that come with the library; with a name, print it to be edited"
+    sub = add("configs", "list_configs", about, room="listings")
+    sub.add_argument("config", metavar="NAME", nargs="?")
+    sub = add("options", "options", "every setting with its type, meaning and default", room="listings")
+    sub.add_argument("section", metavar="SECTION", nargs="?", help="such as training; all by default")
+    sub = add("completion", "completion", "print completion of words for a shell", room="listings")
+    sub.description = 'print completion of words for a shell; for bash: eval "$(hcdc completion bash)"'
+    sub.add_argument("shell", choices=SHELLS)
 
 
 def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:

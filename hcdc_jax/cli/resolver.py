@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hcdc_jax import config as configs
+from hcdc_jax.cli.bundled import bundled, configuration
 from hcdc_jax.cli.own_data import is_data, settings_for
 from hcdc_jax.cli.study_files import is_study_file, load_study
 from hcdc_jax.config import Config
-from hcdc_jax.errors import UserError, did_you_mean, nearest
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import Source
 from hcdc_jax.pipeline.folder import CONFIG, config_of
 from hcdc_jax.pipeline.setup import OWN
@@ -86,28 +87,3 @@ def run_folder(target: str) -> Path:
         raise UserError(f"{target} was not run yet: there is no {folder}; begin with: hcdc run {target}")
     config_of(folder)
     return folder
-
-
-def configuration(target: str) -> Path:
-    """The .toml file that a target names: itself, or one that comes with the library.
-
-    Raises:
-      UserError: there is none, with the nearest names.
-    """
-    path = Path(target)
-    if path.is_file():
-        return path
-    known = bundled()
-    if target in known:
-        return known[target]
-    hint = did_you_mean(nearest(path.stem, known))
-    raise UserError(
-        f"{target}: no such file, run folder or configuration; {hint or 'hcdc configs lists those there are'}"
-    )
-
-
-def bundled() -> dict[str, Path]:
-    """The configurations that come with the library, by name."""
-    package = Path(__file__).parents[1]
-    folder = next(found for found in (package / "_configs", package.parent / "configs") if found.is_dir())
-    return {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.toml"))}

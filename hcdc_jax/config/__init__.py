@@ -7,7 +7,7 @@ Names that live in registries (data sets, spaces, models, methods) are checked b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ from hcdc_jax.config.sections import SpaceConfig as SpaceConfig
 from hcdc_jax.config.sections import TrainingConfig as TrainingConfig
 from hcdc_jax.config.sections import TruthConfig as TruthConfig
 from hcdc_jax.config.values import merge, parse_words
-from hcdc_jax.errors import UserError
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.storage.files import sha256
 
 Settings = TypeVar("Settings")
@@ -89,17 +89,28 @@ def dumps(config: Config) -> str:
 
     Values that are None have no form in TOML and are left out.
     """
-    lines, sections = [], []
+    return _text(config, lambda value, usual: True)
+
+
+def changes(config: Config) -> str:
+    """The configuration as TOML without what has its default; `load` reads it back equal."""
+    return _text(config, lambda value, usual: value != usual)
+
+
+def _text(config: Config, wanted: Callable[[Any, Any], bool]) -> str:
+    lines, of_sections, usual = [], [], Config()
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, default = getattr(config, field.name), getattr(usual, field.name)
         if dataclasses.is_dataclass(value):
-            sections += _section(field.name, {f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
+            pairs = {f.name: (getattr(value, f.name), getattr(default, f.name)) for f in dataclasses.fields(value)}
+            chosen = {name: pair[0] for name, pair in pairs.items() if wanted(*pair)}
+            of_sections += _section(field.name, chosen) if chosen else []
         elif isinstance(value, Mapping):
             for name in sorted(value):
-                sections += _section(f"{field.name}.{name}", dict(sorted(value[name].items())))
-        else:
+                of_sections += _section(f"{field.name}.{name}", dict(sorted(value[name].items())))
+        elif wanted(value, default):
             lines.append(f"{field.name} = {toml.text_of(value)}")
-    return "\n".join(lines + sections) + "\n"
+    return "\n".join(lines + of_sections).lstrip("\n") + "\n"
 
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:

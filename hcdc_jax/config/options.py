@@ -14,23 +14,41 @@ from collections.abc import Mapping
 from hcdc_jax.config import toml
 from hcdc_jax.config.sections import Config
 from hcdc_jax.config.values import Sections, in_words
+from hcdc_jax.errors import check_name
 
 _USAGE = "usage: hcdc run CONFIG.toml [--section.setting VALUE ...]"
 
 
-def help_text(plugins: Mapping[str, type] | None = None) -> str:
+def help_text(plugins: Mapping[str, type] | None = None, section: str | None = None) -> str:
     """Every option with its type and default, and below it what it means.
 
     Args:
       plugins: the dataclass of the settings of each plugin's method that has some.
+      section: of the configuration, such as "training" or "plugins"; all sections by default.
+
+    Raises:
+      UserError: there is no such section.
     """
+    own = sections()
+    of_plugins = {f"plugins.{name}": cls for name, cls in (plugins or {}).items()}
+    if section is not None:
+        check_name("section", section, [*own, "plugins"])
+        shown = of_plugins if section == "plugins" else {section: own[section]}
+        return "\n".join(_of_sections(shown) or ["no method that is installed has settings of its own"]) + "\n"
+    return "\n".join([_USAGE, "", *_options("", Config), "", *_of_sections(own | of_plugins)]) + "\n"
+
+
+def sections() -> dict[str, type]:
+    """The dataclass of each section that a configuration of the library's own methods has."""
     hints = typing.get_type_hints(Config)
-    sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
-    sections |= {f"plugins.{name}": cls for name, cls in (plugins or {}).items()}
-    lines = [_USAGE, "", *_options("", Config)]
-    for name, cls in sections.items():
-        lines += ["", f"[{name}] {(cls.__doc__ or '').partition(chr(10))[0]}", *_options(f"{name}.", cls)]
-    return "\n".join(lines) + "\n"
+    return {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+
+
+def _of_sections(shown: Mapping[str, type]) -> list[str]:
+    lines: list[str] = []
+    for name, cls in shown.items():
+        lines += [f"[{name}] {(cls.__doc__ or '').partition(chr(10))[0]}", *_options(f"{name}.", cls), ""]
+    return lines[:-1]
 
 
 def _options(prefix: str, cls: type) -> list[str]:

@@ -9,10 +9,10 @@ from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object
 
 @one_object
 def regularisation() -> Space:
-    """Six hyperparameters that act in six places.
+    """Two weight decays, label smoothing, input noise, share of ReLU and input gain, of networks on images.
 
-    Two penalties, the labels, the inputs in training, the activation, and the scale of the inputs. A small training set
-    wants other values of them than a large one.
+    They act in six places: two penalties, the labels, the inputs in training, the activation, the scale of the inputs.
+    A small training set wants other values of them than a large one.
     """
     return image_training(
         "regularisation",
@@ -27,7 +27,7 @@ def regularisation() -> Space:
 
 @one_object
 def tables() -> Space:
-    """Six hyperparameters of networks on rows of tables, for classes and for amounts.
+    """Two weight decays, label smoothing, dropout, share of ReLU and input gain, of networks on tables.
 
     All act in the training loss, and so does dropout, by its expectation: implicit differentiation sees each of them.
     """

@@ -77,7 +77,7 @@ def with_training(
 
 @one_object
 def filter_training(order: int = 2, basis: str = "laplacian", prior: str = "box") -> Space:
-    """`with_training` of `graph_filter`, in one name for configurations."""
+    """Graph filters together with weight decay, learning rate and dropout; `with_training` of `graph_filter`."""
     return with_training(graph_filter(order, basis, prior), name="filter_training")
 
 
