@@ -35,7 +35,7 @@ from hcdc_jax.config.sections import SpaceConfig as SpaceConfig
 from hcdc_jax.config.sections import TrainingConfig as TrainingConfig
 from hcdc_jax.config.sections import TruthConfig as TruthConfig
 from hcdc_jax.config.values import merge, parse_words
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.storage.files import sha256
 
 Settings = TypeVar("Settings")

@@ -41,7 +41,7 @@ def help_text(plugins: Mapping[str, type] | None = None, section: str | None = N
 def sections() -> dict[str, type]:
     """The dataclass of each section that a configuration of the library's own methods has."""
     hints = typing.get_type_hints(Config)
-    return {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    return {name: kind for name, kind in hints.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def _of_sections(shown: Mapping[str, type]) -> list[str]:
