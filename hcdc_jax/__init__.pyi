@@ -42,6 +42,8 @@ from hcdc_jax.metrics import rank_report as rank_report
 from hcdc_jax.models import make_problem as make_problem
 from hcdc_jax.pipeline.recipes import methods as methods
 from hcdc_jax.problem import Problem as Problem
+from hcdc_jax.spaces.choices import chosen as chosen
+from hcdc_jax.spaces.choices import mix as mix
 from hcdc_jax.study import Study as Study
 from hcdc_jax.training.candidates import Scores as Scores
 from hcdc_jax.training.candidates import evaluate as evaluate

@@ -150,7 +150,9 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
     unit = jax.random.uniform(key, (2, 3, h))
     singly = jax.jit(jax.vmap(jax.vmap(space.from_unit)))(unit)
     assert_close(jax.jit(space.from_unit)(unit), singly, "from_unit must take leading axes")
-    found = np.asarray(jax.jit(lambda key: space.sample(key, draws))(key)).std(0)
+    many = jax.jit(lambda key: space.sample(key, draws))(key)
+    acts = None if space.active is None else jax.jit(jax.vmap(space.active))(many)
+    found = np.nanstd(many if acts is None else jnp.where(acts, many, jnp.nan), 0)
     assert np.allclose(found, space.prior_std, rtol=0.2), f"prior_std must be that of draws, {found.round(4).tolist()}"
     assert_close(jax.jit(space.read)(points[0]), space.read(points[0]), "read must be the same with and without jit")
     places = [place for choice in space.choices for place in choice]

@@ -143,7 +143,7 @@ def hcdc_shared(
         updates, opt_state = adam(data.rates).update(gradient, state.opt_state, state.variables)
         variables = optax.apply_updates(state.variables, updates)
         scale = jnp.asarray(space.prior_std)[None]
-        slopes = jnp.where(keep[:, None], slopes, 0.0) * scale
+        slopes = jnp.where(keep[:, None] & jax.vmap(space.has_slope)(hparams), slopes, 0.0) * scale
         moves, hparams_opt_state = optax.adam(data.hparam_rate).update(slopes, hparams_opt_state)
         hparams = jax.vmap(space.project)(hparams + scale * jnp.asarray(moves))
         info = SharedInfo(_masked_mean(values, keep=keep), diverged.mean())

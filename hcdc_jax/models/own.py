@@ -34,6 +34,15 @@ class Readable(Protocol):
     @property
     def read(self) -> Any: ...
 
+    @property
+    def named(self) -> Any: ...
+
+    @property
+    def discrete(self) -> tuple[int, ...]: ...
+
+    @property
+    def active(self) -> Any: ...
+
 
 class Keyed(NamedTuple):
     """Inputs of a step of training, with the key of its noise; `Problem.apply` takes them as it takes inputs."""
@@ -236,6 +245,9 @@ def _at_rate(problem: Problem, space: Readable, factor: Callable[[Any], Array] |
     def of_hparams(hparams):
         return factor(space.read(hparams))
 
-    slopes = jax.grad(of_hparams)(space.from_unit(jnp.full(len(space.hparam_names), 0.4)))
-    names = tuple(name for name, slope in zip(space.hparam_names, slopes, strict=True) if slope != 0)
+    # At many points: where it depends on a choice it does not act at all of them.
+    units = jax.random.uniform(jax.random.key(0), (64, len(space.hparam_names)))
+    slopes = jax.jit(jax.vmap(jax.grad(of_hparams)))(space.from_unit(units))
+    acts = (slopes != 0).any(0)
+    names = tuple(name for name, here in zip(space.hparam_names, acts, strict=True) if here)
     return with_learning_rate(problem, of_hparams)._replace(unrolled_only=names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def check_problem(problem: Problem, space: Readable, train: Batch, val: Batch) -
     for part, batch, few in (("training", train, few_train), ("validation", val, few_val)):
         _check_outputs(problem, params, hparams, part, batch, few)
     check_losses(problem.train_loss, problem.val_loss, params, hparams, few_train, few_val)
-    return [*_of_hyperparameters(problem, space, train, val), *_of_data(problem, train, val)]
+    return [*_of_hyperparameters(problem, space, hparams, train, val), *_of_data(problem, train, val)]
 
 
 def acts_through(problem: Problem, space: Readable, train: Batch, val: Batch) -> dict[str, Way]:
@@ -73,8 +73,16 @@ def acts_through(problem: Problem, space: Readable, train: Batch, val: Batch) ->
     return found
 
 
-def _of_hyperparameters(problem: Problem, space: Readable, train: Batch, val: Batch) -> list[str]:
-    ways = acts_through(problem, space, train, val)
+def _of_hyperparameters(problem: Problem, space: Readable, hparams: HParams, train: Batch, val: Batch) -> list[str]:
+    found = acts_through(problem, space, train, val)
+    acts = np.ones(len(found), bool) if space.active is None else np.asarray(space.active(hparams))
+    # Nothing is known of what does not act at this candidate; a choice acts as any of its options does.
+    ways = {name: way for (name, way), on in zip(found.items(), acts, strict=True) if on}
+    for name, (places, _) in space.named.items():
+        of_options = [ways.pop(space.hparam_names[place], None) for place in places]
+        seen = [way for way in get_args(Way) if way in of_options]
+        if seen and (not set(places) <= set(space.discrete) or seen[0] == "nothing"):
+            ways[name] = seen[0]
     sentences = {
         "training": "acts on the way of training alone: its implicit hypergradient is 0, unroll (sensitivity 'unroll')",
         "no derivative": "acts without a derivative, as by rounding or comparing: hypergradients do not see it",

@@ -184,6 +184,7 @@ def _with_slopes(
         solver=solver_of(setup.config), sensitivity=setup.config.hcdc.sensitivity,
     )  # fmt: skip
     usable = ~np.asarray(networks.diverged)[:, None]
+    known = np.asarray(jax.vmap(setup.space.has_slope)(networks.hparams))
     if not usable.all():
         run.progress.say(
             f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged: the search does "
@@ -193,7 +194,7 @@ def _with_slopes(
     for name, batch in batches.items():
         found = _log_slopes(networks, batch, problem=problem, direct=setup.config.hcdc.direct)
         slopes[name] = slopes[name].copy()
-        slopes[name][places] = np.where(usable, found, np.nan)
+        slopes[name][places] = np.where(usable & known, found, np.nan)
     return pool._replace(slopes=slopes)
 
 

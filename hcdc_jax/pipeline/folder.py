@@ -92,12 +92,18 @@ def describe(setup: Setup) -> dict[str, Any]:
             "name": space.name,
             "candidates": len(setup.candidates),
             "hparam_names": list(space.hparam_names),
+            **_columns(setup),
             **_sizes(setup),
             **_flaws(setup),
         },
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
         **({"study": dict(setup.facts)} if setup.facts else {}),
     }
+
+
+def _columns(setup: Setup) -> dict[str, dict[str, list[Any]]]:
+    """The candidates as tables show them, where that is more than their numbers."""
+    return {"columns": setup.space.columns(setup.candidates)} if setup.space.options else {}
 
 
 def _sizes(setup: Setup) -> dict[str, list[int]]:

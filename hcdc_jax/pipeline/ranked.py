@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,7 +46,8 @@ class Ranking(NamedTuple):
         """An `optuna.Study` that knows all candidates that did not fail: a warm start for a search on the full data.
 
         An objective that asks `trial.suggest_float(name, low, high, log=...)` with the bounds of the space goes on from
-        here: names and values are those that the losses read, logarithmic where the space is. Losses on condensed data
+        here: names and values are those that the losses read, logarithmic where the space is. Choices are categorical,
+        mixtures of options are left out, and a trial has no parameter that does not act in it. Losses on condensed data
         are not those of the full data: what they tell is where to look.
 
         Raises:
@@ -55,26 +57,32 @@ class Ranking(NamedTuple):
             import optuna
         except ImportError as error:
             raise UserError("Optuna is not installed; install it with: pip install 'hcdc-jax[optuna]'") from error
-        bounds = _bounds(self.space)
+        space = self.space
+        bounds, options = _bounds(space), {name: of for name, (_, of) in space.named.items()}
         if not all(isinstance(value, float) for ends in bounds.values() for value in ends):
-            raise UserError(f"the space {self.space.name!r} reads more than one number by a name, which Optuna cannot")
+            raise UserError(f"the space {space.name!r} reads more than one number by a name, which Optuna cannot")
         distributions: dict[str, optuna.distributions.BaseDistribution] = {
-            name: optuna.distributions.FloatDistribution(*ends, log=f"log_{name}" in self.space.hparam_names)
+            name: optuna.distributions.FloatDistribution(*ends, log=f"log_{name}" in space.hparam_names)
             for name, ends in bounds.items()
         }
-        study = optuna.create_study(study_name=self.space.name)
+        distributions |= {name: optuna.distributions.CategoricalDistribution(of) for name, of in options.items()}
+        study = optuna.create_study(study_name=space.name)
         for place in self.order[: int(np.asarray(self.scores.status).sum())]:
+            found = space.settings(self.hparams[place])
+            if any(found.get(name, of[0]) not in of for name, of in options.items()):
+                continue
             # Rounding may leave the space by a hair, which Optuna refuses.
             params = {
-                name: float(np.clip(value, *bounds[name]))
-                for name, value in self.space.settings(self.hparams[place]).items()
+                name: value if name in options else float(np.clip(value, *bounds[name]))
+                for name, value in found.items()
             }
+            told = {name: distributions[name] for name in params}
             loss = float(self.scores.loss[place])
-            study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=loss))
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=told, value=loss))
         return study
 
     def to_pandas(self) -> Any:
-        """A data frame, best first: hyperparameters as stored, then loss, accuracy and status.
+        """A data frame, best first: hyperparameters as stored, choices by name, then loss, accuracy and status.
 
         Raises:
           UserError: pandas is not installed.
@@ -83,22 +91,33 @@ class Ranking(NamedTuple):
             import pandas  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError("pandas is not installed; install it with: pip install pandas") from error
-        columns = dict(zip(self.space.hparam_names, self.hparams.T, strict=True))
+        columns: dict[str, Any] = self.space.columns(self.hparams)
         columns |= {name: np.asarray(values) for name, values in self.scores._asdict().items()}
         return pandas.DataFrame(columns).iloc[self.order].reset_index(drop=True)
 
 
 def _bounds(space: Space) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each setting that is a number of its own."""
-    ends = [space.settings(space.from_unit(jnp.full(len(space.hparam_names), end))) for end in (0.0, 1.0)]
-    return {name: (min(a, ends[1][name]), max(a, ends[1][name])) for name, a in ends[0].items()}
+    """Lowest and highest value of each setting that is a number of its own, choices left out."""
+    h, ends = len(space.hparam_names), {}
+    units = np.stack([np.zeros(h), np.ones(h)])
+    if space.active is None:
+        low, high = (space.settings(space.from_unit(jnp.asarray(unit, jnp.float32))) for unit in units)
+        ends = {name: (low[name], high[name]) for name in low}
+    else:  # the ends of each where it acts
+        drawn = np.random.default_rng(0).uniform(size=(1024, h)).astype(np.float32)
+        acts = np.asarray(jax.vmap(space.active)(space.from_unit(jnp.asarray(drawn))))
+        for place, key in enumerate(space.keys):
+            unit = np.where(np.arange(h) == place, units, drawn[acts[:, place].argmax()]).astype(np.float32)
+            low, high = (space.settings(point) for point in space.from_unit(jnp.asarray(unit)))
+            ends[key] = low[key], high[key]
+    return {name: (min(pair), max(pair)) for name, pair in ends.items() if name not in space.named}
 
 
 def candidates_of(setup: Setup, num: int, seed: int, candidates: Array | None) -> Array:
     """The given candidates [n, h], or `num` draws from the space.
 
     Raises:
-      UserError: candidates of another width, or none.
+      UserError: candidates of another width, none, or some that make no choice where there is one.
     """
     if candidates is None:
         if num < 1:
@@ -107,7 +126,8 @@ def candidates_of(setup: Setup, num: int, seed: int, candidates: Array | None) -
     candidates, names = jnp.asarray(candidates, jnp.float32), setup.space.hparam_names
     if candidates.ndim != 2 or candidates.shape[1] != len(names) or not len(candidates):
         raise UserError(f"candidates have shape {candidates.shape}, wanted [n, {len(names)}]: {', '.join(names)}")
-    return candidates
+    setup.space.check(candidates)
+    return jax.vmap(setup.space.admit)(candidates) if setup.space.options else candidates
 
 
 def rank_on(setup: Setup, condensed: Condensed, candidates: Array) -> Ranking:

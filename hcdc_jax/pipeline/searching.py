@@ -109,7 +109,11 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
         "top": top,
         **{name: value for name, value in describe(setup).items() if name != "space"},
         "artefact": {name: condensed.card[name] for name in ("method", "seed")},
-        "space": {"name": setup.space.name, "hparam_names": list(setup.space.hparam_names)},
+        "space": {
+            "name": setup.space.name,
+            "hparam_names": list(setup.space.hparam_names),
+            "best": setup.space.columns(found.history.hparams[found.places]),
+        },
         **outcome(setup, folder, found, retrained, rival),
         **price(setup, folder, condensed.card, found, retrained, rival, matched),
         **story,
@@ -196,7 +200,6 @@ def _halve(setup: Setup, plan: SearchPlan, progress: Progress) -> Rival:
 
 
 def _csv(setup: Setup, history: History) -> str:
-    rows = np.column_stack([history.hparams, history.loss, history.accuracy])
-    lines = [[*setup.space.hparam_names, "loss", "accuracy"]]
-    lines += [[f"{value:.8g}" for value in row] for row in rows[np.argsort(history.loss, kind="stable")]]
-    return "".join(",".join(line) + "\n" for line in lines)
+    order = np.argsort(history.loss, kind="stable")
+    scores = {"loss": history.loss[order], "accuracy": history.accuracy[order]}
+    return files.csv_text(setup.space.columns(history.hparams[order]) | scores)

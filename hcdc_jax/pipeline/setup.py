@@ -244,6 +244,10 @@ def space_of(config: Config) -> spaces.Space:
     return space
 
 
+_NEED_HYPERGRADIENTS = ("hcdc", "hcdc_shared", "hcdc_shifted", "hcdc_surrogate", "surrogate_grad", "lambda_shift")
+"""Methods that read them, or learn a shift of hyperparameters along them."""
+
+
 def check_space(config: Config, space: spaces.Space, unrolled_only: tuple[str, ...] = ()) -> None:
     """Checks that the methods of a run can search a space.
 
@@ -255,7 +259,16 @@ def check_space(config: Config, space: spaces.Space, unrolled_only: tuple[str, .
     Raises:
       UserError: hypergradients would say nothing about it.
     """
-    if len(space.hparam_names) == 1:
+    smooth = len(space.hparam_names) - len(space.discrete)
+    if not smooth:
+        for method in config.methods:
+            if method in _NEED_HYPERGRADIENTS and not (method == "hcdc" and config.hcdc.distance == "value"):
+                also = ", set hcdc.distance = 'value'" if method == "hcdc" else ""
+                raise UserError(
+                    f"no hyperparameter of the space {space.name!r} has a hypergradient, which {method} reads, all are "
+                    f"choices that are not relaxed: leave the method out{also}, or relax a choice"
+                )
+    if smooth == 1:
         where = f"the space {space.name!r} has one hyperparameter, of which a cosine sees the sign alone"
         if "hcdc" in config.methods and config.hcdc.distance in ("cosine", "weighted_cosine"):
             raise UserError(f"{where}: set hcdc.distance = 'value_gradient'")

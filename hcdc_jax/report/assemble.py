@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -38,7 +36,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     run = read(folder)
     files.write_json(folder / "report.json", summarise(run))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    files.write_text(folder / "ranking.csv", _csv(ranking(run)))
+    files.write_text(folder / "ranking.csv", files.csv_text(ranking(run)))
     drawn = plates.draw_all(
         report,
         run.truth.loss if tables.has_truth(report) else None,
@@ -110,13 +108,20 @@ def _shifts(run: Run) -> dict[str, np.ndarray]:
 
 
 def ranking(run: Run) -> dict[str, np.ndarray]:
-    """Columns [n] of `ranking.csv`: candidate, hyperparameters, truth, loss by method (means over seeds)."""
-    columns = {"candidate": np.arange(len(run.hparams)), **_named_hparams(run)}
+    """Columns [n] of `ranking.csv`: candidate, hyperparameters, truth, loss by method (means over seeds).
+
+    What is not finite is NaN; choices are words, and None where a hyperparameter does not act.
+    """
+    columns: dict[str, Any] = {"candidate": np.arange(len(run.hparams)), **_named_hparams(run)}
     if len(run.truth.losses):
         columns["truth_loss"] = run.truth.loss
         columns["truth_accuracy"] = run.truth.accuracy
         columns["truth_test_accuracy"] = run.truth.test_accuracy
-    return columns | {method: _losses(results).mean(axis=0) for method, results in run.results.items()}
+    columns |= {method: _losses(results).mean(axis=0) for method, results in run.results.items()}
+    return {
+        name: values if values.dtype == object else np.where(np.isfinite(values), values, np.nan)
+        for name, values in columns.items()
+    }
 
 
 def best_candidates(report: tables.Report, run: Run, count: int = 10) -> tables.Table:
@@ -221,8 +226,15 @@ def _whole(value: float) -> float | int:
 
 
 def _named_hparams(run: Run) -> dict[str, np.ndarray]:
-    """[n] values by hyperparameter, under numbered names where the space gives none."""
-    names = run.info.get("space", {}).get("hparam_names") or []
+    """[n] values by hyperparameter, under numbered names where the space gives none; objects where choices have names.
+
+    Names of choices are known of the candidates that the run described, and of no others.
+    """
+    space = run.info.get("space", {})
+    told = space.get("columns") or {}
+    if told and all(len(values) == len(run.hparams) for values in told.values()):
+        return {name: np.array(values, object) for name, values in told.items()}
+    names = space.get("hparam_names") or []
     if len(names) != run.hparams.shape[1]:
         names = [f"hparam_{i}" for i in range(run.hparams.shape[1])]
     return dict(zip(names, run.hparams.T, strict=True))
@@ -236,17 +248,10 @@ def _places(loss: np.ndarray) -> np.ndarray:
     return places
 
 
-def _text(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else tables.MISSING
-
-
-def _csv(columns: Mapping[str, np.ndarray]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow([format(x, ".8g") if math.isfinite(x) else "" for x in row])
-    return out.getvalue()
+def _text(value: float | str | None, form: str) -> str:
+    if isinstance(value, str):
+        return value
+    return tables.MISSING if value is None or not math.isfinite(value) else format(value, form)
 
 
 def _chapter(folder: Path, name: str, stored: Mapping[str, Any]) -> html.Chapter:

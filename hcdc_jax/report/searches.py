@@ -14,10 +14,10 @@ from hcdc_jax.search.halving import BREAK_EVEN_LIMIT
 def best(result: dict[str, Any]) -> Table:
     """The best candidates on the condensed data, and what became of them on the full data."""
     places, finalists = result["best"], result["finalists"]
-    history = {name: np.asarray(values)[places] for name, values in result["history"].items()}
-    names = result["space"]["hparam_names"]
-    columns = dict(zip(names, history["hparams"].T, strict=True)) | {key: history[key] for key in ("loss", "accuracy")}
-    columns = {name: [f"{value:.4f}" for value in values] for name, values in columns.items()}
+    history = {name: np.asarray(result["history"][name])[places] for name in ("loss", "accuracy")}
+    columns = {
+        name: [_shown(value) for value in values] for name, values in (result["space"]["best"] | history).items()
+    }
     if finalists:
         gap = [MISSING] * (len(places) - len(finalists))
         columns["full: val. loss"] = [f"{row['val_loss']:.4f}" for row in finalists] + gap
@@ -63,6 +63,12 @@ def reading(result: dict[str, Any]) -> list[str]:
             f"{against_halving}."
         )
     return sentences
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def _outcome(chosen: dict[str, Any]) -> str:

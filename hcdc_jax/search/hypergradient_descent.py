@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hcdc_jax.errors import check_name
+from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.hypergradients.fixed_networks import unrolled_hypergradient
 from hcdc_jax.hypergradients.implicit import hypergradient
 from hcdc_jax.hypergradients.linear_solver import LinearSolver
@@ -99,7 +99,8 @@ def hypergradient_search(
     Each start takes projected Adam steps in units of the prior standard deviation, all starts under one `vmap`. The
     network at a start is trained in full once; after every step it goes on from where it was. Losses of such networks
     are not those of fresh ones, so all points on the way are scored by `evaluate_fn` in the end, like the candidates of
-    any other search. A hypergradient that diverged moves nothing.
+    any other search. A hypergradient that diverged moves nothing, and none moves discrete choices or what is not active
+    (`Space.has_slope`): each start keeps the options that it was drawn with.
 
     Args:
       key: of starts and initialisation.
@@ -120,8 +121,16 @@ def hypergradient_search(
 
     Returns:
       The points step by step, at each step those of all starts.
+
+    Raises:
+      UserError: an unknown sensitivity, or a space without hypergradients.
     """
     check_name("sensitivity", sensitivity, get_args(Sensitivity))
+    if len(space.discrete) == len(space.hparam_names):
+        raise UserError(
+            f"no hyperparameter of the space {space.name!r} has a hypergradient, all are choices that are not relaxed: "
+            "search it by another method, or relax one"
+        )
     starts = min(starts, num)
     points = num // starts
     if inner_steps is None:
@@ -157,7 +166,7 @@ def _step(key: Array, method: _Method, descent: _Descent, data: _Data, rate: Arr
     std = jnp.asarray(method.space.prior_std)
 
     def one(descent: _Descent) -> _Descent:
-        slope = std * _slope(key, method, descent, data)
+        slope = jnp.where(method.space.has_slope(descent.hparams), std * _slope(key, method, descent, data), 0.0)
         update, moments = _ADAM.update(slope, descent.moments)
         hparams = method.space.project(descent.hparams - rate * std * jnp.asarray(update))
         trainee = descent.trainee

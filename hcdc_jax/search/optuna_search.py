@@ -39,7 +39,8 @@ def optuna_search(
     """Asks Optuna for a batch of trials, scores it in one call, tells the results, and so on.
 
     Parameters of a trial are the places of hyperparameters in the prior, between 0 and 1 (for one that is uniform, the
-    share of its range), so that every space looks to a sampler as its prior does. The values themselves and the
+    share of its range), so that every space looks to a sampler as its prior does; choices with names are categorical.
+    The values themselves and the
     accuracy are attributes of the trial. Failed candidates are told as failed trials.
 
     Args:
@@ -68,7 +69,7 @@ def optuna_search(
     while done < num:
         size = min(batch_size, num - done)
         with _asked(study, distributions, size) as trials:
-            places = np.array([[trial.params[name] for name in distributions] for trial in trials], np.float32)
+            places = np.array([_place(space, trial.params) for trial in trials], np.float32)
             candidates = np.asarray(space.from_unit(jnp.asarray(places)))
             history = History(candidates, *in_batches(evaluate_fn, candidates, batch_size))
         _tell(study, space, trials, history)
@@ -120,7 +121,12 @@ def claim(study: Any, space: Space, sources: Mapping[str, str] = MappingProxyTyp
     title = f"the Optuna study {study.study_name!r}"
     if study.directions != [optuna.study.StudyDirection.MINIMIZE]:
         raise UserError(f"{title} does not minimise one value; {_MEND}")
-    distributions = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in space.hparam_names}
+    distributions: dict[str, Any] = {
+        name: optuna.distributions.FloatDistribution(0.0, 1.0)
+        if options is None
+        else optuna.distributions.CategoricalDistribution(options)
+        for name, _, options in space.asked()
+    }
     ours, theirs = _description(space), study.user_attrs.get(SPACE)
     tried = [trial.distributions for trial in study.get_trials(deepcopy=False) if trial.distributions]
     foreign = [found for found in tried if found != distributions]
@@ -129,7 +135,7 @@ def claim(study: Any, space: Space, sources: Mapping[str, str] = MappingProxyTyp
         names = ", ".join(map(str, foreign[0] if foreign else known)) or "of unknown names"
         raise UserError(
             f"{title} searches another space ({names}) or other ranges than {space.name} "
-            f"({', '.join(space.hparam_names)}); {_MEND}"
+            f"({', '.join(distributions)}); {_MEND}"
         )
     if sources:
         _check_sources(title, study.user_attrs.get(SOURCES), sources, tried=bool(tried))
@@ -161,6 +167,14 @@ def _description(space: Space) -> dict[str, Any]:
     cube = jnp.broadcast_to(jnp.array([[0.2], [0.7]]), (2, len(space.hparam_names)))
     points = [[float(f"{value:.5g}") for value in point] for point in np.asarray(space.from_unit(cube))]
     return {"name": space.name, "hparam_names": list(space.hparam_names), "points": points}
+
+
+def _place(space: Space, params: Mapping[str, Any]) -> np.ndarray:
+    """[h] where the parameters of a trial stand in the unit cube."""
+    place = np.full(len(space.hparam_names), 0.5)
+    for name, at, options in space.asked():
+        place[at] = params[name] if options is None else (options.index(params[name]) + 0.5) / len(options)
+    return place
 
 
 @contextlib.contextmanager

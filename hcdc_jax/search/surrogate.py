@@ -135,14 +135,18 @@ def fit(
       space: in whose standard deviations distances are measured, and whose symmetries and choices are kept.
       points: [m, h] hyperparameters.
       values: [m].
-      gradients: [m, h] slopes of the values with respect to `points`, or None; NaN where they were not observed.
+      gradients: [m, h] slopes of the values with respect to `points`, or None; NaN where they were not observed. Not
+        read where the space has none (`Space.has_slope`).
       trend: what the function may hold a multiple of, on top of the process.
       prior: of the kernel's parameters.
     """
     prior = prior or Prior()
     values = np.asarray(values, np.float64)
     scale = np.asarray(space.prior_std)
-    slopes = np.full(np.shape(points), np.nan) if gradients is None else scale * np.asarray(gradients, np.float64)
+    slopes = np.full(np.shape(points), np.nan)
+    if gradients is not None:
+        known = jax.vmap(space.has_slope)(jnp.asarray(points))
+        slopes = np.where(known, scale * np.asarray(gradients, np.float64), np.nan)
     if trend is None:
         trend = Trend(np.zeros(len(values)), np.zeros_like(slopes))
     slopes = np.where(np.isnan(trend.slopes), np.nan, slopes)

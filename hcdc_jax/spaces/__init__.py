@@ -8,8 +8,10 @@ from typing import Any
 
 from hcdc_jax.errors import UserError
 from hcdc_jax.registry import Registry, first_line
-from hcdc_jax.spaces.continuous import Space, box, either_sign, one_object, unit_l1
+from hcdc_jax.spaces.choices import choice, chosen, mix, when
+from hcdc_jax.spaces.continuous import Space, either_sign, one_object, unit_l1
 from hcdc_jax.spaces.graph_filter import appnp, bernnet, chebnet, gprgnn, graph_filter
+from hcdc_jax.spaces.named import box
 from hcdc_jax.spaces.nas_bench_201 import discrete_cell, nas_bench_201, one_hot, softmax_mix
 from hcdc_jax.spaces.regularisation import image_training, regularisation, tables
 from hcdc_jax.spaces.training import filter_training, with_training, without_implicit_hypergradient
@@ -85,6 +87,8 @@ __all__ = [
     "bernnet",
     "box",
     "chebnet",
+    "choice",
+    "chosen",
     "discrete_cell",
     "either_sign",
     "filter_training",
@@ -92,6 +96,7 @@ __all__ = [
     "gprgnn",
     "graph_filter",
     "image_training",
+    "mix",
     "names",
     "nas_bench_201",
     "one_hot",
@@ -100,6 +105,7 @@ __all__ = [
     "softmax_mix",
     "tables",
     "unit_l1",
+    "when",
     "with_training",
     "without_implicit_hypergradient",
 ]

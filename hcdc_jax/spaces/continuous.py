@@ -1,12 +1,12 @@
-"""Continuous hyperparameter spaces: where candidates are drawn, how wide the prior is, what a model reads."""
+"""What a space of hyperparameters is: where candidates are drawn, how wide the prior is, what a model reads."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,14 @@ from scipy.linalg import hadamard
 from scipy.stats import qmc
 
 from hcdc_jax import arguments
-from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+Option: TypeAlias = str | int | float | bool
+"""Of a choice, as tables name it."""
 
 
 def one_object(factory: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -50,8 +53,9 @@ class Space(NamedTuple):
       name: registry name.
       hparam_names: the h names, in the order of the vector.
       from_unit: `from_unit(u [..., h]) -> [..., h]`, carries the uniform distribution on the unit cube to the prior.
-      prior_std: h numbers, the standard deviation of each hyperparameter under the prior; hypergradients are multiplied
-        by it before they are compared, so that a unit change means the same for every hyperparameter.
+      prior_std: h numbers, the standard deviation of each hyperparameter under the prior, where it is active;
+        hypergradients are multiplied by it before they are compared, so that a unit change means the same for every
+        hyperparameter.
       project: `project(hparams [h]) -> [h]`, the nearest point of the space; keeps gradient steps inside it.
       read: `read(hparams [h]) -> what the model reads`, differentiable: a dict by name for a `box`, a `models.Setting`
         for graph filters.
@@ -64,6 +68,15 @@ class Space(NamedTuple):
       orbit: `orbit(hparams [h]) -> [k, h]`, all points whose losses have the same distribution as this one's, itself
         first: the images under a finite group of k invertible, differentiable maps. None where there are no others.
       choices: the coordinates of each categorical choice; what fits a length scale fits one for all of a choice.
+      keys: h names under which `read` gives a dict by name: `activation` for all coordinates of that choice. Empty in
+        spaces that are read as something else.
+      options: of each of `choices` the options by name, in the order of its coordinates, which follow one another.
+        `from_unit` takes such a choice from its first coordinate alone, equal shares of [0, 1] in turn. Empty where
+        choices have no names.
+      discrete: the coordinates of choices that are made whole: no model is trained between their options, and
+        hypergradients say nothing of them.
+      active: `active(hparams [h]) -> bool [h]`, which hyperparameters do anything at this point; the others stand at
+        their centres, so that points which differ in nothing else are equal. None: all.
     """
 
     name: str
@@ -77,14 +90,80 @@ class Space(NamedTuple):
     mixed: Callable[[Array, Array, float | Array], Array] | None = None
     orbit: Callable[[Array], Array] | None = None
     choices: tuple[tuple[int, ...], ...] = ()
+    keys: tuple[str, ...] = ()
+    options: tuple[tuple[Option, ...], ...] = ()
+    discrete: tuple[int, ...] = ()
+    active: Callable[[Array], Array] | None = None
 
     def settings(self, hparams: Any) -> dict[str, Any]:
-        """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector."""
-        read = self.read(jnp.asarray(hparams))
+        """A candidate [h] by name: what the losses read where that is numbers by name, else those of the vector.
+
+        A choice is its option, or words for a mixture of options; what is not active is left out.
+        """
+        read, hparams = self.read(jnp.asarray(hparams)), np.asarray(hparams)
         read = read._asdict() if hasattr(read, "_asdict") else read
-        if isinstance(read, dict):
-            return {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
-        return dict(zip(self.hparam_names, np.asarray(hparams).tolist(), strict=True))
+        if not isinstance(read, dict):
+            return dict(zip(self.hparam_names, hparams.tolist(), strict=True))
+        found = {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
+        for name, (places, options) in self.named.items():
+            found[name] = _in_words(hparams[list(places)], options)
+        idle = {self.keys[place] for place in np.flatnonzero(~self._active_at(hparams[None])[0])}
+        return {name: value for name, value in found.items() if name not in idle}
+
+    def columns(self, hparams: Any) -> dict[str, list[Any]]:
+        """Columns of a table of candidates [n, h]: numbers as stored, choices by name, None where not active."""
+        hparams = np.asarray(hparams)
+        active, columns = self._active_at(hparams), {}
+        for name, place, options in self.asked():
+            values: list[Any] = hparams[:, place].tolist()
+            if options is not None:
+                values = [_in_words(row, options) for row in hparams[:, place : place + len(options)]]
+            columns[name] = [value if on else None for value, on in zip(values, active[:, place], strict=True)]
+        return columns
+
+    @property
+    def named(self) -> dict[str, tuple[tuple[int, ...], tuple[Option, ...]]]:
+        """Coordinates and options of the choices that have names, by name."""
+        choices = zip(self.choices[: len(self.options)], self.options, strict=True)
+        return {self.keys[places[0]]: (places, options) for places, options in choices}
+
+    def asked(self) -> list[tuple[str, int, tuple[Option, ...] | None]]:
+        """What may be decided for itself, in order: name, first coordinate, and the options of a choice with names."""
+        choices = {places[0]: (name, options) for name, (places, options) in self.named.items()}
+        within = {place for places, _ in self.named.values() for place in places[1:]}
+        numbers = {place: (name, None) for place, name in enumerate(self.hparam_names) if place not in within}
+        return [(name, place, options) for place, (name, options) in (numbers | choices).items()]
+
+    def _active_at(self, hparams: np.ndarray) -> np.ndarray:
+        """[n, h] which hyperparameters of candidates [n, h] are active."""
+        if self.active is None:
+            return np.ones(hparams.shape, bool)
+        return np.asarray(_compiled(self.active)(jnp.asarray(hparams)))
+
+    def has_slope(self, hparams: Array) -> Array:
+        """[h] where a hypergradient at a point [h] says something: of what is active, and not of discrete choices."""
+        smooth = jnp.asarray(~np.isin(np.arange(len(self.hparam_names)), self.discrete))
+        return smooth if self.active is None else smooth & self.active(hparams)
+
+    def check(self, hparams: Any) -> None:
+        """Checks that candidates [n, h] make choices: weights from 0 on of sum 1, one of them 1 where it is discrete.
+
+        Raises:
+          UserError: one does not.
+        """
+        for name, (places, options) in self.named.items():
+            weights = np.asarray(hparams)[:, list(places)]
+            whole = (weights >= -1e-4).all(1) & (np.abs(weights.sum(1) - 1) < 1e-3)
+            wanted = "weights from 0 on that sum to 1"
+            if {*places} <= {*self.discrete}:
+                whole &= weights.max(1) > 1 - 1e-3
+                wanted = "one weight of 1, the others 0"
+            if not whole.all():
+                row = int(np.argmin(whole))
+                raise UserError(
+                    f"candidate {row} makes no choice of {name!r} in the space {self.name!r}: the "
+                    f"weights of {', '.join(map(str, options))} are {weights[row].tolist()}; give {wanted}"
+                )
 
     def admit(self, hparams: Array) -> Array:
         """The nearest hyperparameters [h] at which a model can be trained, inside the prior or not."""
@@ -164,7 +243,7 @@ class Space(NamedTuple):
                 f"candidates of the space {self.name!r} come in groups of equals, which a factorial design would train "
                 "again and again: set hcdc.design = 'strata'"
             )
-        if self.mixed is not None:
+        if self.choices:
             raise UserError(f"the choices of the space {self.name!r} have no levels: set hcdc.design = 'strata'")
         if num_candidates <= h or num_candidates & (num_candidates - 1):
             raise UserError(
@@ -175,6 +254,19 @@ class Space(NamedTuple):
         columns = hadamard(num_candidates)[:, 1 + rng.permutation(num_candidates - 1)[:h]]
         levels = 0.5 + rng.choice([-1, 1], h) * columns / np.sqrt(12.0)
         return self.from_unit(jnp.asarray(levels, jnp.float32))
+
+
+def _in_words(weights: np.ndarray, options: Sequence[Option]) -> Option:
+    """The option whose weight is 1; words where several have some."""
+    if weights.max() > 1 - 1e-3:
+        return options[int(weights.argmax())]
+    return " + ".join(f"{w:.2g} {option}" for w, option in zip(weights, options, strict=True) if w > 1e-3)
+
+
+@functools.cache
+def _compiled(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of a point [h] as one of points [n, h], compiled once."""
+    return jax.jit(jax.vmap(function))
 
 
 @functools.cache
@@ -191,91 +283,6 @@ def _power_of_two(count: int) -> int:
 def either_sign(hparams: Array) -> Array:
     """The orbit [2, h] of a point [h] that may change its sign as a whole."""
     return jnp.stack([hparams, -hparams])
-
-
-Bounds = tuple[float, float] | tuple[float, float, str]
-
-
-class _Scale(NamedTuple):
-    """How a value between `above` and `below` is stored: as `to(value)`, which `back` undoes."""
-
-    prefix: str
-    to: Callable[[float], float]
-    back: Callable[[Array], Array]
-    above: float
-    below: float
-
-
-_SCALES = {
-    "linear": _Scale("", float, as_is, -math.inf, math.inf),
-    "log": _Scale("log_", math.log, jnp.exp, 0.0, math.inf),
-    "logit": _Scale("logit_", lambda value: math.log(value / (1 - value)), jax.nn.sigmoid, 0.0, 1.0),
-}
-
-
-def box(name: str, bounds: Mapping[str, Bounds]) -> Space:
-    """The uniform prior on a box, which is all it takes to search hyperparameters of your own:
-
-        space = hc.spaces.box("mine", {"weight_decay": (1e-5, 1e-2, "log"), "gain": (0.5, 2)})
-        candidates = space.sample(jax.random.key(0), 1000)
-
-    and in the losses `h = space.read(hparams)`, then `h["weight_decay"]`, `h["gain"]`. A hyperparameter on the scale
-    "log" is stored as its logarithm under the name `log_...`, one on the scale "logit", for shares between 0 and 1, as
-    log(p / (1 - p)) under `logit_...`; `read` gives them back as they were named. Equal arguments give one object.
-
-    Args:
-      name: of the space.
-      bounds: (low, high) or (low, high, scale) of each hyperparameter, in the order of the vector.
-
-    Raises:
-      UserError: no hyperparameter, an unknown scale, or bounds that are not finite with low < high inside the scale.
-    """
-    if not bounds:
-        raise UserError(f"space {name!r} has no hyperparameters; give at least one, as in {{'gain': (0.5, 2)}}")
-    return _box(name, tuple((key, *_checked(name, key, value)) for key, value in bounds.items()))
-
-
-@one_object
-def _box(name: str, entries: tuple[tuple[str, float, float, str], ...]) -> Space:
-    keys, low, high, scales = zip(*entries, strict=True)
-    low, high = (np.asarray(bound, np.float32) for bound in (low, high))
-
-    def from_unit(u):
-        return jnp.broadcast_to(low, u.shape) + jnp.broadcast_to(high - low, u.shape) * u
-
-    def project(hparams):
-        return jnp.clip(hparams, low, high)
-
-    def domain(hparams):
-        return jnp.where(np.array(scales) == "linear", project(hparams), hparams)
-
-    def read(hparams):
-        arguments.check_width(name, names, hparams)
-        return {key: _SCALES[scale].back(hparams[i]) for i, (key, scale) in enumerate(zip(keys, scales, strict=True))}
-
-    names = tuple(_SCALES[scale].prefix + key for key, scale in zip(keys, scales, strict=True))
-    return Space(name, names, from_unit, tuple(((high - low) / np.sqrt(12.0)).tolist()), project, read, domain=domain)
-
-
-def _checked(space: str, key: str, bounds: Bounds) -> tuple[float, float, str]:
-    """Bounds in the coordinates of the vector, and the scale."""
-    where = f"space {space!r}: the bounds of {key!r}"
-    try:
-        low, high, name = bounds if len(bounds) == 3 else (*bounds, "linear")
-        low, high = float(low), float(high)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where} must be (low, high) or (low, high, scale), got {bounds!r}") from error
-    check_name("scale", name, _SCALES, where=f"in the bounds of {key!r} of the space {space!r}")
-    scale = _SCALES[name]
-    # As they are stored: what rounds to infinity, or to one number, is no interval either.
-    with np.errstate(over="ignore"):
-        rounded = np.float32(low), np.float32(high)
-    if not (np.isfinite(rounded).all() and rounded[0] < rounded[1]):
-        raise UserError(f"{where} must be finite with low < high, got ({low:g}, {high:g})")
-    if not (scale.above < rounded[0] and rounded[1] < scale.below):
-        inside = "above 0" if scale.below == math.inf else "between 0 and 1, without both,"
-        raise UserError(f"{where} must be {inside} on the scale {name!r}, got ({low:g}, {high:g})")
-    return scale.to(low), scale.to(high), name
 
 
 @one_object

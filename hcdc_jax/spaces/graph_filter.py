@@ -20,7 +20,9 @@ from scipy.special import comb
 
 from hcdc_jax import arguments
 from hcdc_jax.models import Setting
-from hcdc_jax.spaces.continuous import Bounds, Space, as_is, box, either_sign, one_object, unit_l1
+from hcdc_jax.spaces.choices import Bounds
+from hcdc_jax.spaces.continuous import Space, as_is, either_sign, one_object, unit_l1
+from hcdc_jax.spaces.named import box
 from hcdc_jax.types import Array
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models import ImageSetting
-from hcdc_jax.spaces.continuous import Bounds, Space, box, one_object
+from hcdc_jax.spaces.choices import Bounds
+from hcdc_jax.spaces.continuous import Space, one_object
+from hcdc_jax.spaces.named import box
 
 
 @one_object

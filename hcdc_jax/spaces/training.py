@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.spaces.continuous import Space, box, one_object
+from hcdc_jax.spaces.continuous import Space, one_object
 from hcdc_jax.spaces.graph_filter import graph_filter
+from hcdc_jax.spaces.named import box
 
 
 @one_object

@@ -7,15 +7,17 @@ the next process that owns the folder.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,6 +65,17 @@ def write_json(path: str | Path, value: Any) -> None:
       UserError: the file cannot be written; names it and what to mend.
     """
     write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def csv_text(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> str:
+    """Columns of equal length as CSV: numbers to eight digits, words as they are, None and NaN left blank."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        # NaN is the one value that differs from itself.
+        writer.writerow(["" if x is None or x != x else x if isinstance(x, str) else format(x, ".8g") for x in row])
+    return out.getvalue()
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, Any]) -> None:

@@ -107,13 +107,14 @@ def matched_targets(run: Run, seed: int, candidates: MatchedCandidates) -> Match
             f"spread by {candidates.spread:.2g}, those after full trainings by {truth:.2g}), so no S_val can rank "
             "them; lengthen training.proxy_steps, or store more in S_train"
         )
-    tell_of_exploded(run, seed, believed(setup, matched))
+    tell_of_exploded(run, seed, matched.hparams, believed(setup, matched))
     return matched._replace(cost=candidates.cost.plus(matched.cost))
 
 
-def tell_of_exploded(run: Run, seed: int, target: Target) -> None:
-    """Says how many hypergradients `believed` left out, if any."""
-    count = int(np.isnan(np.asarray(target.gradient)).any(1).sum())
+def tell_of_exploded(run: Run, seed: int, hparams: Array, target: Target) -> None:
+    """Says how many hypergradients of candidates [m, h] `believed` left out, if any."""
+    known = np.asarray(jax.vmap(run.setup.space.has_slope)(hparams)).any(1)
+    count = int((np.isnan(np.asarray(target.gradient)).all(1) & known).sum())
     if count:
         run.progress.say(
             f"seed {seed}: {count} of {len(target.value)} hypergradients exploded on their way back through the "
@@ -124,6 +125,8 @@ def tell_of_exploded(run: Run, seed: int, target: Target) -> None:
 def believed(setup: Setup, matched: Matched) -> Target:
     """The target, NaN in place of hypergradients that exploded on their way back through a training.
 
+    And where the space has none: of discrete choices, and of what is not active.
+
     Where steps of training amplify each other, the derivative of the last network may be a million times what a change
     of hyperparameters really does, though the training ends well. The losses tell: where arguments are standard normal,
     the root mean square slope of a function is the standard deviation of its values if it is linear, and sqrt(k) times
@@ -131,9 +134,11 @@ def believed(setup: Setup, matched: Matched) -> Target:
     to 7 standard deviations of the log losses, and from 19 on with trainings that amplify.
     """
     target = matched.target
+    known = np.asarray(jax.vmap(setup.space.has_slope)(matched.hparams))
+    target = target._replace(gradient=jnp.where(known, target.gradient, jnp.nan))
     if setup.config.hcdc.sensitivity != "unroll":
         return target  # a solve says itself whether it diverged
-    value, gradient = np.asarray(target.value), np.asarray(target.gradient)
+    value, gradient = np.asarray(target.value), np.where(known, target.gradient, 0.0)
     slopes = np.linalg.norm(np.asarray(setup.space.prior_std) * gradient / value[:, None], axis=1)
     spread = log_spread(value)
     # Two losses say nothing of their spread.
@@ -292,7 +297,8 @@ def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
 
 def _downhill(setup: Setup, record: dict[str, np.ndarray], otherwise: np.ndarray) -> np.ndarray:
     scale = np.asarray(setup.space.prior_std, np.float32)
-    slope = record["gradient"] * scale
+    known = np.asarray(setup.space.has_slope(jnp.asarray(record["hparams"])))
+    slope = np.where(known, record["gradient"] * scale, 0)
     length = float(np.linalg.norm(slope))
     if record["diverged"] or not np.isfinite(length) or length == 0:  # a diverged or a collapsed network leads nowhere
         return otherwise

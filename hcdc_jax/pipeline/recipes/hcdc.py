@@ -125,7 +125,7 @@ def _frozen(request: Request, matched: Matched, match: _Match, placed: Callable[
     pool, target, cost = networks.pool, believed(setup, matched), matched.cost.plus(networks.cost)
     if slopes:
         cost = cost.plus(matched.gradient_cost)
-        tell_of_exploded(request.run, request.seed, target)
+        tell_of_exploded(request.run, request.seed, matched.hparams, target)
     if setup.asks_jointly:
         pool = _together(pool, options.inits)
     else:  # all networks of a candidate have the same target
