@@ -94,7 +94,7 @@ class Condensed:
         """
         from sklearn.model_selection import PredefinedSplit
 
-        (train_x, train_y), (val_x, val_y) = _examples(self.train), _examples(self.val)
+        (train_x, train_y), (val_x, val_y) = examples(self.train), examples(self.val)
         inputs, labels = np.concatenate([train_x, val_x]), np.concatenate([train_y, val_y])
         fold = np.repeat([-1, 0], [len(train_y), len(val_y)])  # -1: never in a test fold
         classes = labels if labels.ndim == 1 else labels.argmax(axis=1)
@@ -115,7 +115,7 @@ class Condensed:
             raise UserError("PyTorch is not installed; install it with: pip install 'hcdc-jax[torch]'") from error
 
         def dataset(batch: Batch) -> Any:
-            inputs, labels = _examples(batch)
+            inputs, labels = examples(batch)
             labels = labels.astype(np.int64) if labels.ndim == 1 else labels
             return torch.utils.data.TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels))
 
@@ -333,7 +333,7 @@ def _find(card: Mapping[str, Any], method: str | None, seed: int | None, folder:
     raise UserError(f"{folder} holds no artefact of {wanted}; it holds {', '.join(entries)}")
 
 
-def _examples(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def examples(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and labels of the examples that count, on the host."""
     inputs = batch.inputs
     if hasattr(inputs, "nodes"):

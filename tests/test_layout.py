@@ -18,7 +18,7 @@ LAYERS = [
     ["study", "extend", "testing"],
     ["terminal"],
     ["pipeline"],
-    ["report"],
+    ["exports", "report"],
     ["search"],
     ["evaluation"],
     ["condense"],

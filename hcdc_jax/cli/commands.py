@@ -11,7 +11,6 @@ from typing import Any
 
 from hcdc_jax import config as configs
 from hcdc_jax import data, pipeline, spaces, terminal
-from hcdc_jax.cli.exporting import EXPORTS
 from hcdc_jax.cli.resolver import Job, bundled, resolve, run_folder
 from hcdc_jax.cli.study_files import is_study_file
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
@@ -20,6 +19,7 @@ from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import NothingLeftError, UserError
 from hcdc_jax.evaluation import protocols
+from hcdc_jax.exports import EXPORTS
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import image_nets
 from hcdc_jax.pipeline import ladder

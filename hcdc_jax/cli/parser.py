@@ -11,7 +11,7 @@ from hcdc_jax.config.plans import EvaluationPlan, SearchPlan
 from hcdc_jax.errors import UserError
 from hcdc_jax.version import __version__
 
-EXPORTS = ("npz", "png", "torch")
+EXPORTS = ("npz", "png", "torch", "graphslim", "ddranking", "datasets")
 SHELLS = ("bash", "zsh", "fish")
 _EPILOG = """\
 CONFIG is a .toml file, the name of one (see `hcdc configs`), or a Python file with a Study; DIR is a run folder.
@@ -65,7 +65,7 @@ def hcdc_parser() -> argparse.ArgumentParser:
     sub.add_argument("--all", action="store_true", help="also the settings that have their defaults")
     sub = add("export", "export", "copy a condensed data set out of a run folder")
     sub.add_argument("folder", metavar="DIR", type=Path)
-    sub.add_argument("--format", choices=EXPORTS, default="npz")
+    sub.add_argument("--format", choices=EXPORTS, default="npz", help="for NumPy, as pictures, or for other packages")
     sub.add_argument("--method", help="whose (that of hcdc, else of the first method)")
     sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
     sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
