@@ -48,8 +48,8 @@ def _operator(first: np.ndarray) -> np.ndarray:
 def graphslim_arrays(condensed: Condensed) -> dict[str, np.ndarray]:
     """S_train as GraphSlim (arXiv 2406.16715) keeps a reduced graph: `adj` [n, n], `feat` [n, d], `label` [n].
 
-    Its loader adds loops and normalises, as ours does. All of its nodes are trained on, so that nodes of weight 0, which
-    are here for their edges alone, are left out.
+    Its loader adds loops and normalises, as ours does. It trains on all nodes, so that those of weight 0, which are
+    here for their edges alone, are left out.
 
     Raises:
       UserError: it is no graph, or nodes have probabilities of classes.
