@@ -158,6 +158,10 @@ def check_space(space: Space, *, draws: int = 4096) -> None:
     places = [place for choice in space.choices for place in choice]
     assert len(set(places)) == len(places), "a hyperparameter must belong to one choice"
     assert set(places) <= set(range(h)), "choices must be places of hyperparameters"
+    assert set(space.discrete) <= set(places), "what is discrete must be a place of a choice"
+    assert not space.options or len(space.keys) == h, "where choices have names, keys must have one for each place"
+    for name, (at, options) in space.named.items():
+        assert list(at) == list(range(at[0], at[0] + len(options))), f"places of {name!r} must follow one another"
 
 
 def _check_orbit(space: Space, points: Array) -> None:

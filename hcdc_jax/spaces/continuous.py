@@ -107,7 +107,8 @@ class Space(NamedTuple):
         found = {name: np.asarray(value).tolist() for name, value in read.items() if value is not None}
         for name, (places, options) in self.named.items():
             found[name] = _in_words(hparams[list(places)], options)
-        idle = {self.keys[place] for place in np.flatnonzero(~self._active_at(hparams[None])[0])}
+        active = self._active_at(hparams[None])[0]
+        idle = {key for key, on in zip(self.keys, active, strict=False) if not on}
         return {name: value for name, value in found.items() if name not in idle}
 
     def columns(self, hparams: Any) -> dict[str, list[Any]]:

@@ -125,7 +125,7 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
         values = jnp.broadcast_to(low, u.shape) + jnp.broadcast_to(high - low, u.shape) * u
         for part in choices:
             span, k = spans[part.key], len(part.options)
-            option = jnp.clip(jnp.floor(k * u[..., span.start]), 0, k - 1)
+            option = jnp.clip(jnp.floor(k * u[..., span.start]), 0, k - 1).astype(int)
             values = values.at[..., span].set(jax.nn.one_hot(option, k, dtype=values.dtype))
         return pinned(values)
 
