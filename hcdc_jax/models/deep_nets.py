@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from hcdc_jax.models.image_layers import Activation, Norm, activation, conv, pool, stages, stem
+from hcdc_jax.models.image_layers import Activation, Block, Norm, activation, conv, pool, stages, stem
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array
 
@@ -18,24 +18,11 @@ EXPANSION = 4
 DENSENET121_BLOCKS = (6, 12, 24, 16)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1 x 1 to `width` channels, 3 x 3, 1 x 1 to four times as many, and a shortcut, 1 x 1 where the shape changes.
 
     The 3 x 3 convolution takes the stride, as in all public code since 2017 and not as in the paper.
-
-    Attributes:
-      width: channels in the middle.
-      stride: of the 3 x 3 convolution and of the shortcut.
-      norm: see `ResNet50`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:

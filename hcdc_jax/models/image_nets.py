@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered, conv, flat, linear, pool, stem
+from hcdc_jax.models.image_layers import Activation, Block, Norm, activation, bordered, conv, flat, linear, pool, stem
 from hcdc_jax.types import Array
 
 VGG11_WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -201,22 +201,8 @@ class VGG11(nn.Module):
         return Head(self.num_classes, self.precision)(flat(hidden))
 
 
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution where the shape changes.
-
-    Attributes:
-      width: channels of both convolutions.
-      stride: of the first one and of the shortcut.
-      norm: see `ResNet18`.
-      activation: see `MLP`.
-      precision: see `MLP`.
-    """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
+class ResidualBlock(Block):
+    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
     @nn.compact
     def __call__(self, images: Array) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import (
     Activation,
+    Block,
     Norm,
     activation,
     bordered,
@@ -164,24 +165,11 @@ class EfficientNetB0(nn.Module):
         return Head(self.num_classes, self.precision)(hidden.mean((1, 2)))
 
 
-class ShuffleBlock(nn.Module):
+class ShuffleBlock(Block):
     """One half of the channels passes, the other one is convolved; then the halves are interleaved.
 
     With stride 2 both branches read all channels, the one that passed is convolved, too, and `width` may differ.
-
-    Attributes:
-      width: channels of the result; those of the input at stride 1.
-      stride: 1 or 2.
-      norm: see `ShuffleNetV2`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
