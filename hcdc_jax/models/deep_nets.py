@@ -46,9 +46,6 @@ class ResNet50(nn.Module):
       width: channels of the stem and in the middle of the first stage's blocks; each stage has twice as many.
       depth: blocks of the third stage, which has most; the others have 3, 4 and 3 for 6, in proportion.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      stem: see `image_layers.stem`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
@@ -75,9 +72,6 @@ class DenseLayer(nn.Module):
 
     Attributes:
       growth: channels of the result; the 1 x 1 convolution has four times as many.
-      norm: see `DenseNet121`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
 
     growth: int
@@ -103,9 +97,6 @@ class DenseNet121(nn.Module):
       width: growth rate, channels that each layer adds; the stem has twice as many.
       depth: layers of the third block, which has most; the others have 6, 12 and 16 for 24, in proportion.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      stem: see `image_layers.stem`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

@@ -40,8 +40,6 @@ class WideResNet16(nn.Module):
       num_classes: number of logits.
       width_factor: k; the groups have 16 k, 32 k and 64 k channels.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
