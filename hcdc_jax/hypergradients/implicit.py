@@ -357,15 +357,7 @@ def response(
     """Jacobian of the trained parameters with respect to the hyperparameters, R = dtheta*/dlambda = -H^-1 B^T.
 
     The h right-hand sides share the linearisation and the preparation of the solver, and under vmap every product. It
-    may be differentiated as `hypergradient` may.
-
-    Args:
-      train_loss: as in `hypergradient`.
-      params: as in `hypergradient`.
-      hparams: as in `hypergradient`.
-      train_batch: as in `hypergradient`.
-      solver: as in `hypergradient`.
-      precision: as in `hypergradient`.
+    may be differentiated as `hypergradient` may, whose arguments these are.
 
     Returns:
       (response, info): params-shaped leaves [h, ...] in the order of `ravel_pytree(hparams)`, and a `SolveInfo` with

@@ -20,11 +20,7 @@ LAYER_EPS = 1e-6
 
 
 class ConvNeXtBlock(nn.Module):
-    """7 x 7 of each channel, norm, two linear layers with four times as many channels in between, and a shortcut.
-
-    Attributes:
-      precision: see `image_nets.MLP`.
-    """
+    """7 x 7 of each channel, norm, two linear layers with four times as many channels in between, and a shortcut."""
 
     precision: str
 
@@ -51,7 +47,6 @@ class ConvNeXtTiny(nn.Module):
         `image_layers.LARGE_SIDE` pixels, and for 2 on others.
       width: channels of the first stage; each of the others has twice as many as the one before.
       depth: blocks of the third stage, which has most; the others have 3 for 9, in proportion.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from hcdc_jax.models.image_layers import Activation, Norm, activation, conv, pool, stages, stem
+from hcdc_jax.models.image_layers import Activation, Block, Norm, activation, conv, pool, stages, stem
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array
 
@@ -18,24 +18,11 @@ EXPANSION = 4
 DENSENET121_BLOCKS = (6, 12, 24, 16)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1 x 1 to `width` channels, 3 x 3, 1 x 1 to four times as many, and a shortcut, 1 x 1 where the shape changes.
 
     The 3 x 3 convolution takes the stride, as in all public code since 2017 and not as in the paper.
-
-    Attributes:
-      width: channels in the middle.
-      stride: of the 3 x 3 convolution and of the shortcut.
-      norm: see `ResNet50`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -59,9 +46,6 @@ class ResNet50(nn.Module):
       width: channels of the stem and in the middle of the first stage's blocks; each stage has twice as many.
       depth: blocks of the third stage, which has most; the others have 3, 4 and 3 for 6, in proportion.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      stem: see `image_layers.stem`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
@@ -88,9 +72,6 @@ class DenseLayer(nn.Module):
 
     Attributes:
       growth: channels of the result; the 1 x 1 convolution has four times as many.
-      norm: see `DenseNet121`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
 
     growth: int
@@ -116,9 +97,6 @@ class DenseNet121(nn.Module):
       width: growth rate, channels that each layer adds; the stem has twice as many.
       depth: layers of the third block, which has most; the others have 6, 12 and 16 for 24, in proportion.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      stem: see `image_layers.stem`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

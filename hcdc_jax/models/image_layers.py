@@ -44,6 +44,24 @@ EPS = 1e-5  # of PyTorch's norms; Flax's is 1e-6
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+class Block(nn.Module):
+    """What the blocks of residual networks have in common.
+
+    Attributes:
+      width: channels; of what, each block says.
+      stride: of the convolution that makes the image smaller, and of the shortcut.
+      norm: one of `NORMS`.
+      activation: a name in `ACTIVATIONS`, or a function.
+      precision: of matrix products, see `image_nets.MLP`.
+    """
+
+    width: int
+    stride: int
+    norm: str
+    activation: str | Activation
+    precision: str
+
+
 def bias_init(fan_in: int) -> Callable[..., Array]:
     """U(-b, b) with the b = 1 / sqrt(fan_in) of the layer's kernel."""
 

@@ -1,7 +1,9 @@
 """The networks of the condensation literature for small images, [n, h, w, c] -> logits [n, num_classes].
 
 Each sows its features, the inputs of the last linear layer, for `models.image_embedding`. Architectures as in the
-public code of DC, DSA and DM (Zhao and Bilen), which has VGG-11 and ResNet-18 with instance norm.
+public code of DC, DSA and DM (Zhao and Bilen), which has VGG-11 and ResNet-18 with instance norm. Here and in the files
+of other networks `activation` and `precision` are those of `MLP` and `stem` that of `image_layers.stem`, where nothing
+else is said.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered, conv, flat, linear, pool, stem
+from hcdc_jax.models.image_layers import Activation, Block, Norm, activation, bordered, conv, flat, linear, pool, stem
 from hcdc_jax.types import Array
 
 VGG11_WIDTHS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -70,8 +72,6 @@ class ResidualMLP(nn.Module):
       width: of the residual stream; blocks are twice as wide inside.
       depth: number of blocks.
       norm: see `image_layers.Norm`, of inputs of one pixel.
-      activation: see `MLP`.
-      precision: see `MLP`.
     """
 
     num_classes: int
@@ -102,9 +102,7 @@ class ConvNet(nn.Module):
       width: channels of all convolutions.
       depth: number of blocks; with pooling each halves the image.
       norm: one of `image_layers.NORMS`.
-      activation: see `MLP`.
       pooling: one of `image_layers.POOLINGS`.
-      precision: see `MLP`.
     """
 
     num_classes: int
@@ -130,8 +128,6 @@ class LeNet(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      activation: see `MLP`.
-      precision: see `MLP`.
     """
 
     num_classes: int
@@ -157,8 +153,6 @@ class AlexNet(nn.Module):
 
     Attributes:
       num_classes: number of logits.
-      activation: see `MLP`.
-      precision: see `MLP`.
     """
 
     num_classes: int
@@ -181,8 +175,6 @@ class VGG11(nn.Module):
     Attributes:
       num_classes: number of logits.
       norm: one of `image_layers.NORMS`.
-      activation: see `MLP`.
-      precision: see `MLP`.
     """
 
     num_classes: int
@@ -201,22 +193,8 @@ class VGG11(nn.Module):
         return Head(self.num_classes, self.precision)(flat(hidden))
 
 
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution where the shape changes.
-
-    Attributes:
-      width: channels of both convolutions.
-      stride: of the first one and of the shortcut.
-      norm: see `ResNet18`.
-      activation: see `MLP`.
-      precision: see `MLP`.
-    """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
+class ResidualBlock(Block):
+    """Two 3 x 3 convolutions and a shortcut, which is a 1 x 1 convolution where the shape changes."""
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -240,9 +218,7 @@ class ResNet18(nn.Module):
       num_classes: number of logits.
       width: channels of the stem and of the first of four stages, each of which has twice as many as the one before.
       norm: one of `image_layers.NORMS`.
-      activation: see `MLP`.
       stem: see `image_layers.stem`; "imagenet" is the paper's.
-      precision: see `MLP`.
     """
 
     num_classes: int

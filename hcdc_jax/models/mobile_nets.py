@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.image_layers import (
     Activation,
+    Block,
     Norm,
     activation,
     bordered,
@@ -51,9 +52,6 @@ class InvertedResidual(nn.Module):
       width: channels of the result.
       stride: of the convolution in the middle.
       expansion: channels in the middle, in units of those of the input.
-      norm: see `MobileNetV2`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
       kernel: side of the convolution in the middle.
       squeeze: channels through which those in the middle are weighed by their means (squeeze and excitation, arXiv
         1709.01507); 0 for none of it.
@@ -94,10 +92,8 @@ class MobileNetV2(nn.Module):
       width: channels of the stem. All others are in proportion, rounded to multiples of 8 as in the authors' code; the
         last convolution keeps its 1,280 in narrower networks.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
       stem: "small", where stem and second stage halve nothing, "imagenet", where they do, or "auto", the latter for
         images of at least `image_layers.LARGE_SIDE` pixels.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
@@ -133,9 +129,7 @@ class EfficientNetB0(nn.Module):
       width: channels of the stem. All others are in proportion, rounded to multiples of 8.
       depth: blocks of the sixth stage, which has most; the others have 1, 2, 2, 3, 3 and 1 for 4, in proportion.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
       stem: see `MobileNetV2`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
@@ -164,24 +158,11 @@ class EfficientNetB0(nn.Module):
         return Head(self.num_classes, self.precision)(hidden.mean((1, 2)))
 
 
-class ShuffleBlock(nn.Module):
+class ShuffleBlock(Block):
     """One half of the channels passes, the other one is convolved; then the halves are interleaved.
 
     With stride 2 both branches read all channels, the one that passed is convolved, too, and `width` may differ.
-
-    Attributes:
-      width: channels of the result; those of the input at stride 1.
-      stride: 1 or 2.
-      norm: see `ShuffleNetV2`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -211,10 +192,8 @@ class ShuffleNetV2(nn.Module):
       width: channels of the first stage, even; the others have twice and four times as many. The paper's 0.5, 1, 1.5
         have 48, 116, 176.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
       stem: "small", which halves nothing, "imagenet", which halves twice, by a stride and by a maximum of 3 x 3 pixels,
         or "auto", the latter for images of at least `image_layers.LARGE_SIDE` pixels.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

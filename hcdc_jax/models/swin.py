@@ -25,7 +25,6 @@ class SwinBlock(nn.Module):
       heads: of the attention.
       window: side of a window in tokens; divides the sides of the image.
       shift: by which windows are moved, less than `window`.
-      precision: see `image_nets.MLP`.
     """
 
     heads: int
@@ -66,7 +65,6 @@ class SwinTiny(nn.Module):
       depth: blocks of the third stage, which has most; the others have 2 for 6, in proportion. Every second one of a
         stage shifts its windows.
       heads: of the attention in the first stage; each of the others has twice as many as the one before.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

@@ -52,7 +52,6 @@ class ViT(nn.Module):
       depth: number of blocks.
       heads: of the attention; divides the width.
       mlp_width: of the hidden layer in each block.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int
@@ -90,7 +89,6 @@ class DeiTTiny(nn.Module):
       width: of the tokens.
       depth: number of blocks.
       heads: of the attention; divides the width.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from hcdc_jax.models.image_layers import Activation, Norm, activation, bordered, conv
+from hcdc_jax.models.image_layers import Activation, Block, Norm, activation, bordered, conv
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.types import Array
 
@@ -15,24 +15,11 @@ BLOCKS = 2
 """Per group: (16 - 4) / 6, since a block has two convolutions and stem, shortcuts and linear layer make the other 4."""
 
 
-class PreactivationBlock(nn.Module):
+class PreactivationBlock(Block):
     """Norm and activation before each of two 3 x 3 convolutions, and a shortcut (He et al., arXiv 1603.05027).
 
     Where the number of channels changes the shortcut is a 1 x 1 convolution of what the first convolution reads.
-
-    Attributes:
-      width: channels of both convolutions.
-      stride: of the first one and of the shortcut.
-      norm: see `WideResNet16`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
-
-    width: int
-    stride: int
-    norm: str
-    activation: str | Activation
-    precision: str
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -53,8 +40,6 @@ class WideResNet16(nn.Module):
       num_classes: number of logits.
       width_factor: k; the groups have 16 k, 32 k and 64 k channels.
       norm: one of `image_layers.NORMS`.
-      activation: see `image_nets.MLP`.
-      precision: see `image_nets.MLP`.
     """
 
     num_classes: int

@@ -70,15 +70,7 @@ def opened(
 ) -> Iterator[Run]:
     """A run whose folder belongs to this process, for the stages `condense`, `rank` and `truth`.
 
-    Args:
-      config: as in `run`.
-      folder: as in `run`.
-      source: as in `run`.
-      resume: as in `run`.
-      progress: as in `run`.
-
-    Raises:
-      UserError: as `run`.
+    Arguments and errors are those of `run`.
     """
     config, folder = check_config(config, source), Path(folder)
     check_owner(folder, config, resume=resume)
