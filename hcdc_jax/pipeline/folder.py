@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from hcdc_jax import config as configs
 from hcdc_jax.condensed import versions
@@ -65,7 +66,7 @@ def claimed(folder: Path, setup: Setup) -> Iterator[None]:
         check_same_data(folder, info)
         if not (folder / CONFIG).exists():
             files.write_text(folder / CONFIG, configs.dumps(setup.config))
-        files.write_json(folder / "results" / "info.json", info)
+        files.write_json(folder / "results" / "info.json", info | {"settings": _settings(setup)})
         yield
 
 
@@ -98,6 +99,15 @@ def describe(setup: Setup) -> dict[str, Any]:
         "data": {"name": setup.data.name, "checksum": setup.data.checksum, **setup.kind.summary(setup.data)},
         **({"study": dict(setup.facts)} if setup.facts else {}),
     }
+
+
+def _settings(setup: Setup) -> dict[str, list[float]]:
+    """What the losses read of the candidates where that is numbers by name, for who reads the report."""
+    read = jax.vmap(setup.space.read)(setup.candidates)
+    read = read._asdict() if hasattr(read, "_asdict") else read
+    if not isinstance(read, dict):
+        return {}
+    return {name: np.asarray(column).tolist() for name, column in read.items() if np.ndim(column) == 1}
 
 
 def _sizes(setup: Setup) -> dict[str, list[int]]:
