@@ -388,7 +388,15 @@ def test_trust_goes_by_the_lower_end_of_the_interval(interval, words, finished):
 def test_who_ranks_as_well_for_fewer_full_trainings_is_named_at_once(finished):
     report = copy.deepcopy(finished[2])
     report["methods"]["real_val"]["spearman_loss"]["mean"] = 0.999
-    assert answer.trust(report)[-1] == "For fewer full trainings this does as well here: real_val (0.999)."
+    assert "For fewer full trainings this does as well here: real_val (0.999)." in answer.trust(report)
+
+
+def test_where_successive_halving_is_cheaper_the_first_lines_say_so(finished):
+    report = copy.deepcopy(finished[2])
+    report["break_even_halving"]["hcdc"] = None
+    assert answer.trust(report)[-1].startswith("A full training takes 1.3 s here, so successive halving")
+    report["break_even_halving"]["hcdc"] = 900
+    assert answer.trust(report)[-1] == "It is cheaper than successive halving on the full data from 900 candidates on."
 
 
 def test_settings_are_those_that_the_losses_read(tmp_path):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hcdc_jax.report.results import Run
-from hcdc_jax.report.tables import Report, count, has_truth, lead, regret_key, seconds
+from hcdc_jax.report.tables import BREAK_EVEN_LIMIT, Report, count, has_truth, lead, regret_key, seconds
 
 SHOWN = 3
 """Candidates whose settings are written out; the verdict has the regret of so many."""
@@ -29,6 +29,7 @@ def trust(report: Report) -> list[str]:
         return [
             "How far this ranking can be trusted is not known: no candidate was trained on the full data. A search "
             "trains the few best there and says what came of them; hcdc truth trains them all.",
+            *_price(report, main),
         ]
     entry = report["methods"][main]
     rho, (low, high) = entry["spearman_loss"]["mean"], entry["interval"]
@@ -45,7 +46,7 @@ def trust(report: Report) -> list[str]:
         f"{word}: {main} orders {count(report['space']['candidates'])} candidates as full trainings do at Spearman "
         f"{rho:.3f} (95 % interval {low:.3f} to {high:.3f})."
     ]
-    return [*said, *_choice(report, main), *_cheaper(report, main)]
+    return [*said, *_choice(report, main), *_cheaper(report, main), *_price(report, main)]
 
 
 def _choice(report: Report, main: str) -> list[str]:
@@ -55,6 +56,19 @@ def _choice(report: Report, main: str) -> list[str]:
     return [
         f"Its first candidate is {first:.2f} points of test accuracy below the best of all; the best of its first "
         f"{SHOWN}, trained in full, {best:.2f}."
+    ]
+
+
+def _price(report: Report, main: str) -> list[str]:
+    """Whether the way here pays beside successive halving, where that is known."""
+    found, each = report["break_even_halving"].get(main), report["full_training_seconds"]
+    if found is not None:
+        return [f"It is cheaper than successive halving on the full data from {count(found)} candidates on."]
+    if each is None or report["full_training_steps"] is None:
+        return []
+    return [
+        f"A full training takes {seconds(each)} s here, so successive halving on the full data is cheaper, for up to "
+        f"{BREAK_EVEN_LIMIT:,} candidates at least."
     ]
 
 

@@ -47,6 +47,7 @@ figcaption { margin-top: 0.4rem; max-width: 46rem; }
 pre { background: var(--tint); padding: 0.8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: 0.8125rem;
   line-height: 1.45; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+@media (max-width: 40rem) { pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } pre { white-space: pre-wrap; }
   .scroll { overflow: visible; } th, td { padding: 0.2rem 0.4rem; } }
 """
