@@ -1,6 +1,7 @@
 """Reports of fabricated run folders: numbers against scipy, honest texts, one safe page."""
 
 import base64
+import copy
 import csv
 import io
 import json
@@ -13,7 +14,7 @@ import scipy.stats
 from rich.console import Console
 
 from hcdc_jax.errors import UserError
-from hcdc_jax.report import assemble, claims, figures, searches, tables
+from hcdc_jax.report import answer, assemble, claims, figures, searches, tables
 from hcdc_jax.report.assemble import summarise
 from hcdc_jax.report.condensed import adjacency
 from hcdc_jax.report.results import read
@@ -366,6 +367,48 @@ def test_page_shows_the_numbers_of_the_report(finished):
     for method, row in verdict.items():
         rho = report["methods"][method]["spearman_loss"]
         assert row[1] == f"{rho['mean']:.3f} ± {rho['std']:.3f}"
+
+
+def test_page_begins_with_whether_to_believe_it_what_to_take_and_what_to_type(finished):
+    folder, _, report = finished
+    text = Page((folder / "report.html").read_text()).text
+    rho = report["methods"]["hcdc"]["spearman_loss"]["mean"]
+    assert f"This ranking can be trusted: hcdc orders 80 candidates as full trainings do at Spearman {rho:.3f}" in text
+    assert text.index("can be trusted") < text.index("order_0 = ") < text.index("hcdc search .") < text.index("Verdict")
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"), [((0.95, 0.99), "can be trusted:"), ((0.8, 0.99), "in part:"), ((0.2, 0.99), "Do not trust")]
+)
+def test_trust_goes_by_the_lower_end_of_the_interval(interval, words, finished):
+    report = copy.deepcopy(finished[2])
+    report["methods"]["hcdc"]["interval"] = interval
+    assert words in answer.trust(report)[0]
+
+
+def test_who_ranks_as_well_for_fewer_full_trainings_is_named_at_once(finished):
+    report = copy.deepcopy(finished[2])
+    report["methods"]["real_val"]["spearman_loss"]["mean"] = 0.999
+    assert "For fewer full trainings this does as well here: real_val (0.999)." in answer.trust(report)
+
+
+def test_where_successive_halving_is_cheaper_the_first_lines_say_so(finished):
+    report = copy.deepcopy(finished[2])
+    report["break_even_halving"]["hcdc"] = None
+    assert answer.trust(report)[-1].startswith("A full training takes 1.3 s here, so successive halving")
+    report["break_even_halving"]["hcdc"] = 900
+    assert answer.trust(report)[-1] == "It is cheaper than successive halving on the full data from 900 candidates on."
+
+
+def test_settings_are_those_that_the_losses_read(tmp_path):
+    make_run(tmp_path, noise={"hcdc": 0.1}, truth_seeds=0, logs=False)
+    info = json.loads((tmp_path / "results/info.json").read_text())
+    files.write_json(tmp_path / "results/info.json", info | {"settings": {"decay": [0.5] * 80}})
+    assemble(tmp_path)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "\ndecay = 0.5\n" in text
+    assert "order_0 = " not in text.split("Settings of the run")[0]
+    assert "can be trusted is not known" in text
 
 
 HOSTILE = '<script>alert("&")</script>'

@@ -26,7 +26,7 @@ from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import CONFIG, config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
-from hcdc_jax.report import claims, evaluations, ladders, searches, tables
+from hcdc_jax.report import answer, claims, evaluations, ladders, searches, tables
 
 # What a narrow terminal can do without, first of all; everything is in report.html.
 _EXPENDABLE = (
@@ -119,7 +119,7 @@ def _say_report(folder: Path, report: tables.Report) -> None:
     terminal.say_table(tables.verdict(report), expendable=_EXPENDABLE)
     if tables.knows_sizes(report):
         terminal.say_table(tables.beyond_size(report))
-    for sentence in (claims.marks(report), *claims.reading(report)):
+    for sentence in (claims.marks(report), answer.trust(report)[0], *claims.reading(report)):
         terminal.say(sentence)
     terminal.say_path(f"Report: {folder / 'report.html'}")
 

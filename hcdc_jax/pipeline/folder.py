@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from hcdc_jax import config as configs
 from hcdc_jax.condensed import versions
@@ -65,7 +66,7 @@ def claimed(folder: Path, setup: Setup) -> Iterator[None]:
         check_same_data(folder, info)
         if not (folder / CONFIG).exists():
             files.write_text(folder / CONFIG, configs.dumps(setup.config))
-        files.write_json(folder / "results" / "info.json", info)
+        files.write_json(folder / "results" / "info.json", info | {"settings": _settings(setup)})
         yield
 
 
@@ -104,6 +105,21 @@ def describe(setup: Setup) -> dict[str, Any]:
 def _columns(setup: Setup) -> dict[str, dict[str, list[Any]]]:
     """The candidates as tables show them, where that is more than their numbers."""
     return {"columns": setup.space.columns(setup.candidates)} if setup.space.options else {}
+
+
+def _settings(setup: Setup) -> dict[str, list[Any]]:
+    """What the losses read of the candidates where that is numbers by name, and options of choices."""
+    space = setup.space
+    read = jax.jit(jax.vmap(space.read))(setup.candidates)
+    read = read._asdict() if hasattr(read, "_asdict") else read
+    if not isinstance(read, dict):
+        return {}
+    shown = {name: np.asarray(column).tolist() for name, column in read.items() if np.ndim(column) == 1}
+    for name, column in (space.columns(setup.candidates) if space.options else {}).items():
+        # Choices are in words there, and what does not act is blank, whatever the losses read.
+        told = column if name in space.named else shown.get(name, column)
+        shown[name] = [None if value is None else other for value, other in zip(column, told, strict=True)]
+    return shown
 
 
 def _sizes(setup: Setup) -> dict[str, list[int]]:

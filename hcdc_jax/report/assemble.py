@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hcdc_jax import metrics
-from hcdc_jax.report import evaluations, html, plates, style, tables
+from hcdc_jax.report import answer, evaluations, html, plates, style, tables
 from hcdc_jax.report.results import Result, Run, Truth, full_steps, read
 from hcdc_jax.search import halving
 from hcdc_jax.storage import files
@@ -48,7 +48,8 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     )
     pictures = [_save(folder / "figures", plate) for plate in drawn]
     chapters = [_chapter(folder, name, stored) for name, stored in run.evaluation.items()]
-    page = html.render(report, run.config, pictures, best_candidates(report, run), chapters)
+    opening = answer.opening(report, run, _best(report, run), _places(run.truth.loss))
+    page = html.render(report, run.config, pictures, best_candidates(report, run), chapters, opening)
     files.write_text(folder / "report.html", page)
     return report
 
@@ -124,11 +125,16 @@ def ranking(run: Run) -> dict[str, np.ndarray]:
     }
 
 
+def _best(report: tables.Report, run: Run, count: int = 10) -> np.ndarray:
+    """The candidates of lowest mean loss by hcdc, or by the first method, if it was not run; none that failed."""
+    loss = _losses(run.results[tables.lead(report) or next(iter(run.results))]).mean(axis=0)
+    return np.argsort(loss, kind="stable")[: min(count, int(np.isfinite(loss).sum()))]  # NaN sorts last
+
+
 def best_candidates(report: tables.Report, run: Run, count: int = 10) -> tables.Table:
     """The candidates of lowest mean loss by hcdc (by the first method, if it was not run), beside the truth's rank."""
     main = tables.lead(report) or next(iter(run.results))
-    loss = _losses(run.results[main]).mean(axis=0)
-    order = np.argsort(loss, kind="stable")[: min(count, int(np.isfinite(loss).sum()))]  # NaN sorts last
+    order = _best(report, run, count)
     columns = {f"Rank by {main}": [str(place + 1) for place in range(len(order))], "Candidate": [str(i) for i in order]}
     if tables.has_truth(report):
         columns["Rank on the full data"] = [_text(place, ".4g") for place in _places(run.truth.loss)[order]]

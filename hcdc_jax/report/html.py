@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from hcdc_jax.report import claims, tables
+from hcdc_jax.report import answer, claims, tables
 from hcdc_jax.report.tables import BETWEEN, Cell, Report, Table
 
 _CSS = """
@@ -41,9 +41,13 @@ figure { margin: 1.5rem 0; break-inside: avoid; }
 figure img { display: block; width: 100%; max-width: 800px; height: auto; background: #fff; border-radius: 6px; }
 figure h3 { font-size: 1rem; margin: 0 0 0.4rem; }
 figcaption { margin-top: 0.4rem; max-width: 46rem; }
+.answer { background: var(--tint); border-left: 3px solid var(--accent); border-radius: 6px; padding: 0.6rem 1rem;
+  margin: 1rem 0; }
+.headline { font-weight: 600; }
 pre { background: var(--tint); padding: 0.8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: 0.8125rem;
   line-height: 1.45; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+@media (max-width: 40rem) { pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } pre { white-space: pre-wrap; }
   .scroll { overflow: visible; } th, td { padding: 0.2rem 0.4rem; } }
 """
@@ -67,7 +71,12 @@ class Chapter(NamedTuple):
 
 
 def render(
-    report: Report, config: str, pictures: Sequence[Picture], best: Table, chapters: Sequence[Chapter] = ()
+    report: Report,
+    config: str,
+    pictures: Sequence[Picture],
+    best: Table,
+    chapters: Sequence[Chapter] = (),
+    opening: answer.Opening | None = None,
 ) -> str:
     """The page as text.
 
@@ -77,11 +86,14 @@ def render(
       pictures: the figures in reading order.
       best: the best candidates by the main method.
       chapters: what follows the figures.
+      opening: what can be copied from the top.
     """
     title = f"Ranking candidates of {report['space'].get('name', 'the space')} on {_data_name(report)}"
     main = tables.lead(report)
     body = [
         _element("h1", title),
+        *_answer(report, opening),
+        _element("h2", "What was run"),
         _element("p", " ".join(what_was_run(report))),
         _element("h2", "Verdict" if tables.has_truth(report) else "Cost"),
         _table(tables.verdict(report), main),
@@ -98,13 +110,13 @@ def render(
         _element("p", _cost_note(report), "note"),
         _element("h2", "Data, device and versions"),
         _pairs(_facts(report)),
-        _element("h2", "Settings"),
-        f"<pre><code>{escape(config.strip())}</code></pre>",
+        _element("h2", "Settings of the run"),
+        _code(config.strip()),
         _element("h2", "How to reproduce"),
         _element("p", "With the settings above saved as config.toml, and the versions above installed:"),
-        "<pre><code>hcdc run config.toml</code></pre>",
+        _code("hcdc run config.toml"),
         _element("p", "From the stored results of this folder, this page alone is made again by:"),
-        "<pre><code>hcdc report .</code></pre>",
+        _code("hcdc report ."),
     ]
     return _page(title, body)
 
@@ -121,6 +133,20 @@ def _page(title: str, body: Sequence[str]) -> str:
     )
     content = "\n".join(part for part in body if part)
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{content}\n</body>\n</html>\n'
+
+
+def _answer(report: Report, opening: answer.Opening | None) -> list[str]:
+    """Before all else: whether to believe it, which candidates, what to type next."""
+    headline, *reasons = answer.trust(report)
+    said = [f'<div class="answer">{_element("p", headline, "headline")}{_list(reasons)}</div>']
+    if opening is None:
+        return said
+    best = [_element("h2", "Best settings"), _code(opening.settings)] if opening.settings else []
+    return [*said, *best, _element("h2", "Next"), _element("p", "In the folder of this page:"), _code(opening.commands)]
+
+
+def _code(text: str) -> str:
+    return f"<pre><code>{escape(text)}</code></pre>"
 
 
 def _beyond_size(report: Report, main: str | None) -> list[str]:
