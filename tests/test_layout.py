@@ -21,7 +21,7 @@ LAYERS = [
     ["report"],
     ["search"],
     ["evaluation"],
-    ["condense"],
+    ["condense", "condensed_sets"],
     ["hypergradients"],
     ["metrics"],
     ["containers", "spaces"],
