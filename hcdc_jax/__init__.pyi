@@ -9,6 +9,8 @@ from hcdc_jax.batches.graphs import real_batch as real_batch
 from hcdc_jax.batches.images import image_batch as image_batch
 from hcdc_jax.condensed import Condensed as Condensed
 from hcdc_jax.condensed import load_condensed as load_condensed
+from hcdc_jax.condensed_sets import merge_condensed as merge_condensed
+from hcdc_jax.condensed_sets import subset as subset
 from hcdc_jax.data import GraphData as GraphData
 from hcdc_jax.data import ImageData as ImageData
 from hcdc_jax.data import datasets as datasets

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hcdc_jax import testing
 from hcdc_jax.batches.graphs import real_batch
 from hcdc_jax.models import spectral_gnn
 from hcdc_jax.problem import Problem, accuracy, brier_score, judged_by
@@ -190,7 +191,25 @@ def test_what_counts_is_the_mini_batch_that_a_step_looks_at():
         taken = jax.eval_shape(lambda data, t=training: shown(KEY, 0, problem, jnp.zeros(2), data, t), data)
         for shape, other in zip(jax.tree.leaves(seen), jax.tree.leaves(taken), strict=True):
             assert (shape.shape, shape.dtype) == (other.shape, other.dtype)
-    assert sizes == [(1, 20), (20, 1), (20, 1)]
+    assert sizes == [(1, 32), (32, 1), (32, 1)]
+
+
+def test_numbers_of_candidates_share_programs_and_scores_do_not_see_what_fills_up():
+    many = np.asarray(CANDIDATES)[np.arange(13) % 7]
+    training, first = Training(0.1, steps=3), np.zeros(0)
+
+    def losses(count, chunk_size):
+        return np.asarray(
+            evaluate(KEY, PROBLEM, many[:count], TRAIN, VAL, training=training, chunk_size=chunk_size).loss
+        )
+
+    for chunk_size, counts in ((100, (8, 5, 6, 7)), (2, (8, 7)), (1, (8, 5))):  # side by side, in chunks, one by one
+        first = losses(counts[0], chunk_size)
+        with testing.compilations() as compiled:
+            for count in counts[1:]:
+                np.testing.assert_allclose(losses(count, chunk_size), first[:count], rtol=1e-6)
+        assert not compiled
+    np.testing.assert_allclose(losses(13, 2)[:8], first, rtol=1e-6)
 
 
 def test_chunks_grow_with_the_budget_and_shrink_with_the_network():

@@ -107,6 +107,12 @@ class TestRoundTrip:
 
 
 class TestFile:
+    @pytest.mark.parametrize(("text", "words"), [("'proportional'", ["proportional"]), ("[3, 3, 1]", ["3", "3", "1"])])
+    def test_budgets_by_class_are_a_word_or_a_list_whose_numbers_may_repeat(self, tmp_path, text, words):
+        config = configs.load(write(tmp_path, f"[condense]\nper_class = {text}"))
+        assert configs.apply_overrides(Config(), ["--condense.per_class", *words]) == config != Config()
+        assert configs.load(write(tmp_path, configs.dumps(config))) == config
+
     def test_what_is_not_named_keeps_its_default(self, tmp_path):
         config = configs.load(write(tmp_path, 'methods = ["hcdc"]\n[training]\nlearning_rate = 1\n'))
         assert config.methods == ("hcdc",)
@@ -145,6 +151,11 @@ class TestFile:
             ("[hcdc]\ndirect = 1", "'hcdc.direct' must be true or false, got 1"),
             ("[data]\nname = 3", "'data.name' must be a line of text, got 3"),
             ('[data]\nname = "a\\nb"', "'data.name' must be a line of text, got 'a\\nb'"),
+            (
+                "[condense]\nper_class = 3",
+                "'condense.per_class' must be one of 'auto', 'proportional' or a list, got 3",
+            ),
+            ("[condense]\nper_class = [3, 0]", "'condense.per_class' must be at least 1, got 0"),
             ("seeds = []", "'seeds' needs at least one value"),
             ("seeds = [1, 2, 1]", "'seeds' holds 1 twice"),
             ("seeds = 1", "'seeds' must be a list, got 1"),

@@ -13,7 +13,7 @@ import pytest
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense import class_batches, run
 from hcdc_jax.condense.base import ImageRates, learned_fields
-from hcdc_jax.condense.class_batches import balanced_sample, class_pool, draw_per_class
+from hcdc_jax.condense.class_batches import class_pool, class_sample, draw_per_class
 from hcdc_jax.condense.dc import DCData, dc, dsa
 from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.epoch_training import augmented, even_batches
@@ -48,7 +48,7 @@ def data_of(name, images=IMAGES, labels=LABELS, *, rate=0.1, momentum=0.5):
 
 
 def variables_of(per_class=2):
-    chosen = balanced_sample(np.random.default_rng(0), LABELS, per_class, 3)
+    chosen = class_sample(np.random.default_rng(0), LABELS, [per_class] * 3)
     return CONTAINER.init(KEY, ImageStart(IMAGES[chosen], LABELS[chosen]))
 
 
@@ -200,15 +200,39 @@ def test_a_pool_draws_without_repeats_and_small_classes_give_what_they_have():
     assert draw(KEY, pool, 100).inputs.shape[1] == 7
 
 
-def test_a_balanced_sample_is_sorted_by_class():
-    chosen = balanced_sample(np.random.default_rng(0), LABELS, 4, 3)
+def test_a_sample_of_classes_is_sorted_and_small_ones_give_all():
+    chosen = class_sample(np.random.default_rng(0), LABELS, [4] * 3)
     np.testing.assert_array_equal(LABELS[chosen], np.repeat(np.arange(3), 4))
     assert len(set(chosen)) == 12
 
+    np.testing.assert_array_equal(LABELS[class_sample(np.random.default_rng(0), LABELS, [1, 11, 2])].sum(), 10 + 4)
+
+
+@pytest.mark.parametrize("name", ["dm", "dc"])
+def test_classes_of_unequal_sizes_weigh_as_if_their_images_stood_twice(name, x64):
+    """Means over a class do not see that all of its images are repeated; the slopes of the copies add up."""
+    counts, options = (1, 2, 2), {"outer_steps": 1, "inner_epochs": 0}
+    unequal = (
+        dm(NET.problem, NET.embed, CONTAINER, NONE, counts=counts)
+        if name == "dm"
+        else dc(NET.problem, CONTAINER, NONE, counts=counts, **options)
+    )
+    equal = condensers()["dm"] if name == "dm" else dc(NET.problem, CONTAINER, NONE, **options)
+    chosen = class_sample(np.random.default_rng(0), LABELS, counts)
+    few = CONTAINER.init(KEY, ImageStart(IMAGES[chosen], LABELS[chosen]))
+    twice = CONTAINER.init(KEY, ImageStart(IMAGES[np.r_[chosen[0], chosen]], LABELS[np.r_[chosen[0], chosen]]))
+    data, moved, said = data_of(name), [], []
+    for condenser, variables in ((unequal, few), (equal, twice)):
+        after, info = step_of(KEY, condenser.init(KEY, variables, data), data, condenser=condenser)
+        moved.append(np.asarray(after.variables.pixels - variables.pixels))
+        said.append(info.distance)
+    np.testing.assert_allclose(*said, rtol=1e-9)
+    np.testing.assert_allclose(moved[0], [moved[1][:2].sum(0), *moved[1][2:]], rtol=1e-6, atol=1e-12)
+
 
 def test_mistakes_are_one_clear_line():
-    with pytest.raises(UserError, match=r"images_per_class = 11, but class 0 has 10"):
-        balanced_sample(np.random.default_rng(0), LABELS, 11, 3)
+    with pytest.raises(UserError, match=r"11 examples of class 0 are to be condensed, which has 10"):
+        class_sample(np.random.default_rng(0), LABELS, [11] * 3)
     with pytest.raises(UserError, match=r"0 \.\.\. 1, found 0 \.\.\. 2"):
         class_pool(IMAGES, LABELS, 2)
     with pytest.raises(UserError, match="class 3 has no image"):

@@ -9,7 +9,7 @@ import pytest
 
 from hcdc_jax.condense import run
 from hcdc_jax.condense.base import ImageRates
-from hcdc_jax.condense.class_batches import balanced_sample, class_pool
+from hcdc_jax.condense.class_batches import class_pool, class_sample
 from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import ImageStart, image_container
@@ -36,7 +36,7 @@ def test_condensed_digits_teach_more_than_as_many_random_ones():
 
     container, gains = image_container(), []
     for seed in range(2):
-        chosen = balanced_sample(np.random.default_rng(seed), labels, 10, 10)
+        chosen = class_sample(np.random.default_rng(seed), labels, [10] * 10)
         variables = container.init(jax.random.key(seed), ImageStart(images[chosen], labels[chosen]))
         condenser = dm(net.problem, net.embed, container, constant(()), batch_size=64)
         data = DMData(class_pool(images, labels, 10), ImageRates(jnp.float32(1.0)))

@@ -14,7 +14,8 @@ from hcdc_jax import config as configs
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients.fixed_networks import Target
-from hcdc_jax.pipeline.hcdc.matched_candidates import Draws
+from hcdc_jax.pipeline.driver import _about
+from hcdc_jax.pipeline.hcdc.matched_candidates import MatchedCandidates
 from hcdc_jax.pipeline.hcdc.targets import believed, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
@@ -165,16 +166,39 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, finished):
     assert_same_arrays(tmp_path / "run", folder)
 
 
+def test_budgets_by_class_reach_the_condensed_images_and_small_classes_give_all(tmp_path):
+    table = (1, 1, 20, 1, 1, 1, 1, 1, 1, 3)
+    config = config_with(("dm",), condense={"per_class": table, "val_factor": 1.0}, dm={"steps": 2})
+    with pipeline.opened(config, tmp_path) as run:
+        assert "smaller classes give all images of the train part that they have (class 2: 12 of 20)" in _about(
+            run.setup
+        )
+        pipeline.condense(run)
+    sizes = np.bincount(load_condensed(tmp_path).train.labels)
+    np.testing.assert_array_equal(sizes, np.minimum(table, np.bincount(run.setup.train.labels)))
+    start = run.setup.kind.to_learn(run.setup, "train", 0)
+    assert np.any(load_condensed(tmp_path).train.inputs != start.images)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"condense": {"per_class": (1, 2)}}, "condense.per_class has 2 numbers, and the data 10 classes"),
+        (
+            {"condense": {"per_class": "proportional", "container": "hmn"}},
+            "condense.container = 'hmn' takes equally many examples of each class: leave out condense.per_class",
+        ),
+        (
+            {"condense": {"per_class": "proportional"}, "methods": ("edc",)},
+            "the method edc takes equally many examples of each class: leave out condense.per_class",
+        ),
         ({"model": {"name": "spectral_gnn"}}, "digits_images holds images; choose model.name among convnet, mlp"),
         ({"space": {"name": "graph_filter"}}, "digits_images holds images, and the space 'graph_filter' is for graphs"),
         ({"data": {"name": "digits_graph"}}, "digits_graph holds nodes, and the space 'regularisation' is for images"),
         ({"methods": ("gcond",)}, "digits_images holds images, and the method 'gcond' is for other data; leave it out"),
         ({"data": {"shrink": 3}}, "data.shrink = 3 does not divide the 8 x 8 pixels of digits_images"),
         ({"data": {"train": 5}}, "5 images of train are too few for 10 classes"),
-        ({"condense": {"images_per_class": 50}}, "condense.images_per_class = 50, but class 0 has 12 images"),
+        ({"condense": {"images_per_class": 50}}, "50 examples of class 0 are to be condensed, which has 12"),
         (
             {"hcdc": {"sensitivity": "implicit"}},
             "searches log_input_noise, whose implicit hypergradient is 0: set hcdc.sens",
@@ -223,13 +247,13 @@ def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
         np.testing.assert_array_equal(np.stack([record["hparams"] for record in before]), expected)
         assert all(np.isfinite(record["gradient"]).all() and record["gradient"].any() for record in before)
         (folder / "004.npz").unlink()
-        matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+        matched_targets(run, 0, MatchedCandidates(expected, Cost(), 1.0))
         again = dict(np.load(folder / "004.npz"))
         files.write_npz(folder / "004.npz", again | {"gradient": 1e6 * again["gradient"]})
         files.write_npz(folder / "006.npz", before[6] | {"gradient": np.inf * before[6]["gradient"]})
         said = []
         run = run._replace(progress=run.progress._replace(say=said.append))
-        matched = matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+        matched = matched_targets(run, 0, MatchedCandidates(expected, Cost(), 1.0))
     assert len(said) == 1
     assert "2 of 8 hypergradients exploded" in said[0]
     target = believed(run.setup, matched)

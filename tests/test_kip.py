@@ -9,7 +9,7 @@ import pytest
 
 from hcdc_jax.condense import run
 from hcdc_jax.condense.base import learned_fields
-from hcdc_jax.condense.class_batches import balanced_sample, class_pool
+from hcdc_jax.condense.class_batches import class_pool, class_sample
 from hcdc_jax.condense.kernels import always, convolutional, fully_connected, random_features
 from hcdc_jax.condense.kip import KIPData, centred_labels, kip, regression_loss, ridge_regression
 from hcdc_jax.containers import ImageStart, image_container
@@ -132,7 +132,7 @@ def test_random_features_are_the_mean_over_networks_drawn_by_the_key():
 
 
 def batches():
-    chosen = balanced_sample(np.random.default_rng(1), LABELS, 2, 3)
+    chosen = class_sample(np.random.default_rng(1), LABELS, [2] * 3)
     support = CONTAINER.decode(CONTAINER.init(KEY, ImageStart(IMAGES[chosen], LABELS[chosen])))
     real = Batch(jnp.asarray(IMAGES, float), jnp.asarray(LABELS), jnp.ones(len(LABELS), float))
     return support, real

@@ -21,7 +21,7 @@ LAYERS = [
     ["exports", "report"],
     ["search"],
     ["evaluation"],
-    ["condense"],
+    ["condense", "condensed_sets"],
     ["hypergradients"],
     ["metrics"],
     ["containers", "spaces"],

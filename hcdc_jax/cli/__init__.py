@@ -19,7 +19,7 @@ from hcdc_jax.cli.bundled import check_early
 from hcdc_jax.cli.compiled_programs import keep_compiled_programs
 from hcdc_jax.cli.interruption import interruptible, number_of
 from hcdc_jax.cli.parser import hcdc_parser
-from hcdc_jax.errors import NothingLeftError, UserCodeError, UserError
+from hcdc_jax.errors import DivergedError, NothingLeftError, UserCodeError, UserError
 
 DONE, FAILED, USER_ERROR, SIGNALLED = 0, 1, 2, 128  # a bug raises, and Python leaves with 1
 _UNSET = -1  # what JAX has where nobody chose a number of CPU devices
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             room = importlib.import_module(f"hcdc_jax.cli.{args.room}")
             getattr(room, args.command)(args, overrides)
             return DONE
-    except NothingLeftError as error:
+    except (NothingLeftError, DivergedError) as error:
         terminal.complain(str(error))
         return FAILED
     except UserError as error:

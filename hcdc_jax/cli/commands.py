@@ -14,6 +14,7 @@ from hcdc_jax import data, pipeline, spaces, terminal
 from hcdc_jax.cli.resolver import Job, bundled, resolve, run_folder
 from hcdc_jax.cli.study_files import is_study_file
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
+from hcdc_jax.condensed_sets import subset
 from hcdc_jax.config import Config
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
@@ -27,6 +28,7 @@ from hcdc_jax.pipeline.folder import CONFIG, config_of
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import answer, claims, evaluations, ladders, searches, tables
+from hcdc_jax.storage import files
 
 # What a narrow terminal can do without, first of all; everything is in report.html.
 _EXPENDABLE = (
@@ -231,9 +233,17 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
     del overrides
     condensed = load_condensed(args.folder, args.method, args.seed)
     write, suffix = EXPORTS[args.format]
-    out = args.out or args.folder / f"{_name(condensed.card)}{suffix}"
-    write(condensed, out)
-    terminal.say_path(f"Exported: {out}")
+    if args.examples_per_class is None:
+        out = args.out or args.folder / f"{_name(condensed.card)}{suffix}"
+        write(condensed, out)
+        terminal.say_path(f"Exported: {out}")
+        return
+    smaller = {count: subset(condensed, count) for count in args.examples_per_class}  # all, before any is written
+    for count, one in smaller.items():
+        out = (args.out or args.folder) / f"{_name(condensed.card)}_{count}_per_class{suffix}"
+        write(one, out)
+        files.write_json(out.parent / f"{_name(condensed.card)}_{count}_per_class.json", one.card)
+        terminal.say_path(f"Exported: {out}")
 
 
 def convert_table(args: argparse.Namespace, overrides: list[str]) -> None:

@@ -68,6 +68,9 @@ def hcdc_parser() -> argparse.ArgumentParser:
     sub.add_argument("--format", choices=EXPORTS, default="npz", help="for NumPy, as pictures, or for other packages")
     sub.add_argument("--method", help="whose (that of hcdc, else of the first method)")
     sub.add_argument("--seed", type=_seed, metavar="N", help="of the method (its first)")
+    sub.add_argument(
+        "--examples-per-class", type=_positive, nargs="+", metavar="N", help="smaller sets, one for each N"
+    )
     sub.add_argument("--out", type=Path, help="what to write (in DIR, named after method and seed)")
     sub = add("convert", "convert_table", "make the table of NAS-Bench-201's accuracies from the benchmark's own files")
     sub.add_argument("source", metavar="SOURCE", type=Path, help="folder NATS-tss-...-simple, its one file, or a .pth")

@@ -1,11 +1,11 @@
 """Class by class: real images drawn per class, synthetic images cut per class, losses that sum over classes.
 
-Synthetic examples come sorted by class, equally many of each, as `balanced_sample` gives them.
+Synthetic examples come sorted by class, as `class_sample` gives them: equally many of each, or as a table says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,28 +53,30 @@ def class_pool(images: np.ndarray | Array | StreamedInputs, labels: np.ndarray |
     return ClassPool(images, jnp.asarray(np.stack(members)), jnp.asarray(sizes))
 
 
-def balanced_sample(
-    rng: np.random.Generator, labels: np.ndarray, per_class: int, num_classes: int, select: Selection = uniform
+def class_sample(
+    rng: np.random.Generator, labels: np.ndarray, counts: Sequence[int] | np.ndarray, select: Selection = uniform
 ) -> np.ndarray:
-    """Positions of `per_class` examples of each class, sorted by class: [num_classes * per_class].
+    """Positions of examples of each class, sorted by class; of a class with fewer than it is asked for all.
 
     Args:
       rng: for selections at random.
       labels: [n].
-      per_class: examples per class.
-      num_classes: number of classes.
+      counts: [num_classes] examples that each class is asked for.
       select: a `coresets.Selection`.
 
     Raises:
-      UserError: a class has fewer examples.
+      UserError: a class without any, or counts that are more than any class has.
     """
-    sizes = np.bincount(labels, minlength=num_classes)
-    if sizes.min() < per_class:
+    sizes = np.bincount(labels, minlength=len(counts))
+    if sizes.min() == 0:
+        raise UserError(f"class {sizes.argmin()} has no example here; draw the parts anew, or leave the class out")
+    given = np.minimum(sizes, counts)
+    if (sizes < counts).all():
         raise UserError(
-            f"condense.images_per_class = {per_class}, but class {sizes.argmin()} has {sizes.min()} images; "
-            "lower it to at most the smallest class"
+            f"{counts[0]} examples of class 0 are to be condensed, which has {sizes[0]}, and no class has what it is "
+            "asked for: lower condense.images_per_class or condense.val_factor"
         )
-    return np.concatenate([select(rng, np.flatnonzero(labels == c), per_class) for c in range(num_classes)])
+    return np.concatenate([select(rng, np.flatnonzero(labels == c), given[c]) for c in range(len(counts))])
 
 
 def draw_per_class(key: Array, pool: ClassPool, size: int) -> Batch:
@@ -136,6 +138,7 @@ def sum_over_classes(
     *,
     at_once: int | None = None,
     per_class: int | None = None,
+    counts: tuple[int, ...] | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """The sum of `loss(key, real, synthetic)` over classes, and its gradient in what the container learns.
 
@@ -151,13 +154,19 @@ def sum_over_classes(
       at_once: classes that are worked on side by side; all by default.
       per_class: synthetic images of each class, drawn without replacement, of containers that decode single ones; all
         by default. Time and memory then do not grow with how many there are.
+      counts: synthetic examples of each class, where they are not equally many. Smaller classes are then filled up
+        with repeats of weight 0, so that every class takes the time of the largest; a loss must know weights.
 
     Returns:
       The sum, and the gradient with respect to `learned_fields(variables)`.
     """
     num_classes = real.labels.shape[0]
     # `split` below gives the keys that `fold_in` gives for 0 ... num_classes - 1.
-    decode_some = _drawn(jax.random.fold_in(key, num_classes), container, variables, num_classes, per_class)
+    key_drawn = jax.random.fold_in(key, num_classes)
+    if counts is None or len(set(counts)) == 1:
+        decode_some = _drawn(key_drawn, container, variables, num_classes, per_class)
+    else:
+        decode_some = _drawn_unequal(key_drawn, container, counts, per_class)
 
     def decode(fields):
         decoded = decode_some(variables._replace(**fields))
@@ -194,3 +203,28 @@ def _drawn(
     within = jax.vmap(lambda key: jax.random.permutation(key, count)[:per_class])(keys)
     places = (count * jnp.arange(num_classes)[:, None] + within).reshape(-1)
     return lambda variables: decode_at(variables, places)
+
+
+def _drawn_unequal(
+    key: Array, container: Container, counts: tuple[int, ...], per_class: int | None
+) -> Callable[[Variables], Batch]:
+    """As `_drawn`, of classes of these sizes; each is filled up to equally many with repeats of weight 0."""
+    sizes, largest = np.array(counts), max(counts)
+    starts = np.cumsum(sizes) - sizes
+    exists, within = np.arange(largest) < sizes[:, None], np.arange(largest) % sizes[:, None]
+    if per_class is not None and per_class < largest:
+        if container.decode_at is None:
+            raise UserError("this container decodes all examples at once; leave out condense.synthetic_per_class")
+        numbers = jnp.where(exists, jax.random.uniform(key, exists.shape), -1.0)
+        numbers, chosen = jax.lax.top_k(numbers, per_class)
+        exists, within = numbers >= 0, jnp.take_along_axis(jnp.asarray(within), chosen, axis=1)
+    places, weights = (starts[:, None] + within).reshape(-1), exists.reshape(-1)
+
+    def decode(variables: Variables) -> Batch:
+        if container.decode_at is None:
+            batch = jax.tree.map(lambda leaf: leaf[places], container.decode(variables))
+        else:
+            batch = container.decode_at(variables, jnp.asarray(places))
+        return batch._replace(weights=batch.weights * weights)
+
+    return decode

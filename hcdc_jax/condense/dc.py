@@ -100,6 +100,7 @@ class Matching(NamedTuple):
       augmentation: siamese, one draw per class and step.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
       synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
+      counts: synthetic images of each class, where they are not equally many.
     """
 
     outer_steps: int = 10
@@ -107,6 +108,7 @@ class Matching(NamedTuple):
     augmentation: Augmentation | None = None
     classes_at_once: int | None = None
     synthetic_per_class: int | None = None
+    counts: tuple[int, ...] | None = None
 
 
 def matched_gradients(
@@ -122,7 +124,7 @@ def matched_gradients(
 
     Args:
       problem: the network. `val_loss`, which has no regularisers, is what is matched.
-      container: stores the synthetic images, sorted by class, equally many of each.
+      container: stores the synthetic images, sorted by class, equally many of each unless `options.counts` are given.
       relays: networks that the gradients are those of.
       options: of a step.
       distance: between the gradients of the real and of the synthetic images of a class.
@@ -154,6 +156,7 @@ def matched_gradients(
             state.variables,
             at_once=options.classes_at_once,
             per_class=options.synthetic_per_class,
+            counts=options.counts,
         )
         optimizer = image_optimizer(rates_at(data, state.step))
         variables, opt_state = descend(optimizer, gradient, state.opt_state, state.variables)
@@ -179,6 +182,7 @@ def dc(
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = None,
+    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Gradient matching of images under networks that are trained on the synthetic ones.
 
@@ -192,6 +196,7 @@ def dc(
       augmentation: siamese, one draw per class and step; the relay trains with one draw per image.
       classes_at_once: see `Matching`.
       synthetic_per_class: see `Matching`.
+      counts: see `Matching`.
     """
 
     def begin(key, data):
@@ -207,7 +212,7 @@ def dc(
         return train_from(key, augmented(problem, augmentation), relay, hparams, batch, training)
 
     relays = Relays(begin, lambda relay: relay, train)
-    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
+    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class, counts)
     return matched_gradients(problem, container, relays, options)
 
 

@@ -60,18 +60,20 @@ def dm(
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = None,
+    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Distribution matching as a condenser.
 
     Args:
       problem: whose `init` draws the networks.
       embed: `embed(params, hparams, inputs) -> features [n, e]`, usually what the last linear layer reads.
-      container: stores the synthetic images, sorted by class, equally many of each.
+      container: stores the synthetic images, sorted by class, equally many of each unless `counts` are given.
       draw_hparams: `draw_hparams(key) -> hparams` of a network; `gradient_matching.constant` or `drawn_from`.
       batch_size: real images per class and step.
       augmentation: siamese, one draw per class and step; DM uses that of DSA.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
       synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
+      counts: synthetic images of each class, where they are not equally many.
     """
 
     def init(key, variables, data):
@@ -97,6 +99,7 @@ def dm(
             state.variables,
             at_once=classes_at_once,
             per_class=synthetic_per_class,
+            counts=counts,
         )
         variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
         return DMState(variables, opt_state), DMInfo(value)

@@ -92,6 +92,7 @@ def idc(
     weight_decay: float = 5e-4,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = 128,
+    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Gradient matching under networks that are trained on real images.
 
@@ -100,7 +101,7 @@ def idc(
 
     Args:
       problem: the network. `val_loss`, which has no regularisers, is what is matched, and what it is trained on.
-      container: stores the synthetic images, sorted by class, equally many of each.
+      container: stores the synthetic images, sorted by class; see `matched_gradients`.
       draw_hparams: `draw_hparams(key) -> hparams` of a fresh network; `gradient_matching.constant` or `drawn_from`.
       num_classes: of the labels, for CutMix.
       distance: a name in `DISTANCES`.
@@ -114,6 +115,7 @@ def idc(
       weight_decay: of a network, as PyTorch counts it.
       classes_at_once: see `Matching`.
       synthetic_per_class: see `Matching`.
+      counts: see `Matching`.
     """
     check_name("distance of gradients", distance, DISTANCES)
     check_name("schedule", schedule, ("constant", "cosine"))
@@ -137,5 +139,5 @@ def idc(
         return scaled(data.rates, 0.5 + 0.5 * jnp.cos(jnp.pi * step / data.num_steps))
 
     relays = Relays(start, lambda relay: relay.params, train)
-    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
+    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class, counts)
     return matched_gradients(problem, container, relays, options, distance=DISTANCES[distance], rates_at=rates_at)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from hcdc_jax.config.values import (
     Count,
+    Counts,
     NonNegative,
     NonNegativeInt,
     Positive,
@@ -97,6 +98,8 @@ class CondenseConfig:
     ratio: Share = 0.018  # nodes of S_train as a share of all nodes
     images_per_class: Count = 10  # of S_train; containers other than pixels make more of as many numbers
     examples: Count = 100  # of S_train in a study of arrays, as many of each class as can be
+    # of images and examples: as many of each class, as many in all but by the class sizes, or a number for each class
+    per_class: Literal["auto", "proportional"] | Counts = "auto"
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
     container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours

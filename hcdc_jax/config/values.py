@@ -41,7 +41,11 @@ class Range:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if math.isfinite(limit))
 
 
+REPEATS = "repeats"
+"""Metadata of `Annotated` tuples whose items may be equal."""
+
 Count: TypeAlias = Annotated[int, Range(low=1)]
+Counts: TypeAlias = Annotated[tuple[Count, ...], REPEATS]
 NonNegativeInt: TypeAlias = Annotated[int, Range(low=0)]
 Seed: TypeAlias = Annotated[int, Range(low=0, high=2**32 - 1)]
 Positive: TypeAlias = Annotated[float, Range(above=0)]
@@ -138,6 +142,8 @@ def parse_words(cls: type, name: str, words: Sequence[str], *, where: str) -> An
         return list(words)
     item = _item(kind)
     if item is not None:
+        if len(words) == 1 and any(_fits(base, words[0]) for base in _words_of(kind)):
+            return words[0]
         return None if _may_be_left_out(kind) and words == ["None"] else [_parse_word(item, word) for word in words]
     if len(words) != 1:
         raise UserError(f"{where}: '{name}' takes one value, got {len(words)}")
@@ -162,8 +168,10 @@ def _parse_word(kind: Any, word: str) -> Any:
 def _checked(kind: Any, value: Any, name: str, where: str) -> Any:
     """`value` as `kind` stores it, or an error that says what `kind` allows."""
     item = _item(kind)
-    if item is not None:
-        return None if value is None and _may_be_left_out(kind) else _checked_tuple(item, value, name, where)
+    if item is not None and not any(_fits(base, value) for base in _words_of(kind)):
+        if value is None and _may_be_left_out(kind):
+            return None
+        return _checked_tuple(kind, value, name, where)
     for base, limits in _alternatives(kind):
         if not _fits(base, value):
             continue
@@ -191,12 +199,13 @@ def _expected(kind: Any) -> str:
 
 def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise UserError(f"{where}: '{name}' must be a list, got {reprlib.repr(value)}")
+        expected = " or ".join([_describe(base) for base in _words_of(kind)] + ["a list"])
+        raise UserError(f"{where}: '{name}' must be {expected}, got {reprlib.repr(value)}")
     if not value:
         raise UserError(f"{where}: '{name}' needs at least one value")
-    items = tuple(_checked(kind, item, name, where) for item in value)
+    items = tuple(_checked(_item(kind), item, name, where) for item in value)
     for i, item in enumerate(items):
-        if item in items[:i]:
+        if item in items[:i] and not _may_repeat(kind):
             raise UserError(f"{where}: '{name}' holds {item!r} twice")
     return items
 
@@ -204,6 +213,15 @@ def _checked_tuple(kind: Any, value: Any, name: str, where: str) -> tuple[Any, .
 def _item(kind: Any) -> Any:
     """What the items of a list are; None where no list is due."""
     return next((typing.get_args(base)[0] for base, _ in _alternatives(kind) if typing.get_origin(base) is tuple), None)
+
+
+def _words_of(kind: Any) -> list[Any]:
+    """The literals that may stand in place of a list."""
+    return [base for base, _ in _alternatives(kind) if typing.get_origin(base) is Literal]
+
+
+def _may_repeat(kind: Any) -> bool:
+    return any(REPEATS in getattr(part, "__metadata__", ()) for part in (kind, *typing.get_args(kind)))
 
 
 def _may_be_left_out(kind: Any) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import lzma
+import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -83,15 +86,37 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path} is not an .npz file; save the arrays with numpy.savez")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
+                _check_unpacked(path, archive.zip)
                 return {name: archive[name] for name in archive.files}
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGED as error:
         if "allow_pickle" in str(error):
             raise UserError(f"{path} holds Python objects; save plain numeric arrays instead") from error
         raise UserError(
             f"{path} is damaged and cannot be read ({error}); delete it and make or fetch it anew"
         ) from error
+
+
+# Also what headers of flipped bits raise: sizes that no memory has, methods of compression that nobody knows.
+_DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError, NotImplementedError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError,
+)  # fmt: skip
+
+
+def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
+    """Refuses archives that say to unpack to more than the machine has: a few kilobytes of zeros may fill any memory.
+
+    A file cannot hold more than it says, since reading stops there.
+    """
+    declared = sum(entry.file_size for entry in archive.infolist()) if archive else 0
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if declared > memory:
+        raise UserError(
+            f"{path} unpacks to {declared / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of memory; get "
+            "it from where you trust it, or store less"
+        )
 
 
 def _features(arrays: Mapping[str, np.ndarray], *, where: str) -> Features:

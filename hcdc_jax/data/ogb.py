@@ -80,12 +80,16 @@ def read_ogb(path: Path, *, name: str | None = None, split: int = 0, seed: int =
     )
     if labels.shape[1] != 1:
         raise UserError(f"{path}: raw/node-label.csv.gz has {labels.shape[1]} labels per node; one class is needed")
-    return standardize_columns(
+    data = standardize_columns(
         build_graph(
             name or path.stem, features, _integers(edges, path, "edge").T, _integers(labels, path, "node-label")[:, 0],
             train, val, test, where=str(path),
         )
     )  # fmt: skip
+    if not (root / "raw" / "edge-feat.csv.gz").exists():
+        return data
+    told = f"{path}: raw/edge-feat.csv.gz is not read; filters know no features of edges"
+    return data._replace(notes=(told, *data.notes))
 
 
 def _root(path: Path) -> _Root | None:

@@ -148,7 +148,7 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
 
     names = tuple(stored for part in parts for stored in part.stored)
     # One program each where they are many small steps, which are slow one by one.
-    once = jax.jit if choices else as_is
+    once: Callable[..., Any] = jax.jit if choices else as_is
     return Space(
         name,
         names,

@@ -16,8 +16,10 @@ from hcdc_jax.training.memory import better_alone, memory_budget, memory_chunk_s
 from hcdc_jax.training.processes import over_processes
 from hcdc_jax.training.scores import Scores, score
 from hcdc_jax.training.sharding import (
+    Chunks,
     Device,
     as_needed,
+    fixed_size,
     in_order,
     local_devices,
     mesh_of,
@@ -52,6 +54,9 @@ def evaluate(
 
     All candidates start from the same `key` (common random numbers): their comparison is not blurred by the draw of
     the initialisation, and a score depends on its candidate alone, whatever its place, its chunk or its device.
+
+    Numbers of candidates share compiled programs: fewer than a chunk are filled up to a power of two with copies of the
+    last one, at most as many again; of more only the last chunk is filled up.
 
     Args:
       key: for the initialisation; average over several keys to reduce its influence.
@@ -178,14 +183,14 @@ class _Plan(NamedTuple):
     """How candidates are spread.
 
     Attributes:
-      chunks: of candidates, leading axes [chunks, size].
+      chunks: of candidates, see `sharding.Chunks`.
       replicate: puts what all candidates share where they are.
       gathered: what is known of the chunks, as of all candidates.
       mesh: of the devices.
       alone: whether a device computes one candidate at a time, not those of a chunk side by side.
     """
 
-    chunks: HParams
+    chunks: Chunks
     replicate: Callable[[PyTree], PyTree]
     gathered: Callable[[PyTree], PyTree]
     mesh: Mesh
@@ -209,7 +214,8 @@ def _planned(
     devices = as_needed(local_devices(devices), num_candidates, (train_batch, eval_batches))
     one, seen = jax.tree.map(lambda leaf: leaf[0], candidates), shapes_of_step(train_batch, training)
     chunk_size, alone = side_by_side(problem, one, seen, eval_batches, chunk_size, devices[0].platform)
-    chunk_size = min(chunk_size, -(-num_candidates // len(devices)))
+    # A few more candidates side by side than there are, so that five, six, seven and eight share one program.
+    chunk_size = min(chunk_size, fixed_size(-(-num_candidates // len(devices))))
     mesh = mesh_of(devices)
     chunks, replicate = over_candidates(candidates, chunk_size, mesh)
 
@@ -239,7 +245,7 @@ def _train_chunks(key, problem, chunks, train_batch, training, *, mesh, alone):
 
 
 def over_chunks(
-    one: Callable[[PyTree, PyTree], PyTree], shared: PyTree, chunks: PyTree, mesh: Mesh, alone: bool
+    one: Callable[[PyTree, PyTree], PyTree], shared: PyTree, chunks: Chunks, mesh: Mesh, alone: bool
 ) -> PyTree:
     """`one(shared, item)` for the items of `sharding.over_candidates`, for `sharding.in_order`.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.condense.base import PixelRates
-from hcdc_jax.condense.coresets import Selection, uniform
+from hcdc_jax.condense.coresets import Selection, class_counts, uniform
 from hcdc_jax.config import Config
 from hcdc_jax.containers import Container, ImageStart, image_container
 from hcdc_jax.data import ArrayData
@@ -18,6 +18,7 @@ from hcdc_jax.data.arrays import summary
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.tables import TABLE_NETS, table_problem
 from hcdc_jax.pipeline.kinds.images import network_options
+from hcdc_jax.pipeline.kinds.shares import asked_of, scaled, told_short
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
 from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
@@ -71,9 +72,28 @@ def _on_device(batch: Batch) -> Batch:
 
 def count(config: Config, data: ArrayData, part: str) -> int:
     """Examples of S_train ("train") or of S_val ("val"): as many as asked for, one of each class at least."""
-    examples = config.condense.examples
-    wanted = examples if part == "train" else max(round(config.condense.val_factor * examples), 1)
-    return max(wanted, data.num_classes or 1)
+    if config.condense.per_class != "auto":
+        return int(_shares(config, data, part).sum())
+    return max(scaled(config, part, config.condense.examples), data.num_classes or 1)
+
+
+def _shares(config: Config, data: ArrayData, part: str) -> np.ndarray:
+    """[num_classes] examples of each class, no more than it has.
+
+    Raises:
+      UserError: numbers for classes where there are none, or for more or fewer than there are.
+    """
+    num_classes, table = data.num_classes, config.condense.per_class
+    if num_classes is None:
+        raise UserError("condense.per_class is for classes, and these labels are amounts: leave it out")
+    labels = data.labels[pool(data, part)]
+    sizes = np.bincount(labels, minlength=num_classes)
+    wanted = max(scaled(config, part, config.condense.examples), num_classes)
+    if table == "auto":
+        return fair_shares(sizes, wanted)
+    if table == "proportional":
+        return np.minimum(class_counts(labels, wanted, num_classes), sizes)
+    return np.minimum(asked_of(config, part, labels, num_classes, 1), sizes)
 
 
 def sampled(setup: Setup, part: str, seed: int, select: Selection = uniform) -> ImageStart:
@@ -96,7 +116,7 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection = uniform) -> 
             f"the {part} part has no example of class {sizes.argmin()}; number the classes from 0 on without gaps, or "
             "draw the parts anew"
         )
-    shares = fair_shares(sizes, wanted)
+    shares = _shares(setup.config, data, part)
     chosen = [select(rng, numbers[labels == c], shares[c]) for c in range(data.num_classes)]
     return _start(data, np.concatenate(chosen))
 
@@ -169,6 +189,15 @@ def _words(setup: Setup) -> str:
     return f"{', '.join(setup.data.preparation.feature_names)}; prepared, the numbers lie under preparation/"
 
 
+def _told_short(setup: Setup) -> str:
+    config, data = setup.config, setup.data
+    if not isinstance(config.condense.per_class, tuple):
+        return ""  # others get what small classes do not have, so that all are as many as were asked for
+    labels = data.labels[pool(data, "train")]
+    asked = asked_of(config, "train", labels, data.num_classes, 1)
+    return told_short(asked, np.bincount(labels, minlength=data.num_classes), "examples of the train part")
+
+
 KIND = DataKind(
     unit="examples",
     models=(OWN, *TABLE_NETS),
@@ -188,7 +217,7 @@ KIND = DataKind(
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,
-    storage=lambda setup: "",
+    storage=_told_short,
     num_parameters=lambda setup: None,
     keep_figure=lambda folder, name, condensed: None,
 )

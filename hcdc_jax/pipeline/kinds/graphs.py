@@ -116,6 +116,8 @@ def build(config: Config, data: GraphData, space: Space, problem: Problem | None
     for key, value in of_images.items():
         if value is not None:
             raise UserError(f"{key} is for images; a graph is trained on as a whole: leave it out")
+    if isinstance(config.condense.per_class, tuple):
+        raise UserError("condense.per_class: nodes go by the class sizes; leave it out, or set it to 'proportional'")
     problem = problem or MODELS[config.model.name](
         data.num_features,
         data.num_classes,

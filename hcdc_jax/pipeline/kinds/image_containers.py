@@ -22,16 +22,23 @@ from hcdc_jax.containers import (
 )
 from hcdc_jax.containers.hmn import Fit
 from hcdc_jax.containers.images import as_they_are
+from hcdc_jax.data import ImageData
 from hcdc_jax.errors import UserError
-from hcdc_jax.pipeline.setup import Setup
+from hcdc_jax.pipeline.kinds.shares import asked_of, check_equal, scaled, told_short
+from hcdc_jax.pipeline.setup import Setup, pool
 
 NAMES = ("auto", "pixels", "multi_formation", "hmn")
 
 
 def per_class(config: Config, part: str) -> int:
     """Images of each class whose numbers S_train ("train") or S_val ("val") may store."""
-    images = config.condense.images_per_class
-    return images if part == "train" else max(round(config.condense.val_factor * images), 1)
+    return scaled(config, part, config.condense.images_per_class)
+
+
+def asked(config: Config, data: ImageData, part: str) -> np.ndarray:
+    """[num_classes] images of each class whose numbers S_train or S_val may store, whether a class has them or not."""
+    labels = data.labels[pool(data, part)]
+    return asked_of(config, part, labels, data.num_classes, per_class(config, part))
 
 
 def generated_per_class(setup: Setup, part: str) -> int:
@@ -52,6 +59,7 @@ def surplus(setup: Setup, part: str) -> int:
     options = setup.config.pruning
     if part != "train" or options.strategy == "none":
         return 0
+    check_equal(setup.config, "pruning")
     fitting = generated_per_class(setup, part)
     more = _fitting(setup, part, 1 + options.over_budget) - fitting
     if more == 0:
@@ -66,10 +74,15 @@ def _fitting(setup: Setup, part: str, factor: float) -> int:
     """Images of each class that are decoded from so many times the numbers of the budget."""
     images, name = per_class(setup.config, part), setup.config.condense.container
     if name == "hmn":
+        check_equal(setup.config, "condense.container = 'hmn'")
         return hmn_sizes(factor * images, setup.data.image_shape, setup.data.num_classes, shapes(setup, part))
-    tiles = setup.config.condense.formation_factor**2 if name == "multi_formation" else 1
     # 1.1 times 10 comes out as 11.000000000000002, other products a little too small.
-    return math.floor(factor * tiles * images + 1e-9)
+    return math.floor(factor * tiles(setup.config) * images + 1e-9)
+
+
+def tiles(config: Config) -> int:
+    """Images that are decoded from the numbers of one, where they are stored small."""
+    return config.condense.formation_factor**2 if config.condense.container == "multi_formation" else 1
 
 
 def fixed(setup: Setup, part: str) -> Container:
@@ -100,7 +113,9 @@ def storage(setup: Setup) -> str:
     name, data, over = setup.config.condense.container, setup.data, surplus(setup, "train")
     pruned = f"; {over} more of each class are learned for S_train and pruned" if over else ""
     if name not in ("multi_formation", "hmn"):
-        return pruned
+        return pruned + _told_short(setup)
+    if setup.config.condense.per_class != "auto":
+        return f"; in their numbers {name} stores {tiles(setup.config)} times as many, where they are learned"
     counts = {part: generated_per_class(setup, part) for part in ("train", "val")}
     told = f"; in their numbers {name} stores {counts['train']} + {counts['val']} of each class, where they are learned"
     told += pruned
@@ -109,6 +124,15 @@ def storage(setup: Setup) -> str:
             planned = planned_ledger(data.image_shape, data.num_classes, shapes(setup, part), count)
             told += f"\nS_{part}: {planned}"
     return told
+
+
+def _told_short(setup: Setup) -> str:
+    for part in ("train", "val"):
+        sizes = np.bincount(setup.data.labels[pool(setup.data, part)], minlength=setup.data.num_classes)
+        told = told_short(asked(setup.config, setup.data, part), sizes, f"images of the {part} part")
+        if told:
+            return told
+    return ""
 
 
 def shapes(setup: Setup, part: str) -> MemoryShapes:

@@ -18,7 +18,7 @@ from hcdc_jax.batches.images import (
     image_batch,
     pixels_of,
 )
-from hcdc_jax.condense.class_batches import balanced_sample
+from hcdc_jax.condense.class_batches import class_sample
 from hcdc_jax.condense.coresets import Selection, uniform
 from hcdc_jax.condensed import Condensed
 from hcdc_jax.config import Config, ModelConfig
@@ -30,7 +30,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models import IMAGE_NETS, image_net_options, image_problem
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.kinds import image_containers
-from hcdc_jax.pipeline.kinds.image_containers import generated_per_class, per_class
+from hcdc_jax.pipeline.kinds.image_containers import generated_per_class
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
 from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
@@ -117,26 +117,33 @@ def imagenet_standardisation(data: ImageData | ImageStream) -> Standardisation:
 
 
 def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart:
-    """Real images, equally many of each class."""
+    """Real images, as many of each class as are asked for, and of a small class all that there are."""
     data, numbers = setup.data, pool(setup.data, part)
     rng, labels = sampling_rng(part, seed), data.labels[numbers]
-    places = balanced_sample(rng, labels, per_class(setup.config, part), data.num_classes, _among(select, numbers))
+    places = class_sample(rng, labels, image_containers.asked(setup.config, data, part), _among(select, numbers))
     return _start(setup, numbers[places])
 
 
 def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
     """As `sampled` at random, as many as are decoded, the surplus too; where a class has fewer, some stand twice."""
-    count = generated_per_class(setup, part) + image_containers.surplus(setup, part)
-    if count == per_class(setup.config, part):
-        return sampled(setup, part, seed, uniform)
-    data, numbers = setup.data, pool(setup.data, part)
-    rng, labels = sampling_rng(part, seed), data.labels[numbers]
+    config, data, numbers = setup.config, setup.data, pool(setup.data, part)
+    each = generated_per_class(setup, part) + image_containers.surplus(setup, part)
+    asked = image_containers.asked(config, data, part)
+    counts = np.full(data.num_classes, each)
+    if config.condense.per_class != "auto":
+        counts = image_containers.tiles(config) * asked
+    labels = data.labels[numbers]
     members = [numbers[labels == c] for c in range(data.num_classes)]
+    enough = config.condense.container != "hmn" or min(map(len, members)) >= each
+    if np.array_equal(counts, asked) and enough:
+        return sampled(setup, part, seed, uniform)
+    rng = sampling_rng(part, seed)
     if min(map(len, members)) == 0:
         raise UserError(
             f"the {part} part has no image of class {min(range(len(members)), key=lambda c: len(members[c]))}"
         )
-    return _start(setup, np.concatenate([np.resize(rng.permutation(own), count) for own in members]))
+    chosen = [np.resize(rng.permutation(own), count) for own, count in zip(members, counts, strict=True)]
+    return _start(setup, np.concatenate(chosen))
 
 
 def _start(setup: Setup, index: np.ndarray) -> ImageStart:
@@ -154,7 +161,8 @@ def _among(select: Selection, numbers: np.ndarray) -> Selection:
 
 
 def _count(config: Config, data: ImageData, part: str) -> int:
-    return per_class(config, part) * data.num_classes
+    sizes = np.bincount(data.labels[pool(data, part)], minlength=data.num_classes)
+    return int(np.minimum(image_containers.asked(config, data, part), sizes).sum())
 
 
 def _pixels(setup: Setup, part: str) -> np.ndarray:

@@ -42,12 +42,14 @@ from hcdc_jax.condense.statistics import (
 )
 from hcdc_jax.containers import Container
 from hcdc_jax.data.npz import read_arrays
+from hcdc_jax.errors import UserError
 from hcdc_jax.evaluation import Teacher
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.kinds.shares import check_equal
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, Recipe, Request, Work, part_key
 from hcdc_jax.pipeline.recipes.image_relays import full_trainings, real_images, real_pool, strategy
-from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, check_in_memory, key_for
+from hcdc_jax.pipeline.setup import MOSAICS, OBSERVERS, Run, Setup, Start, check_in_memory, key_for
 from hcdc_jax.storage import files
 from hcdc_jax.storage.codec import to_arrays, to_tree
 from hcdc_jax.types import Array, Batch, Params
@@ -263,6 +265,23 @@ def _mirrors(setup: Setup) -> bool:
     return chosen is not None and "flip" in chosen.operations
 
 
-_RECIPE = Recipe("edc", to_learn(stored), learned, Learner(_condenser, _work, _steps, rate="edc.image_rate"))
+def _equally_many(setup: Setup, part: str, seed: int) -> Start:
+    """As `stored`: batches and mosaics have as many images of each class.
+
+    Raises:
+      UserError: a class gets fewer than another.
+    """
+    check_equal(setup.config, "the method edc")
+    start = stored(setup, part, seed)
+    sizes = np.bincount(start.labels, minlength=setup.data.num_classes)
+    if sizes.min() < sizes.max():
+        raise UserError(
+            f"the method edc takes equally many images of each class, and class {sizes.argmin()} has {sizes.min()} of "
+            f"{sizes.max()}: lower condense.images_per_class, or leave the method out"
+        )
+    return start
+
+
+_RECIPE = Recipe("edc", to_learn(_equally_many), learned, Learner(_condenser, _work, _steps, rate="edc.image_rate"))
 
 METHOD = Method("EDC: images with the statistics of real ones in trained networks (arXiv 2404.13733)", _RECIPE, _RECIPE)

@@ -24,6 +24,7 @@ from hcdc_jax.pipeline.hcdc.refinement import refined
 from hcdc_jax.pipeline.hcdc.selection import DISTANCES, settled
 from hcdc_jax.pipeline.hcdc.shifts import facts, learned_shift, shifted
 from hcdc_jax.pipeline.hcdc.targets import Matched, believed, matched_targets, tell_of_exploded
+from hcdc_jax.pipeline.kinds.shares import check_equal
 from hcdc_jax.pipeline.kinds.starts import learned, stored, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work, part_key
 from hcdc_jax.pipeline.setup import Setup, Start
@@ -202,6 +203,7 @@ def _first(setup: Setup, part: str, seed: int) -> Start:
     if setup.kind.unit != "images":
         raise UserError("hcdc.start = 'train' is for images; leave it out")
     images, labels = stored(setup, "train", seed)
+    check_equal(setup.config, "hcdc.start = 'train'")
     wanted = setup.kind.count(setup.config, setup.data, part) // setup.data.num_classes
     if wanted > np.bincount(labels).min():
         raise UserError(

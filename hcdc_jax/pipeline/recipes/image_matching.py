@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hcdc_jax.condense.base import Condenser
 from hcdc_jax.condense.dc import DCData, dc, dsa, published_loops
@@ -49,19 +52,33 @@ def side_by_side(setup: Setup) -> int | None:
     return 1 if given is None and jax.default_backend() == "cpu" else given
 
 
+def counts_of(setup: Setup) -> tuple[int, ...] | None:
+    """Images of each class of the part that is learned, where they are not equally many; see `sized`."""
+    counts = setup.config.condense.per_class
+    return counts if isinstance(counts, tuple) and len(set(counts)) > 1 else None
+
+
+def sized(request: Request) -> Setup:
+    """The setup with the numbers of images of each class that this part has, which a class-wise condenser asks for."""
+    setup = request.run.setup
+    counts = np.bincount(request.start.labels, minlength=setup.data.num_classes)
+    condense = dataclasses.replace(setup.config.condense, per_class=tuple(counts.tolist()))
+    return setup._replace(config=dataclasses.replace(setup.config, condense=condense))
+
+
 def _gradients(setup: Setup, container: Container, factory, **options) -> Condenser:
     network, (outer_steps, inner_epochs) = relay(setup), _loops(setup)
     return factory(
         network.problem, container, constant(network.hparams), outer_steps=outer_steps, inner_epochs=inner_epochs,
         batch_size=setup.config.dc.batch_size, classes_at_once=side_by_side(setup),
-        synthetic_per_class=setup.config.condense.synthetic_per_class, **options,
+        synthetic_per_class=setup.config.condense.synthetic_per_class, counts=counts_of(setup), **options,
     )  # fmt: skip
 
 
 def _dc_work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.dc
     rates = image_rates(setup, options.image_rate)
-    return Work(DCData(real_pool(request), rates, jnp.float32(options.relay_rate)))
+    return Work(DCData(real_pool(request), rates, jnp.float32(options.relay_rate)), setup=sized(request))
 
 
 def _dc_steps(setup: Setup) -> int:
@@ -74,13 +91,13 @@ def _dm(setup: Setup, container: Container) -> Condenser:
     return dm(
         network.problem, network.embed, container, constant(network.hparams), batch_size=setup.config.dm.batch_size,
         augmentation=strategy(setup), classes_at_once=side_by_side(setup),
-        synthetic_per_class=setup.config.condense.synthetic_per_class,
+        synthetic_per_class=setup.config.condense.synthetic_per_class, counts=counts_of(setup),
     )  # fmt: skip
 
 
 def _dm_work(request: Request) -> Work:
     setup = request.run.setup
-    return Work(DMData(real_pool(request), image_rates(setup, setup.config.dm.image_rate)))
+    return Work(DMData(real_pool(request), image_rates(setup, setup.config.dm.image_rate)), setup=sized(request))
 
 
 def _dm_steps(setup: Setup) -> int:
