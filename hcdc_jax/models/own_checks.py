@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def _of_hyperparameters(problem: Problem, space: Readable, hparams: HParams, tra
     found = acts_through(problem, space, train, val)
     acts = np.ones(len(found), bool) if space.active is None else np.asarray(space.active(hparams))
     # Nothing is known of what does not act at this candidate; a choice acts as any of its options does.
-    ways = {name: way for (name, way), on in zip(found.items(), acts, strict=True) if on}
+    ways: dict[str, Any] = {name: way for (name, way), on in zip(found.items(), acts, strict=True) if on}
     for name, (places, _) in space.named.items():
         of_options = [ways.pop(space.hparam_names[place], None) for place in places]
         seen = [way for way in get_args(Way) if way in of_options]

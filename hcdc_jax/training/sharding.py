@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hcdc_jax.errors import UserError
@@ -122,7 +123,7 @@ def on_each_device(mesh: Mesh, of_chunk: Callable[[PyTree, HParams], PyTree], sh
 
     if mesh.size == 1:
         return on_device(shared, chunks)
-    specs = (_EVERYWHERE, Chunks(_SPREAD, _EVERYWHERE))
+    specs = (_EVERYWHERE, Chunks(_SPREAD, _EVERYWHERE))  # pyright: ignore[reportArgumentType]
     return jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=_SPREAD, check_vma=False)(shared, chunks)
 
 
@@ -131,7 +132,7 @@ def in_order(mesh: Mesh, results: PyTree, count: int) -> PyTree:
 
     They are joined on the host where that is no detour: cutting them on a device compiles a program for every count.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(results))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(results))
     if mesh.size > 1 or (mesh.devices.flat[0].platform == "cpu" and not traced):
         return jax.device_put(on_host(results, count))  # `jnp.asarray` would compile, too
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
