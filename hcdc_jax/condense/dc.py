@@ -1,8 +1,10 @@
-"""Gradient matching on images: DC (arXiv 2006.05929) and DSA (arXiv 2102.08259).
+"""Gradient matching: DC (arXiv 2006.05929) and, for images, DSA (arXiv 2102.08259).
 
 Networks are trained on the synthetic images; along the way the synthetic images of every class are moved so that the
 gradient they give points where the gradient of real images of the class points. DSA is DC with every pair of batches
 seen through one draw of an augmentation; `idc.py` has another distance, and networks that are trained on real images.
+Without an augmentation nothing asks what the inputs are. Labels that are numbers to predict make all examples one
+class.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.batches.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
-from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
+from hcdc_jax.condense.base import AnyImageRates, Condenser, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.class_batches import ClassPool, ClassTable, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.condense.epoch_training import augmented, even_batches, train_from
 from hcdc_jax.condense.gradient_matching import gradient_distance
 from hcdc_jax.containers import Container
@@ -30,7 +32,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 """(outer_steps, inner_epochs) that DC uses, by images per class."""
 
 
-def published_loops(images_per_class: int) -> tuple[int, int]:
+def published_loops(images_per_class: float) -> tuple[int, int]:
     """(outer_steps, inner_epochs) of DC for so many images per class; of the nearest published number by ratio."""
     return LOOPS[min(LOOPS, key=lambda published: abs(math.log(published / images_per_class)))]
 
@@ -42,11 +44,13 @@ class DCData(NamedTuple):
       pool: the real images.
       rates: of the synthetic images; DC has 0.1.
       relay_rate: step size of gradient descent of the networks.
+      synthetic: their classes, see `synthetic_table`.
     """
 
     pool: ClassPool
-    rates: ImageRates | MemoryRates
+    rates: AnyImageRates
     relay_rate: float | Array = 0.01
+    synthetic: ClassTable | None = None
 
 
 class DCState(NamedTuple):
@@ -117,6 +121,7 @@ def matched_gradients(
     *,
     distance: Callable[[Params, Params], Array] = gradient_distance,
     rates_at: Callable[[Any, Array], Any] = lambda data, step: data.rates,
+    table_of: Callable[[Any], ClassTable | None] = lambda data: None,
 ) -> Condenser:
     """The condenser that DC, DSA and IDC are; one step moves the images once (one `ol` of Algorithm 1 of DC).
 
@@ -127,6 +132,7 @@ def matched_gradients(
       options: of a step.
       distance: between the gradients of the real and of the synthetic images of a class.
       rates_at: `rates_at(data, step)`, step sizes of what the container learns.
+      table_of: `table_of(data)`, classes of synthetic images that are not sorted by class, equally many of each.
     """
 
     def init(key, variables, data):
@@ -154,6 +160,7 @@ def matched_gradients(
             state.variables,
             at_once=options.classes_at_once,
             per_class=options.synthetic_per_class,
+            table=table_of(data),
         )
         optimizer = image_optimizer(rates_at(data, state.step))
         variables, opt_state = descend(optimizer, gradient, state.opt_state, state.variables)
@@ -208,7 +215,7 @@ def dc(
 
     relays = Relays(begin, lambda relay: relay, train)
     options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
-    return matched_gradients(problem, container, relays, options)
+    return matched_gradients(problem, container, relays, options, table_of=lambda data: data.synthetic)
 
 
 def dsa(
