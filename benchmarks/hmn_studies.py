@@ -34,7 +34,7 @@ from hcdc_jax.containers.hmn import Extractor
 from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol, with_epochs
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.condensed_parts import CondensedPart, Place, make_part, read_over_budget
-from hcdc_jax.pipeline.kinds import image_containers
+from hcdc_jax.pipeline.kinds import named_containers
 from hcdc_jax.pipeline.pruning import judge_of
 from hcdc_jax.pipeline.setup import PRUNE, Run, Setup, key_for
 from hcdc_jax.progress import silent
@@ -202,7 +202,7 @@ def independence(study: Study) -> list[str]:
     """How much images depend on the memories of others, and memories of images on what their class shares."""
     setup, parts = made(study, "hmn", ["--condense.container", "hmn"])
     container = recipes.train_recipe(setup.config, setup.config.methods[0]).container(setup, "train")
-    extractor = Extractor(image_containers.shapes(setup, "train").extracted)
+    extractor = Extractor(named_containers.shapes(setup, "train").extracted)
     head = "| seed | images that change with one m_I | correlation with memories of the class | of another class |"
     lines = ["**Independence of the images of a memory network**", "", head, "|---|---|---|---|"]
     for seed, part in zip(setup.config.seeds, parts, strict=True):

@@ -24,17 +24,19 @@ from hcdc_jax.condense.class_batches import ClassPool, class_pool, draw_per_clas
 from hcdc_jax.condense.gradient_matching import constant, drawn_from
 from hcdc_jax.config import settings_of
 from hcdc_jax.config.values import Count, NonNegative, NonNegativeInt, Positive, Probability, Range, Share
-from hcdc_jax.containers import Container, GraphStart, ImageStart
+from hcdc_jax.containers import Container, GraphStart, GraphVariables, ImageStart, ImageVariables
 from hcdc_jax.data import ArrayData, GraphData, ImageData, array_data, from_object, read_table
 from hcdc_jax.data.image_files import images_from_arrays
 from hcdc_jax.data.npz import graph_from_arrays
 from hcdc_jax.data.registry import DATASETS
 from hcdc_jax.errors import UserError, check_name
+from hcdc_jax.evaluation.protocols import PROTOCOLS, Protocol
 from hcdc_jax.hypergradients.distances import DISTANCES
-from hcdc_jax.models import IMAGE_NETS, ImageSetting, Setting
+from hcdc_jax.models import GRAPH_NETS, IMAGE_NETS, ImageSetting, Setting
 from hcdc_jax.models.image_nets import Head
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.kinds.image_containers import image_rates
+from hcdc_jax.pipeline.kinds.named_containers import CONTAINERS, NamedContainer, per_class
 from hcdc_jax.pipeline.kinds.starts import fixed, learned, sampled, stored, to_learn
 from hcdc_jax.pipeline.recipes import METHODS
 from hcdc_jax.pipeline.recipes.base import Cost, Learner, Method, RankRequest, RankResult, Recipe, Request, Work
@@ -49,9 +51,10 @@ from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree, Variables
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
-    registry.kind: registry for registry in (METHODS, SPACES, IMAGE_NETS, DATASETS, SEARCHES, DISTANCES)
+    registry.kind: registry
+    for registry in (METHODS, SPACES, IMAGE_NETS, GRAPH_NETS, DATASETS, SEARCHES, DISTANCES, CONTAINERS, PROTOCOLS)
 }
-"""What can be registered, by kind: "method", "space", "model", "dataset", "searcher", "distance"."""
+"""What can be registered, by kind; docs/extending.md says what each takes."""
 
 
 def register(kind: str, name: str, entry: Any = None) -> Any:
@@ -66,7 +69,7 @@ def register(kind: str, name: str, entry: Any = None) -> Any:
     same by an entry point in the group `hcdc_jax.<kind>s`.
 
     Args:
-      kind: "method", "space", "model", "dataset", "searcher" or "distance"; docs/extending.md says what each takes.
+      kind: a name in `REGISTRIES`, such as "space"; docs/extending.md says what each takes.
       name: small letters, digits and _.
       entry: what is registered; without it `register` is a decorator.
 
@@ -109,6 +112,7 @@ __all__ = [
     "GraphData",
     "GraphRates",
     "GraphStart",
+    "GraphVariables",
     "HParams",
     "Head",
     "History",
@@ -116,14 +120,17 @@ __all__ = [
     "ImageRates",
     "ImageSetting",
     "ImageStart",
+    "ImageVariables",
     "Learner",
     "Method",
+    "NamedContainer",
     "NonNegative",
     "NonNegativeInt",
     "Params",
     "Positive",
     "Probability",
     "Problem",
+    "Protocol",
     "PyTree",
     "Range",
     "RankRequest",
@@ -162,6 +169,7 @@ __all__ = [
     "learned",
     "learned_fields",
     "measured",
+    "per_class",
     "read_table",
     "real_batch",
     "real_images",

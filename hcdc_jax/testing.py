@@ -4,6 +4,8 @@
 
     ht.check_condenser(lambda: mine(container), data, lambda seed: container.init(jax.random.key(seed), start))
     ht.check_space(mine())
+    ht.check_container(mine(), start)
+    ht.check_graph_network(mine)
 
 Each raises `AssertionError` with the promise that is broken. Of problems `models.check_problem` says what is wrong, of
 losses `models.check_losses`.
@@ -20,9 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax.batches.graphs import dense_graph
 from hcdc_jax.condense.base import Condenser, learned_fields, run
-from hcdc_jax.spaces import Space
-from hcdc_jax.types import Array, PyTree, Variables
+from hcdc_jax.containers import Container
+from hcdc_jax.errors import UserError
+from hcdc_jax.models import check_losses
+from hcdc_jax.models.own_networks import called_by_name
+from hcdc_jax.problem import Problem
+from hcdc_jax.spaces import Space, graph_filter
+from hcdc_jax.types import Array, Batch, PyTree, Variables
 
 KEY = 3
 """Of all that is drawn here."""
@@ -174,6 +182,74 @@ def _check_orbit(space: Space, points: Array) -> None:
         for ours, theirs in zip(np.asarray(members, np.float64), np.asarray(others, np.float64), strict=True):
             apart = np.abs(ours[:, None] - theirs[None]).max(-1)
             assert apart.min(0).max() < 1e-4 > apart.min(1).max(), "all points of an orbit must have the same orbit"
+
+
+def check_container(container: Container, start: Any) -> None:
+    """Checks what condensers, files and evaluations rely on.
+
+    Args:
+      container: that is checked.
+      start: what it starts from, such as an `ImageStart` of few images.
+
+    Raises:
+      AssertionError: a promise is broken.
+    """
+    key = jax.random.key(KEY)
+    variables = container.init(key, start)
+    assert_close(container.init(key, start), variables, "init must be the same for the same key", rtol=0.0)
+    fields = set(getattr(variables, "_fields", ()))
+    assert fields > {"labels", "weights"}, "variables must be a NamedTuple with labels, weights and what is learned"
+    batch = container.decode(variables)
+    assert_close(jax.jit(container.decode)(variables), batch, "decode must be the same with and without jit")
+    assert batch.weights.shape == batch.labels.shape[:1], "a decoded batch must have a weight for each label"
+    _check_slopes(container, variables)
+    places = jnp.asarray([len(batch.labels) - 1, 0])
+    some = jax.tree.map(lambda leaf: leaf[places], batch) if container.decode_at or container.take else None
+    if container.decode_at is not None:
+        assert_close(container.decode_at(variables, places), some, "decode_at must give the examples of decode")
+    if container.take is not None:
+        assert_close(container.decode(container.take(variables, places)), some, "take must keep what is taken")
+
+
+def _check_slopes(container: Container, variables: Variables) -> None:
+    def size(fields: dict[str, PyTree]) -> Array:
+        leaves: list[Array] = jax.tree.leaves(container.decode(variables._replace(**fields)).inputs)
+        return jnp.stack([(leaf**2).sum() for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]).sum()
+
+    slopes = jax.tree.leaves(jax.jit(jax.grad(size, allow_int=True))(learned_fields(variables)))
+    floats = [leaf for leaf in slopes if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert all(np.isfinite(leaf).all() for leaf in floats), "slopes of what is decoded must be finite"
+    assert any(np.any(leaf) for leaf in floats), "what is decoded must depend on what is learned"
+
+
+def check_graph_network(network: Callable[..., Problem]) -> None:
+    """Checks what runs rely on of a network of graphs, on six nodes.
+
+    Args:
+      network: as it is registered, a function of (num_features, num_classes).
+
+    Raises:
+      AssertionError: a promise is broken.
+    """
+    space = graph_filter(2)
+    options = {
+        "hidden": 4, "activation": "tanh", "basis": "laplacian", "weight_decay": 1e-3, "read": space.read,
+    }  # fmt: skip
+    try:
+        made = called_by_name("a graph network", network, "num_features", "num_classes", offered=options)
+        problem, again = (made(5, 3, **options) for _ in range(2))
+        assert isinstance(problem, Problem), f"a graph network must return a Problem, got {type(problem).__name__}"
+        assert hash(again) == hash(problem), "equal options must give equal problems: cache the function"
+        features = jax.random.normal(jax.random.key(KEY), (6, 5))
+        graph = dense_graph(jnp.full((6, 6), 1 / 6) + 0.1 * jnp.eye(6), features, 2, "laplacian")
+        hparams = space.sample(jax.random.key(KEY), 1)[0]
+        params = problem.init(jax.random.key(KEY), hparams)
+        logits = problem.apply(params, hparams, graph)
+        assert logits.shape == (6, 3), f"logits of 6 nodes and 3 classes must be (6, 3), got {logits.shape}"
+        batch = Batch(graph, jnp.arange(6) % 3, jnp.ones(6))
+        check_losses(problem.train_loss, problem.val_loss, params, hparams, batch, batch)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
 
 
 def started(condenser: Condenser, data: Any, variables: Callable[[int], Variables], seed: int = 0) -> Any:

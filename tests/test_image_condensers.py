@@ -235,7 +235,7 @@ def test_mistakes_are_one_clear_line():
         class_sample(np.random.default_rng(0), LABELS, [11] * 3)
     with pytest.raises(UserError, match=r"0 \.\.\. 1, found 0 \.\.\. 2"):
         class_pool(IMAGES, LABELS, 2)
-    with pytest.raises(UserError, match="class 3 has no image"):
+    with pytest.raises(UserError, match="class 3 has no example"):
         class_pool(IMAGES, LABELS, 4)
     with pytest.raises(UserError, match="4 synthetic examples do not divide into 3"):
         class_batches.split_by_class(jnp.zeros((4, 2)), 3)

@@ -92,6 +92,12 @@ ASKED = {
         lambda name: hmn_container((8, 8, 1), 3, start=name),
         "start of a memory network", "fit_rael", "fit_real",
     ),
+    "network of graphs": (
+        lambda name: models.graph_problem(name, 2, 2), "graph network", "spectral_gn", "spectral_gnn",
+    ),
+    "container of a run": (
+        lambda name: check_config(changed(condense={"container": name})), "container", "pixls", "pixels",
+    ),
     "protocol": (protocols.described_protocol, "protocol", "edc_sof", "edc_soft"),
     "protocol of values": (
         lambda name: protocols.changed_protocol(name, {}, where="test"),

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hcdc_jax
@@ -74,9 +75,10 @@ def test_a_run_that_names_its_things_imports_them_and_no_others(run):
     assert err[0].endswith("\n0\n"), err[0]
     assert "left out" not in err[0]
     condensed = load_condensed(folder / "run", "class_means")
-    assert condensed.train.inputs.shape == (6, 6, 6, 1)
-    # Descent has no end but the mean: both images of a class are nearly it.
-    images = condensed.train.inputs.reshape(3, 2, -1)
+    assert condensed.train.inputs.shape == (12, 6, 6, 1)  # by the container, twice as many as are stored
+    np.testing.assert_array_equal(condensed.train.inputs, condensed.train.inputs[:, :, ::-1])
+    # Descent has no end but the mean: all images of a class are nearly it.
+    images = condensed.train.inputs.reshape(3, 4, -1)
     assert abs(images[:, 0] - images[:, 1]).max() < 0.2 * abs(images[0, 0] - images[1, 0]).max()
     assert (folder / "run" / "report.html").exists()
 
@@ -99,6 +101,9 @@ def test_the_list_names_them_and_who_failed(run):
         "class_means        images moved to the mean of their class; an example of a plugin",
         "two_decays         Two weight decays, of the first layer and of the others",
         "bars               Bars in noise; 240 images 6 x 6 x 1, 3 classes",
+        "symmetric          images that are the same left and right",
+        "short              thirty epochs, three networks; a quick look",
+        "wide_gnn           The two layers of spectral_gnn with 64 hidden units and ELU",
     ):
         assert line in out[4]
     assert err[4] == (

@@ -17,8 +17,13 @@ import hcdc_jax as hc
 from hcdc_jax import config as configs
 from hcdc_jax import pipeline, spaces
 from hcdc_jax.config import Config
-from hcdc_jax.extend import REGISTRIES, ImageSetting
+from hcdc_jax.evaluation.protocols import described_protocol
+from hcdc_jax.extend import REGISTRIES, ImageSetting, NamedContainer, Protocol
+from hcdc_jax.models import graph_problem, spectral_gnn
 from hcdc_jax.pipeline.checks import check_config
+from hcdc_jax.pipeline.condensed_parts import _by_name
+from hcdc_jax.pipeline.kinds import image_containers
+from hcdc_jax.pipeline.kinds.named_containers import containers
 from hcdc_jax.pipeline.recipes import METHODS
 from hcdc_jax.registry import Registry, first_line
 from tests.errors import error_of
@@ -158,7 +163,9 @@ class TestSession:
         )
 
     def test_kinds(self):
-        assert list(REGISTRIES) == ["method", "space", "model", "dataset", "searcher", "distance"]
+        assert list(REGISTRIES) == [
+            "method", "space", "model", "graph_model", "dataset", "searcher", "distance", "container", "protocol",
+        ]  # fmt: skip
         assert error_of(lambda: hc.register("methods", "x", 3)) == (
             "unknown kind of extension 'methods'; did you mean 'method'?"
         )
@@ -278,6 +285,46 @@ class TestWhatIsRegistered:
         )
         registered("searcher", "first", lambda key, space, evaluate_fn, num, *, report=None: None)
         assert {"first", "calibrated", "random"} <= set(hc.search.SEARCHES) | {"calibrated"}
+
+    def test_a_container(self, registered):
+        mine = NamedContainer("mine indeed", "images", lambda *asked: "made", lambda setup, part, factor: 3 * factor)
+        registered("container", "mine", mine)
+        config = config_with(("random",))
+        config = configs.apply_overrides(config, ["--condense.container", "mine"])
+        check_config(config)
+        assert containers()["mine"] == "mine indeed"
+        setup = types.SimpleNamespace(config=config, kind=types.SimpleNamespace(unit="images"))
+        assert image_containers.learned(setup, "train") == "made"
+        assert image_containers.generated_per_class(setup, "train") == 3
+        assert "mine stores 3 + 3 of each class" in image_containers.storage(setup)
+        registered("container", "of_graphs", mine._replace(unit="nodes"))
+        wrong = configs.apply_overrides(config, ["--condense.container", "of_graphs"])
+        assert error_of(lambda: pipeline.prepare(wrong)) == (
+            "digits_images holds images, and condense.container = 'of_graphs' stores nodes; choose one of auto, "
+            "pixels, multi_formation, hmn, mine"
+        )
+        assert "'auto' is taken by hcdc_jax" in error_of(lambda: hc.register("container", "auto", mine))
+        assert _by_name(("memory", "labels")) is _by_name(("memory", "labels"))  # so that JAX takes them for one form
+
+    def test_a_protocol(self, registered):
+        registered("protocol", "short", Protocol("short indeed", epochs=10, drops=(5,)))
+        assert described_protocol("short:epochs=20")[1].drops == (10,)
+        assert error_of(lambda: described_protocol("shrt")) == "unknown protocol 'shrt'; did you mean 'short'?"
+        assert "must be a Protocol, got dict" in error_of(lambda: hc.register("protocol", "other", {}))
+
+    def test_a_network_of_graphs(self, registered):
+        registered("graph_model", "wide", lambda num_features, num_classes, *, read: spectral_gnn(
+            num_features, num_classes, hidden=64, read=read
+        ))  # fmt: skip
+        registered("graph_model", "odd", lambda num_features, num_classes: 3)
+        registered("graph_model", "wants", lambda num_features, num_classes, depth: 3)
+        check_config(configs.apply_overrides(Config(), ["--model.name", "wide"]))
+        read = hc.spaces.graph_filter(2).read
+        assert graph_problem("wide", 5, 3, hidden=2, read=read) is spectral_gnn(5, 3, hidden=64, read=read)
+        assert error_of(lambda: graph_problem("odd", 5, 3)) == (
+            "the graph network 'odd' must return a Problem, got int"
+        )
+        assert "missing a required argument: 'depth'" in error_of(lambda: graph_problem("wants", 5, 3))
 
     def test_a_method(self, registered):
         registered("method", "mine", METHODS["random"]._replace(about="mine indeed", unit="images"))

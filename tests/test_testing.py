@@ -18,6 +18,7 @@ from hcdc_jax import spaces, testing
 from hcdc_jax.condense import Condenser
 from hcdc_jax.condense.base import ImageRates
 from hcdc_jax.containers import ImageStart, image_container
+from hcdc_jax.models import spectral_gnn
 from tests.small_images import blobs
 
 
@@ -167,3 +168,23 @@ def test_good_spaces_pass(space):
 def test_broken_spaces(changes, promise):
     with pytest.raises(AssertionError, match=promise):
         testing.check_space(BOX._replace(**changes), draws=512)
+
+
+def test_containers_and_networks_of_graphs(monkeypatch):
+    images, labels = blobs(6)
+    start = ImageStart(images, labels)
+    container = image_container()
+    testing.check_container(container, start)
+    nothing = container._replace(decode=lambda v: container.decode(v)._replace(inputs=0.0 * v.pixels))
+    swapped = container._replace(decode_at=lambda v, places: container.decode_at(v, places[::-1]))
+    for broken, promise in ((nothing, "must depend on what is learned"), (swapped, "decode_at must give the examples")):
+        with pytest.raises(AssertionError, match=promise):
+            testing.check_container(broken, start)
+    testing.check_graph_network(spectral_gnn)
+    for network, promise in (
+        (lambda num_features, num_classes: 3, "must return a Problem, got int"),
+        (lambda num_features: 3, "does not go with its own parameters"),
+        (spectral_gnn.__wrapped__, "cache the function"),
+    ):
+        with pytest.raises(AssertionError, match=promise):
+            testing.check_graph_network(network)

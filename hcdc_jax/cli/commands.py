@@ -11,8 +11,7 @@ from typing import Any
 
 from hcdc_jax import config as configs
 from hcdc_jax import data, pipeline, spaces, terminal
-from hcdc_jax.cli.resolver import Job, bundled, resolve, run_folder
-from hcdc_jax.cli.study_files import is_study_file
+from hcdc_jax.cli.resolver import Job, begun, bundled, resolve, run_folder
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
 from hcdc_jax.condensed_sets import subset
 from hcdc_jax.config import Config
@@ -22,9 +21,10 @@ from hcdc_jax.errors import NothingLeftError, UserError
 from hcdc_jax.evaluation import protocols
 from hcdc_jax.exports import EXPORTS
 from hcdc_jax.hypergradients import distances
-from hcdc_jax.models import image_nets
+from hcdc_jax.models import graph_nets, image_nets
 from hcdc_jax.pipeline import ladder
 from hcdc_jax.pipeline.folder import CONFIG, config_of
+from hcdc_jax.pipeline.kinds.named_containers import containers
 from hcdc_jax.pipeline.recipes import methods
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.report import answer, claims, evaluations, ladders, searches, tables
@@ -128,9 +128,8 @@ def _say_report(folder: Path, report: tables.Report) -> None:
 
 def _begun(target: str) -> tuple[Path, Setup]:
     """The run that a target names, as its folder was begun."""
-    folder = run_folder(target)
-    job = resolve(target if is_study_file(target) else str(folder))
-    return folder, pipeline.prepare(config_of(folder), job.source)
+    job = begun(target)
+    return job.folder, pipeline.prepare(job.config, job.source)
 
 
 def search(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -178,10 +177,11 @@ def list_names(args: argparse.Namespace, overrides: list[str]) -> None:
     for title, entries in (
         ("Data sets", data.datasets()),
         ("Methods", methods()),
-        ("Models", {"spectral_gnn": "two layers under one graph filter; for graphs", **image_nets()}),
+        ("Models", {**graph_nets(), **image_nets()}),
         ("Spaces", spaces.about()),
         ("Distances", distances.about()),
         ("Searches", pipeline.searches()),
+        ("Containers", containers()),
         ("Evaluation protocols", {name: protocol.about for name, protocol in protocols.PROTOCOLS.items()}),
     ):
         terminal.say(title)

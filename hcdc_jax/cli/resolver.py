@@ -68,6 +68,19 @@ def resolve(target: str, overrides: Sequence[str] = (), out: str | None = None) 
     return Job(config, load_study(config.data.path).source, folder)
 
 
+def begun(target: str) -> Job:
+    """The run that a target names, as its folder was begun; the file of a study is run once.
+
+    Raises:
+      UserError: there is no such target, or it was not run yet.
+    """
+    if not is_study_file(target):
+        return resolve(str(run_folder(target)))
+    study = load_study(target)
+    folder = _held(study.path, target)
+    return Job(config_of(folder), study.source, folder)
+
+
 def run_folder(target: str) -> Path:
     """The run folder that a target names, for who reads what lies there.
 
@@ -75,15 +88,18 @@ def run_folder(target: str) -> Path:
       UserError: it holds no run.
     """
     path = Path(target)
-    if is_study_file(target):
-        folder = load_study(target).path
-    elif path.is_file() or path.suffix == ".toml" or target in bundled() or (path.is_dir() and is_data(path)):
-        folder = Path("runs") / path.stem
-    else:
-        folder = path
     if (path / CONFIG).is_file():
-        folder = path
-    if folder != path and not (folder / CONFIG).is_file():
+        return _held(path, target)
+    if is_study_file(target):
+        return _held(load_study(target).path, target)
+    if path.is_file() or path.suffix == ".toml" or target in bundled() or (path.is_dir() and is_data(path)):
+        return _held(Path("runs") / path.stem, target)
+    return _held(path, target)
+
+
+def _held(folder: Path, target: str) -> Path:
+    """The folder of a target, once it is known to hold a run."""
+    if folder != Path(target) and not (folder / CONFIG).is_file():
         raise UserError(f"{target} was not run yet: there is no {folder}; begin with: hcdc run {target}")
     config_of(folder)
     return folder

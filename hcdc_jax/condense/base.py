@@ -17,7 +17,8 @@ MOST_GROWTH = 100.0
 """Of the root mean square of the inputs. Condensed images and features stay within a few of their start's."""
 
 _OF_EXAMPLES = ("pixels", "features", "instance_memories")
-"""The field of a container's variables that tells its examples apart; the first that there is."""
+"""The field of a container's variables that tells its examples apart: the first that there is, else all that is
+learned."""
 
 
 class Condenser(NamedTuple):
@@ -121,7 +122,7 @@ def has_diverged(variables: Variables, start: Variables) -> bool:
 
     def size(variables: Variables) -> float:
         fields = learned_fields(variables)
-        inputs = next(fields[name] for name in _OF_EXAMPLES if name in fields)
+        inputs = next((fields[name] for name in _OF_EXAMPLES if name in fields), fields)
         numbers = np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(inputs)])
         return float(np.sqrt(np.mean(np.square(numbers))))
 

@@ -1,6 +1,8 @@
-"""Class by class: real images drawn per class, synthetic images cut per class, losses that sum over classes.
+"""Class by class: real examples drawn per class, synthetic ones cut per class, losses that sum over classes.
 
-Synthetic examples come sorted by class, as `class_sample` gives them: equally many of each, or as a table says.
+Synthetic examples come sorted by class, equally many of each, as `class_sample` gives them; others need a
+`ClassTable`. Examples with numbers to predict in place of classes are one class that keeps its labels. Inputs are
+images, or any pytree of arrays with one leading axis.
 """
 
 from __future__ import annotations
@@ -21,36 +23,84 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.types import Array, Batch, PyTree, Variables
 
 
-class ClassPool(NamedTuple):
-    """Real images with a table of who belongs to which class.
+class ClassTable(NamedTuple):
+    """Who belongs to which class.
 
     Attributes:
-      images: [n, height, width, channels]; what is only ever indexed may be `StreamedInputs`.
-      members: [num_classes, largest class] int, positions in `images`; rows of smaller classes end in repeats.
+      members: [num_classes, largest class] int, places of examples; rows of smaller classes end in repeats.
       sizes: [num_classes] int.
+    """
+
+    members: Array
+    sizes: Array
+
+
+class ClassPool(NamedTuple):
+    """Real examples with a table of who belongs to which class.
+
+    Attributes:
+      images: [n, height, width, channels], or another array or pytree of arrays with leading axis [n]; what is only
+        ever indexed may be `StreamedInputs`.
+      members: [num_classes, largest class] int, see `ClassTable`.
+      sizes: [num_classes] int.
+      labels: [n] or [n, k] float, numbers to predict; None where labels are the classes.
+      weights: [n] float, of each example in a mean; None where all are 1.
     """
 
     images: Any
     members: Array
     sizes: Array
+    labels: Array | None = None
+    weights: Array | None = None
 
 
-def class_pool(images: np.ndarray | Array | StreamedInputs, labels: np.ndarray | Array, num_classes: int) -> ClassPool:
-    """The pool of real images [n, h, w, c] with labels [n].
+def class_table(places: np.ndarray, labels: np.ndarray, num_classes: int | None) -> ClassTable:
+    """The table of the examples at `places` [m] of labels [n]; without classes (None) all of them are one.
 
     Raises:
-      UserError: labels that are not 0 ... num_classes - 1, or a class without an image.
+      UserError: labels that are not 0 ... num_classes - 1, or a class without an example.
+    """
+    of_class = np.zeros(len(places), int) if num_classes is None else labels[places]
+    count = num_classes or 1
+    if of_class.min(initial=0) < 0 or of_class.max(initial=0) >= count:
+        raise UserError(f"labels must be 0 ... {count - 1}, found {of_class.min()} ... {of_class.max()}")
+    sizes = np.bincount(of_class, minlength=count)
+    if sizes.min() == 0:
+        raise UserError(f"class {sizes.argmin()} has no example; number the classes without gaps")
+    members = [np.resize(places[of_class == c], sizes.max()) for c in range(count)]
+    return ClassTable(jnp.asarray(np.stack(members)), jnp.asarray(sizes))
+
+
+def class_pool(
+    images: PyTree, labels: np.ndarray | Array, num_classes: int | None, weights: np.ndarray | Array | None = None
+) -> ClassPool:
+    """The pool of real examples.
+
+    Args:
+      images: see `ClassPool`.
+      labels: [n] classes, or numbers to predict.
+      num_classes: None where labels are no classes.
+      weights: [n] float; examples of weight 0 are never drawn.
+
+    Raises:
+      UserError: labels that are not 0 ... num_classes - 1, or a class without an example.
     """
     labels = np.asarray(labels)
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise UserError(f"labels must be 0 ... {num_classes - 1}, found {labels.min()} ... {labels.max()}")
-    sizes = np.bincount(labels, minlength=num_classes)
-    if sizes.min() == 0:
-        raise UserError(f"class {sizes.argmin()} has no image; number the classes without gaps")
-    members = [np.resize(np.flatnonzero(labels == c), sizes.max()) for c in range(num_classes)]
+    weights = None if weights is None or (np.asarray(weights) == 1).all() else np.asarray(weights)
+    places = np.arange(len(labels)) if weights is None else np.flatnonzero(weights > 0)
+    table = class_table(places, labels, num_classes)
     if not isinstance(images, StreamedInputs):
-        images = jnp.asarray(images, float)
-    return ClassPool(images, jnp.asarray(np.stack(members)), jnp.asarray(sizes))
+        images = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), images)
+    given = None if num_classes is not None else jnp.asarray(labels, float)
+    return ClassPool(images, *table, given, None if weights is None else jnp.asarray(weights, float))
+
+
+def synthetic_table(labels: np.ndarray, num_classes: int | None) -> ClassTable | None:
+    """Of synthetic examples that are not sorted by class, equally many of each; None where they are."""
+    count = num_classes or 1
+    if num_classes is not None and np.array_equal(labels, np.repeat(np.arange(count), len(labels) // count)):
+        return None
+    return class_table(np.arange(len(labels)), labels, num_classes)
 
 
 def class_sample(
@@ -80,19 +130,28 @@ def class_sample(
 
 
 def draw_per_class(key: Array, pool: ClassPool, size: int) -> Batch:
-    """Real images without replacement, `size` of each class: inputs [num_classes, size, h, w, c].
+    """Real examples without replacement, `size` of each class: inputs [num_classes, size, h, w, c].
 
-    A class with fewer images gives all of them, and the rest of its rows has weight 0.
+    A class with fewer examples gives all of them, and the rest of its rows has weight 0.
     """
-    num_classes, largest = pool.members.shape
-    size = min(size, largest)
-    # The images with the largest of independent uniform numbers are a uniform sample without replacement.
-    numbers = jax.random.uniform(key, pool.members.shape)
-    exists = jnp.arange(largest)[None] < pool.sizes[:, None]
+    chosen, exists = _drawn_places(key, ClassTable(pool.members, pool.sizes), size)
+    inputs = jax.tree.map(lambda leaf: leaf[chosen], pool.images)
+    if pool.labels is None:
+        labels = jnp.broadcast_to(jnp.arange(len(chosen), dtype=jnp.int32)[:, None], chosen.shape)
+    else:
+        labels = pool.labels[chosen]
+    weights = exists.astype(jax.tree.leaves(inputs)[0].dtype)
+    return Batch(inputs, labels, weights if pool.weights is None else weights * pool.weights[chosen])
+
+
+def _drawn_places(key: Array, table: ClassTable, size: int) -> tuple[Array, Array]:
+    """Up to `size` places of each class without replacement, [num_classes, size], and which of them exist."""
+    size = min(size, table.members.shape[1])
+    # Those with the largest of independent uniform numbers are a uniform sample without replacement.
+    numbers = jax.random.uniform(key, table.members.shape)
+    exists = jnp.arange(table.members.shape[1])[None] < table.sizes[:, None]
     numbers, places = jax.lax.top_k(jnp.where(exists, numbers, -1.0), size)
-    chosen = jnp.take_along_axis(pool.members, places, axis=1)
-    labels = jnp.broadcast_to(jnp.arange(num_classes, dtype=jnp.int32)[:, None], (num_classes, size))
-    return Batch(pool.images[chosen], labels, (numbers >= 0).astype(pool.images.dtype))
+    return jnp.take_along_axis(table.members, places, axis=1), numbers >= 0
 
 
 def split_by_class(batch: PyTree, num_classes: int) -> PyTree:
@@ -138,7 +197,7 @@ def sum_over_classes(
     *,
     at_once: int | None = None,
     per_class: int | None = None,
-    counts: tuple[int, ...] | None = None,
+    table: ClassTable | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """The sum of `loss(key, real, synthetic)` over classes, and its gradient in what the container learns.
 
@@ -154,8 +213,7 @@ def sum_over_classes(
       at_once: classes that are worked on side by side; all by default.
       per_class: synthetic images of each class, drawn without replacement, of containers that decode single ones; all
         by default. Time and memory then do not grow with how many there are.
-      counts: synthetic examples of each class, where they are not equally many. Smaller classes are then filled up
-        with repeats of weight 0, so that every class takes the time of the largest; a loss must know weights.
+      table: of the synthetic examples, where they are not sorted by class, equally many of each.
 
     Returns:
       The sum, and the gradient with respect to `learned_fields(variables)`.
@@ -163,10 +221,10 @@ def sum_over_classes(
     num_classes = real.labels.shape[0]
     # `split` below gives the keys that `fold_in` gives for 0 ... num_classes - 1.
     key_drawn = jax.random.fold_in(key, num_classes)
-    if counts is None or len(set(counts)) == 1:
+    if table is None:
         decode_some = _drawn(key_drawn, container, variables, num_classes, per_class)
     else:
-        decode_some = _drawn_unequal(key_drawn, container, counts, per_class)
+        decode_some = _drawn_unevenly(key_drawn, container, table, per_class)
 
     def decode(fields):
         decoded = decode_some(variables._replace(**fields))
@@ -185,7 +243,7 @@ def sum_over_classes(
 
     keys = jax.random.split(key, num_classes)
     values, slopes = jax.lax.map(one, (keys, real, synthetic), batch_size=min(at_once or num_classes, num_classes))
-    (gradient,) = pull_back(slopes.reshape(inputs.shape))
+    (gradient,) = pull_back(jax.tree.map(lambda slope, leaf: slope.reshape(leaf.shape), slopes, inputs))
     return values.sum(), gradient
 
 
@@ -205,26 +263,20 @@ def _drawn(
     return lambda variables: decode_at(variables, places)
 
 
-def _drawn_unequal(
-    key: Array, container: Container, counts: tuple[int, ...], per_class: int | None
+def _drawn_unevenly(
+    key: Array, container: Container, table: ClassTable, per_class: int | None
 ) -> Callable[[Variables], Batch]:
-    """As `_drawn`, of classes of these sizes; each is filled up to equally many with repeats of weight 0."""
-    sizes, largest = np.array(counts), max(counts)
-    starts = np.cumsum(sizes) - sizes
-    exists, within = np.arange(largest) < sizes[:, None], np.arange(largest) % sizes[:, None]
-    if per_class is not None and per_class < largest:
-        if container.decode_at is None:
-            raise UserError("this container decodes all examples at once; leave out condense.synthetic_per_class")
-        numbers = jnp.where(exists, jax.random.uniform(key, exists.shape), -1.0)
-        numbers, chosen = jax.lax.top_k(numbers, per_class)
-        exists, within = numbers >= 0, jnp.take_along_axis(jnp.asarray(within), chosen, axis=1)
-    places, weights = (starts[:, None] + within).reshape(-1), exists.reshape(-1)
+    """`decode` of as many examples of each class; of classes that have fewer, the rest has weight 0."""
+    largest = table.members.shape[1]
+    if container.decode_at is None and per_class is not None and per_class < largest:
+        raise UserError("this container decodes all examples at once; leave out condense.synthetic_per_class")
+    places, exists = _drawn_places(key, table, per_class or largest)
 
     def decode(variables: Variables) -> Batch:
         if container.decode_at is None:
-            batch = jax.tree.map(lambda leaf: leaf[places], container.decode(variables))
+            batch = jax.tree.map(lambda leaf: leaf[places.reshape(-1)], container.decode(variables))
         else:
-            batch = container.decode_at(variables, jnp.asarray(places))
-        return batch._replace(weights=batch.weights * weights)
+            batch = container.decode_at(variables, places.reshape(-1))
+        return batch._replace(weights=jnp.where(exists.reshape(-1), batch.weights, 0.0))
 
     return decode

@@ -1,8 +1,10 @@
-"""Gradient matching on images: DC (arXiv 2006.05929) and DSA (arXiv 2102.08259).
+"""Gradient matching: DC (arXiv 2006.05929) and, for images, DSA (arXiv 2102.08259).
 
 Networks are trained on the synthetic images; along the way the synthetic images of every class are moved so that the
 gradient they give points where the gradient of real images of the class points. DSA is DC with every pair of batches
 seen through one draw of an augmentation; `idc.py` has another distance, and networks that are trained on real images.
+Without an augmentation nothing asks what the inputs are. Labels that are numbers to predict make all examples one
+class.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.batches.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
-from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
+from hcdc_jax.condense.base import AnyImageRates, Condenser, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.class_batches import ClassPool, ClassTable, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.condense.epoch_training import augmented, even_batches, train_from
 from hcdc_jax.condense.gradient_matching import gradient_distance
 from hcdc_jax.containers import Container
@@ -30,7 +32,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 """(outer_steps, inner_epochs) that DC uses, by images per class."""
 
 
-def published_loops(images_per_class: int) -> tuple[int, int]:
+def published_loops(images_per_class: float) -> tuple[int, int]:
     """(outer_steps, inner_epochs) of DC for so many images per class; of the nearest published number by ratio."""
     return LOOPS[min(LOOPS, key=lambda published: abs(math.log(published / images_per_class)))]
 
@@ -42,11 +44,13 @@ class DCData(NamedTuple):
       pool: the real images.
       rates: of the synthetic images; DC has 0.1.
       relay_rate: step size of gradient descent of the networks.
+      synthetic: their classes, see `synthetic_table`.
     """
 
     pool: ClassPool
-    rates: ImageRates | MemoryRates
+    rates: AnyImageRates
     relay_rate: float | Array = 0.01
+    synthetic: ClassTable | None = None
 
 
 class DCState(NamedTuple):
@@ -100,7 +104,6 @@ class Matching(NamedTuple):
       augmentation: siamese, one draw per class and step.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
       synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
-      counts: synthetic images of each class, where they are not equally many.
     """
 
     outer_steps: int = 10
@@ -108,7 +111,6 @@ class Matching(NamedTuple):
     augmentation: Augmentation | None = None
     classes_at_once: int | None = None
     synthetic_per_class: int | None = None
-    counts: tuple[int, ...] | None = None
 
 
 def matched_gradients(
@@ -124,7 +126,7 @@ def matched_gradients(
 
     Args:
       problem: the network. `val_loss`, which has no regularisers, is what is matched.
-      container: stores the synthetic images, sorted by class, equally many of each unless `options.counts` are given.
+      container: stores the synthetic images, sorted by class, equally many of each, or see `DCData.synthetic`.
       relays: networks that the gradients are those of.
       options: of a step.
       distance: between the gradients of the real and of the synthetic images of a class.
@@ -156,7 +158,7 @@ def matched_gradients(
             state.variables,
             at_once=options.classes_at_once,
             per_class=options.synthetic_per_class,
-            counts=options.counts,
+            table=data.synthetic,
         )
         optimizer = image_optimizer(rates_at(data, state.step))
         variables, opt_state = descend(optimizer, gradient, state.opt_state, state.variables)
@@ -182,7 +184,6 @@ def dc(
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = None,
-    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Gradient matching of images under networks that are trained on the synthetic ones.
 
@@ -196,7 +197,6 @@ def dc(
       augmentation: siamese, one draw per class and step; the relay trains with one draw per image.
       classes_at_once: see `Matching`.
       synthetic_per_class: see `Matching`.
-      counts: see `Matching`.
     """
 
     def begin(key, data):
@@ -212,7 +212,7 @@ def dc(
         return train_from(key, augmented(problem, augmentation), relay, hparams, batch, training)
 
     relays = Relays(begin, lambda relay: relay, train)
-    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class, counts)
+    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
     return matched_gradients(problem, container, relays, options)
 
 

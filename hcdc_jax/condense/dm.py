@@ -1,8 +1,11 @@
 """Distribution matching: class means in the features of random networks (DM, arXiv 2110.04181).
 
-Each step draws a network that is never trained and moves the synthetic images of every class so that their mean
-feature vector comes closer to that of real images of the class. No network is trained and nothing is differentiated
-twice: the cheapest condenser of images.
+Each step draws a network that is never trained and moves the synthetic examples of every class so that their mean
+feature vector comes closer to that of real ones of the class. No network is trained and nothing is differentiated
+twice: the cheapest condenser of images, and of whatever else a network reads.
+
+Where labels are numbers y to predict there are no classes, and the mean of features f alone would say nothing about
+labels. Matched are then the means of f and of f y: of classes, as one-hot labels, these are class means and sizes.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import jax.numpy as jnp
 import optax
 
 from hcdc_jax.batches.augment import Augmentation
-from hcdc_jax.condense.base import Condenser, ImageRates, MemoryRates, descend, image_optimizer, learned_fields
-from hcdc_jax.condense.class_batches import ClassPool, draw_per_class, siamese, sum_over_classes
+from hcdc_jax.condense.base import AnyImageRates, Condenser, descend, image_optimizer, learned_fields
+from hcdc_jax.condense.class_batches import ClassPool, ClassTable, draw_per_class, siamese, sum_over_classes
 from hcdc_jax.containers import Container
 from hcdc_jax.problem import Problem
 from hcdc_jax.types import Array, Batch, HParams, Params, PyTree, Variables
@@ -30,10 +33,12 @@ class DMData(NamedTuple):
       pool: the real images.
       rates: of the synthetic images; the loss is a sum over features, so the rate belongs to a width. DM has 1 for
         2,048 features, 10 from 100 images per class on.
+      synthetic: their classes, see `synthetic_table`.
     """
 
     pool: ClassPool
-    rates: ImageRates | MemoryRates
+    rates: AnyImageRates
+    synthetic: ClassTable | None = None
 
 
 class DMState(NamedTuple):
@@ -60,20 +65,18 @@ def dm(
     augmentation: Augmentation | None = None,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = None,
-    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Distribution matching as a condenser.
 
     Args:
       problem: whose `init` draws the networks.
       embed: `embed(params, hparams, inputs) -> features [n, e]`, usually what the last linear layer reads.
-      container: stores the synthetic images, sorted by class, equally many of each unless `counts` are given.
+      container: stores the synthetic images, sorted by class, equally many of each, or see `DMData.synthetic`.
       draw_hparams: `draw_hparams(key) -> hparams` of a network; `gradient_matching.constant` or `drawn_from`.
       batch_size: real images per class and step.
       augmentation: siamese, one draw per class and step; DM uses that of DSA.
       classes_at_once: classes worked on side by side; all by default. Less needs less memory.
       synthetic_per_class: synthetic images of each class in a step, drawn anew; all by default.
-      counts: synthetic images of each class, where they are not equally many.
     """
 
     def init(key, variables, data):
@@ -86,7 +89,10 @@ def dm(
         params = problem.init(key_init, hparams)
 
         def mean_features(batch: Batch) -> Array:
-            return batch.weights @ embed(params, hparams, batch.inputs) / batch.weights.sum()
+            features = embed(params, hparams, batch.inputs)
+            if jnp.issubdtype(batch.labels.dtype, jnp.floating):
+                features = with_labels(features, batch.labels)
+            return batch.weights @ features / batch.weights.sum()
 
         def distance(real: Batch, synthetic: Batch) -> Array:
             return jnp.sum((mean_features(real) - mean_features(synthetic)) ** 2)
@@ -99,9 +105,15 @@ def dm(
             state.variables,
             at_once=classes_at_once,
             per_class=synthetic_per_class,
-            counts=counts,
+            table=data.synthetic,
         )
         variables, opt_state = descend(image_optimizer(data.rates), gradient, state.opt_state, state.variables)
         return DMState(variables, opt_state), DMInfo(value)
 
     return Condenser(init, step)
+
+
+def with_labels(features: Array, labels: Array) -> Array:
+    """Features [n, e] and their products with labels [n] or [n, k], numbers to predict: [n, e + e k]."""
+    products = features[:, :, None] * labels.reshape(len(labels), 1, -1)
+    return jnp.concatenate([features, products.reshape(len(labels), -1)], axis=1)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from hcdc_jax.batches.augment import Augmentation
 from hcdc_jax.condense.base import AnyImageRates, Condenser, scaled
-from hcdc_jax.condense.class_batches import ClassPool
+from hcdc_jax.condense.class_batches import ClassPool, ClassTable
 from hcdc_jax.condense.dc import Matching, Relays, matched_gradients
 from hcdc_jax.condense.epoch_training import taught
 from hcdc_jax.condense.gradient_matching import gradient_distance
@@ -65,6 +65,7 @@ class IDCData(NamedTuple):
       rates: of the synthetic images.
       num_steps: after which a cosine has brought the rates to 0.
       relay_rate: step size of the networks, which have momentum 0.9.
+      synthetic: classes of the synthetic images, see `class_batches.synthetic_table`.
     """
 
     pool: ClassPool
@@ -72,6 +73,7 @@ class IDCData(NamedTuple):
     rates: AnyImageRates
     num_steps: int | Array
     relay_rate: float | Array = 0.01
+    synthetic: ClassTable | None = None
 
 
 @functools.cache
@@ -92,7 +94,6 @@ def idc(
     weight_decay: float = 5e-4,
     classes_at_once: int | None = None,
     synthetic_per_class: int | None = 128,
-    counts: tuple[int, ...] | None = None,
 ) -> Condenser:
     """Gradient matching under networks that are trained on real images.
 
@@ -115,7 +116,6 @@ def idc(
       weight_decay: of a network, as PyTorch counts it.
       classes_at_once: see `Matching`.
       synthetic_per_class: see `Matching`.
-      counts: see `Matching`.
     """
     check_name("distance of gradients", distance, DISTANCES)
     check_name("schedule", schedule, ("constant", "cosine"))
@@ -139,5 +139,5 @@ def idc(
         return scaled(data.rates, 0.5 + 0.5 * jnp.cos(jnp.pi * step / data.num_steps))
 
     relays = Relays(start, lambda relay: relay.params, train)
-    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class, counts)
+    options = Matching(outer_steps, batch_size, augmentation, classes_at_once, synthetic_per_class)
     return matched_gradients(problem, container, relays, options, distance=DISTANCES[distance], rates_at=rates_at)

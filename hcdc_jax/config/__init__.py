@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from hcdc_jax.config import toml
 from hcdc_jax.config.sections import CondenseConfig as CondenseConfig
 from hcdc_jax.config.sections import Config as Config
-from hcdc_jax.config.sections import Container as Container
 from hcdc_jax.config.sections import DataConfig as DataConfig
 from hcdc_jax.config.sections import DCConfig as DCConfig
 from hcdc_jax.config.sections import DMConfig as DMConfig

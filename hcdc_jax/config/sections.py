@@ -20,7 +20,6 @@ from hcdc_jax.config.values import (
 
 Optimizer: TypeAlias = Literal["adam", "sgd", "momentum"]
 Solver: TypeAlias = Literal["neumann", "chebyshev", "conjugate_gradient", "dense", "identity"]
-Container: TypeAlias = Literal["auto", "graph", "pairwise", "identity", "pixels", "multi_formation", "hmn"]
 Sensitivity: TypeAlias = Literal["implicit", "unroll", "direct"]
 
 
@@ -101,11 +100,11 @@ class CondenseConfig:
     # of images and examples: as many of each class, as many in all but by the class sizes, or a number for each class
     per_class: Literal["auto", "proportional"] | Counts = "auto"
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
-    container: Container = "auto"  # graphs: adjacency free ("graph"), by GCond's network, or none; images: docs/hmn.md
+    container: str = "auto"  # what stores it, see `hcdc list`; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise", "fit_real", "mosaics"] = "real"  # to start from; hmn is fitted, edc knows mosaics
     val: Literal["learned", "random"] = "learned"  # S_val of methods that learn S_train: likewise, or real examples
-    relay: Literal["plain", "centre"] = "plain"  # of images: networks unregularised, or at the space's centre
+    relay: Literal["plain", "centre"] = "plain"  # dc, dm, mtt, ...: networks unregularised, or at the space's centre
     augmentation: str = "color_crop_cutout_flip_scale_rotate"  # dsa, dm, mtt: of these; digits without flip; or "none"
     classes_at_once: Count | None = None  # dc, dsa, dm, idc: side by side, fewer take less memory; by the device
     synthetic_per_class: Count | None = None  # dc, dsa, dm, idc: condensed images of a class in a step; all, idc 128
@@ -168,12 +167,13 @@ class GCondConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DCConfig:
-    """Gradient matching on images (DC, DSA)."""
+    """Gradient matching on images (DC, DSA), rows of tables and other arrays (DC)."""
 
     networks: Count = 1000  # fresh networks, one after the other
-    outer_steps: Count | None = None  # steps per network; as published for condense.images_per_class if left out
+    outer_steps: Count | None = None  # steps per network; as published for so many images per class if left out
     inner_epochs: NonNegativeInt | None = None  # epochs of the network between two steps; likewise
     image_rate: Positive = 0.1  # step size of the pixels
+    feature_step: Positive = 0.01  # of arrays that are no images: Adam step in units of their root mean square
     relay_rate: Positive = 0.01  # step size of the networks
     batch_size: Count = 256  # real images of a class per step
 
@@ -197,10 +197,11 @@ class IDCConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DMConfig:
-    """Distribution matching on images (DM)."""
+    """Distribution matching on images, rows of tables and other arrays (DM)."""
 
     steps: Count = 20_000  # each with a fresh network, which is never trained
     image_rate: Positive = 1.0  # step size of the pixels, for a network with 2,048 features; 10 from 100 a class on
+    feature_step: Positive = 0.001  # of arrays that are no images: Adam step in units of their root mean square
     batch_size: Count = 256  # real images of a class per step
 
 

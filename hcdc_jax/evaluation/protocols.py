@@ -15,6 +15,7 @@ from hcdc_jax.batches.rand_augment import RandAugment
 from hcdc_jax.config.values import Count, NonNegative, Positive, Probability, Range, Share, merge, parse_words
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.perturbations import MixedLabels
+from hcdc_jax.registry import Registry
 from hcdc_jax.training.train import Decayed
 
 
@@ -98,7 +99,7 @@ _EDC_CODE_SGD = dataclasses.replace(
 
 # DC's code, from which DSA's and MTT's came, counts E from 0 to E inclusively, and lowers the rate at the end of epoch
 # E / 2 + 1 by making a new optimiser.
-PROTOCOLS: Mapping[str, Protocol] = {
+_BUILT_IN: Mapping[str, Protocol] = {
     "dc": Protocol(
         "DC (arXiv 2006.05929): 301 epochs, no augmentation", epochs=301, drops=(152,), forgets=True
     ),
@@ -136,6 +137,13 @@ PROTOCOLS: Mapping[str, Protocol] = {
         batch_size=100,
     ),
 }  # fmt: skip
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    _BUILT_IN,
+    group="hcdc_jax.protocols",
+    wanted="a Protocol",
+    accept=lambda entry: entry if isinstance(entry, Protocol) else None,
+)
 """Protocols by name. Numbers that were made under different ones do not belong in one table."""
 
 
@@ -156,7 +164,7 @@ def described_protocol(text: str) -> tuple[str, Protocol]:
       UserError: there is no such protocol or setting, or the setting wants another value.
     """
     name, _, rest = text.partition(":")
-    check_name("protocol", name, PROTOCOLS)
+    PROTOCOLS.look_up(name)
     where, values = f"protocol {text!r}", {}
     for part in rest.split(",") if rest else ():
         setting, _, word = part.partition("=")
@@ -175,8 +183,7 @@ def changed_protocol(name: str, values: Mapping[str, Any], *, where: str) -> tup
       values: by names in `SETTINGS`.
       where: for error messages.
     """
-    check_name("protocol", name, PROTOCOLS)
-    usual = PROTOCOLS[name]
+    usual = PROTOCOLS.look_up(name)
     for setting in values:
         check_name(f"setting of protocol {name}", setting, SETTINGS)
     protocol = merge(usual, values, where=where)

@@ -1,7 +1,7 @@
 """Networks, each a `Problem`, your own by `make_problem`; flax is imported here and in `containers` only."""
 
 from hcdc_jax.models.checks import check_losses
-from hcdc_jax.models.graph import Setting, gcn_coefficients, sgc, spectral_gnn
+from hcdc_jax.models.graph import GRAPH_NETS, Setting, gcn_coefficients, graph_nets, graph_problem, sgc, spectral_gnn
 from hcdc_jax.models.image import (
     IMAGE_NETS,
     ImageSetting,
@@ -22,6 +22,7 @@ from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.tables import TABLE_NETS, table_embedding, table_problem
 
 __all__ = [
+    "GRAPH_NETS",
     "IMAGE_NETS",
     "TABLE_NETS",
     "ImageSetting",
@@ -34,6 +35,8 @@ __all__ = [
     "expected_dropout",
     "gaussian_dropout",
     "gcn_coefficients",
+    "graph_nets",
+    "graph_problem",
     "image_embedding",
     "image_net",
     "image_net_options",

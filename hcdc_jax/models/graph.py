@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,9 +28,11 @@ import optax
 from hcdc_jax.batches.graphs import BASES, SparseTerms, filter_terms
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.models.learning_rate import with_learning_rate
+from hcdc_jax.models.own_networks import called_by_name
 from hcdc_jax.models.regularisers import expected_dropout
 from hcdc_jax.models.sparse_product import SymmetricMatrix, symmetric_product
 from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
+from hcdc_jax.registry import Registry, first_line, function
 from hcdc_jax.types import Array, HParams, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -181,7 +183,9 @@ def spectral_gnn(
     weight_decay: float = 2.5e-4,
     read: Callable[[HParams], Setting] = Setting,
 ) -> Problem:
-    """The filter search as a `Problem`: hparams are the filter coefficients [K + 1], or what `read` makes of them.
+    """Two layers under one graph filter; for graphs.
+
+    A `Problem` whose hparams are the filter coefficients [K + 1], or what `read` makes of them.
 
     Args:
       num_features: d, columns of the node features.
@@ -200,6 +204,45 @@ def spectral_gnn(
     check_name("basis", basis, BASES)
     problem = _problem(SpectralGNN(hidden, num_classes, activation, basis), num_features, weight_decay, read)
     return with_learning_rate(problem, lambda hparams: read(hparams).learning_rate_factor)
+
+
+_BUILT_IN: dict[str, Callable[..., Problem]] = {"spectral_gnn": spectral_gnn}
+GRAPH_NETS: Registry[Callable[..., Problem]] = Registry(
+    "graph network",
+    _BUILT_IN,
+    group="hcdc_jax.graph_models",
+    wanted="a function of (num_features, num_classes) that returns a Problem",
+    accept=function,
+    reserved=("own",),  # the network of a study
+)
+"""Networks of graphs by name: functions of (num_features, num_classes) that return a `Problem`. By name they are given
+what they have a parameter for of `hidden`, `activation`, `basis`, `weight_decay` and `read`, see `spectral_gnn`; with
+equal options they must return equal problems, or a second seed compiles again."""
+
+
+def graph_nets() -> dict[str, str]:
+    """The names that `graph_problem` knows, each with a one-line description."""
+    return {name: first_line(network) for name, network in GRAPH_NETS.items()}
+
+
+def graph_problem(name: str, num_features: int, num_classes: int, **options: Any) -> Problem:
+    """A network of `GRAPH_NETS` as a `Problem`.
+
+    Args:
+      name: of the network.
+      num_features: d, columns of the node features.
+      num_classes: number of classes.
+      **options: of which it is given those that it has a parameter for.
+
+    Raises:
+      UserError: there is no such network, or it returns no `Problem`.
+    """
+    network = GRAPH_NETS.look_up(name)
+    made = called_by_name(f"the graph network {name!r}", network, "num_features", "num_classes", offered=options)
+    problem = made(num_features, num_classes, **options)
+    if not isinstance(problem, Problem):
+        raise UserError(f"the graph network {name!r} must return a Problem, got {type(problem).__name__}")
+    return problem
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from hcdc_jax.data.cells import cell_of, is_connected
 from hcdc_jax.errors import UserError, unknown
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.kinds import arrays, graphs, image_streams, images
+from hcdc_jax.pipeline.kinds.named_containers import AUTO, CONTAINERS, of_kind
 from hcdc_jax.pipeline.recipes import zero_cost
 from hcdc_jax.pipeline.setup import CANDIDATES, OWN, Data, DataKind, Setup, Source, check_space, key_for, space_of
 from hcdc_jax.problem import LOSSES, Problem, ValLoss, judged_by, mean_loss
@@ -143,12 +144,12 @@ def _check_names_go_with(config: Config, kind: DataKind, space: Space, name: str
 
 
 def _check_goes_with(config: Config, kind: DataKind, space: Space, name: str) -> None:
-    where = f"{name} holds {kind.unit}"
-    if config.condense.container not in kind.containers:
-        stores = next(other.unit for other in KINDS.values() if config.condense.container in other.containers)
+    where, container = f"{name} holds {kind.unit}", config.condense.container
+    stores = kind.unit if container == AUTO else CONTAINERS.look_up(container, where="in 'condense.container'").unit
+    if stores != kind.unit:
         raise UserError(
-            f"{where}, and condense.container = {config.condense.container!r} stores {stores}; choose one of "
-            f"{', '.join(kind.containers)}"
+            f"{where}, and condense.container = {container!r} stores {stores}; choose one of "
+            f"{', '.join(of_kind(kind.unit))}"
         )
     if config.condense.init == "fit_real" and config.condense.container != "hmn":
         raise UserError(

@@ -14,6 +14,7 @@ from hcdc_jax.hypergradients.distances import DISTANCES
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.building import CELLS, check_model
 from hcdc_jax.pipeline.kinds import image_streams
+from hcdc_jax.pipeline.kinds.named_containers import AUTO, CONTAINERS
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import OWN, Setup, Source
 
@@ -56,6 +57,8 @@ def check_config(config: Config, source: Source | None = None) -> Config:
             spaces.SPACES.look_up(config.space.name, where="in 'space.name'", also=[OWN])
         check_model(config.model.name)
     DISTANCES.look_up(config.hcdc.distance, where="in 'hcdc.distance'")
+    if config.condense.container != AUTO:
+        CONTAINERS.look_up(config.condense.container, where="in 'condense.container'", also=[AUTO])
     _check_table(config)
     _check_stream(config)
     if config.hcdc.theta == "shared" and {"hcdc", "hcdc_shared"} <= set(config.methods):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -352,4 +353,12 @@ def _variables(tree: dict[str, Any]) -> Variables:
         return HMNVariables(**tree)
     if "pixels" in tree:
         return ImageVariables(**tree)
-    return GraphVariables(tree["features"], tree.get("structure", ()), tree["labels"], tree["weights"])
+    if "features" in tree:
+        return GraphVariables(tree["features"], tree.get("structure", ()), tree["labels"], tree["weights"])
+    return _by_name(tuple(tree))(**tree)
+
+
+@functools.cache
+def _by_name(fields: tuple[str, ...]) -> Any:
+    """The form of variables whose container a plugin brings: decoding reads them by name."""
+    return namedtuple("Variables", fields)

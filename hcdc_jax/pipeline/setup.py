@@ -73,13 +73,24 @@ class RealParts(NamedTuple):
     proxy_problem: Problem | None = None
 
 
+class Looked(NamedTuple):
+    """A named network, at whatever hyperparameters.
+
+    Attributes:
+      problem_of: `problem_of(weight_decay=..., read=...) -> Problem`.
+      embedding_of: `embedding_of(read=...)`, what its last linear layer reads: `embed(params, hparams, inputs)`.
+    """
+
+    problem_of: Callable[..., Problem]
+    embedding_of: Callable[..., Callable[[Any, Array, Any], Array]]
+
+
 class DataKind(NamedTuple):
     """What the stages ask of a kind of data.
 
     Attributes:
       unit: what an example is called, in the plural.
       models: names of its networks.
-      containers: names of what can store it.
       methods: names of the methods that are for this kind alone.
       summary: `summary(data)`, its counts.
       build: `build(config, data, space, problem)`, the real data and what is trained: `problem`, or None for that of
@@ -96,6 +107,9 @@ class DataKind(NamedTuple):
       fixed: `fixed(setup, part)`, the container of real examples that stay as they are.
       learned: `learned(setup, part)`, the container of examples that are learned.
       rates: `rates(setup, start)`, Adam step sizes of S_val.
+      matching_rates: `matching_rates(setup, start, options)`, step sizes of what is matched class by class, by the
+        `image_rate` or `feature_step` of a section of the configuration.
+      network: `network(setup)`, the network of `[model]` as condensers look through it; see `Looked`.
       batch: `batch(setup, index)`, real examples by their numbers.
       real_scalars: `real_scalars(setup)`, numbers that the real data holds.
       words: `words(setup)`, what was done to the data, for the card.
@@ -107,7 +121,6 @@ class DataKind(NamedTuple):
 
     unit: str
     models: Collection[str]
-    containers: tuple[str, ...]
     methods: tuple[str, ...]
     summary: Callable[[Any], dict[str, Any]]
     build: Callable[[Config, Any, spaces.Space, Problem | None], RealParts]
@@ -120,6 +133,8 @@ class DataKind(NamedTuple):
     fixed: Callable[[Setup, str], Container]
     learned: Callable[[Setup, str], Container]
     rates: Callable[[Setup, Start], Any]
+    matching_rates: Callable[[Setup, Start, Any], Any]
+    network: Callable[[Setup], Looked]
     batch: Callable[[Setup, np.ndarray], Batch]
     real_scalars: Callable[[Setup], int]
     words: Callable[[Setup], str]

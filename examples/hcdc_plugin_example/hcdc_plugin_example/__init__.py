@@ -1,1 +1,1 @@
-"""A plugin of hcdc_jax: a method, a space and a data set."""
+"""A plugin of hcdc_jax: a method, a space, a data set, a container, a protocol and a network of graphs."""

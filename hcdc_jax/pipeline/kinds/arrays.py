@@ -12,15 +12,16 @@ import numpy as np
 from hcdc_jax.condense.base import PixelRates
 from hcdc_jax.condense.coresets import Selection, class_counts, uniform
 from hcdc_jax.config import Config
-from hcdc_jax.containers import Container, ImageStart, image_container
+from hcdc_jax.containers import ImageStart
 from hcdc_jax.data import ArrayData
 from hcdc_jax.data.arrays import summary
 from hcdc_jax.errors import UserError, check_name
-from hcdc_jax.models.tables import TABLE_NETS, table_problem
+from hcdc_jax.models.tables import TABLE_NETS, table_embedding, table_problem
 from hcdc_jax.pipeline.kinds.images import network_options
+from hcdc_jax.pipeline.kinds.named_containers import as_given, chosen
 from hcdc_jax.pipeline.kinds.shares import asked_of, scaled, told_short
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
-from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import OWN, DataKind, Looked, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.training.soft_labels import SoftLoss
@@ -159,15 +160,18 @@ def _with_noise(rng: np.random.Generator, start: ImageStart) -> ImageStart:
     return start._replace(images=jax.tree.map(noise, start.images))
 
 
-def _container(setup: Setup, part: str) -> Container:
-    del setup, part
-    return image_container()
+def _rates(start: ImageStart, feature_step: float) -> PixelRates:
+    """Adam step sizes, in units of each array."""
+    return PixelRates(jax.tree.map(lambda leaf: jnp.float32(feature_step * _size(leaf)), start.images))
 
 
-def _rates(setup: Setup, start: ImageStart) -> PixelRates:
-    """Adam step sizes of S_val: `hcdc.feature_step` in units of each array."""
-    step = setup.config.hcdc.feature_step
-    return PixelRates(jax.tree.map(lambda leaf: jnp.float32(step * _size(leaf)), start.images))
+def _network(setup: Setup) -> Looked:
+    model, data = setup.config.model, setup.data
+    options = network_options(model)
+    return Looked(
+        functools.partial(table_problem, model.name, data.inputs.shape[1], data.num_classes, **options),
+        functools.partial(table_embedding, model.name, data.num_classes, **options),
+    )
 
 
 def _size(leaf: np.ndarray) -> float:
@@ -201,8 +205,7 @@ def _told_short(setup: Setup) -> str:
 KIND = DataKind(
     unit="examples",
     models=(OWN, *TABLE_NETS),
-    containers=("auto",),
-    methods=(),
+    methods=("dc", "dm"),
     summary=summary,
     build=build,
     count=count,
@@ -211,9 +214,11 @@ KIND = DataKind(
     surplus=lambda setup, part: 0,
     embeddings=_embeddings,
     noise=_with_noise,
-    fixed=_container,
-    learned=_container,
-    rates=_rates,
+    fixed=as_given,
+    learned=lambda setup, part: chosen(setup).container(setup, part),
+    rates=lambda setup, start: _rates(start, setup.config.hcdc.feature_step),
+    matching_rates=lambda setup, start, options: _rates(start, options.feature_step),
+    network=_network,
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,26 +15,19 @@ from hcdc_jax.condense import coresets
 from hcdc_jax.condense.base import GraphRates
 from hcdc_jax.condensed import Condensed
 from hcdc_jax.config import Config
-from hcdc_jax.containers import Container, GraphStart, graph_container
-from hcdc_jax.containers.graph import Adjacency, fixed, free, identity, pairwise
+from hcdc_jax.containers import Container, GraphStart
+from hcdc_jax.containers.graph import fixed
 from hcdc_jax.data import GraphData
 from hcdc_jax.data.graphs import seen_from, summary
 from hcdc_jax.errors import UserError
-from hcdc_jax.models.graph import spectral_gnn
+from hcdc_jax.models.graph import GRAPH_NETS, graph_problem
+from hcdc_jax.pipeline.kinds.named_containers import chosen, container_of, num_nodes
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
 from hcdc_jax.pipeline.setup import DataKind, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
-
-MODELS = {"spectral_gnn": spectral_gnn}
-
-
-def num_nodes(config: Config, data: GraphData, part: str) -> int:
-    """Nodes of S_train ("train") or of S_val ("val")."""
-    nodes = round(config.condense.ratio * data.num_nodes)
-    return nodes if part == "train" else round(config.condense.val_factor * nodes)
 
 
 def sampled(setup: Setup, part: str, seed: int, select: coresets.Selection = coresets.uniform) -> GraphStart:
@@ -69,28 +62,9 @@ def with_noise(rng: np.random.Generator, start: GraphStart) -> GraphStart:
     return start._replace(features=noise.astype(np.float32))
 
 
-def container_of(adjacency: Adjacency) -> Callable[[Setup, str], Container]:
-    """Containers whose adjacency does not depend on the setting `condense.container`."""
-    return lambda setup, part: graph_container(adjacency, setup.config.space.order, setup.config.space.basis)
-
-
-# Containers are cached by their adjacency, so equal ones must be one object.
-PAIRWISE, IDENTITY = container_of(pairwise()), container_of(identity())
-_free = functools.cache(free)
-_GIVEN = {"pairwise": PAIRWISE, "identity": IDENTITY}
-
-
 def learned(setup: Setup, part: str) -> Container:
     """The container that `condense.container` names."""
-    name = setup.config.condense.container
-    if name in _GIVEN:
-        return _GIVEN[name](setup, part)
-    logit, weights = setup.config.hcdc.edge_logit, setup.data.edge_weights
-    largest, usual = (1.0, 1.0) if weights is None else (max(1.0, float(weights.max())), float(weights.mean()))
-    if not isinstance(logit, float):  # "auto"
-        # All absent edges of a node together start with the weight of one hundredth of an edge.
-        logit = math.log(100 * num_nodes(setup.config, setup.data, part) * largest / usual)
-    return graph_container(_free(logit, largest), setup.config.space.order, setup.config.space.basis)
+    return chosen(setup).container(setup, part)
 
 
 def embeddings(setup: Setup, part: str) -> np.ndarray:
@@ -118,7 +92,8 @@ def build(config: Config, data: GraphData, space: Space, problem: Problem | None
             raise UserError(f"{key} is for images; a graph is trained on as a whole: leave it out")
     if isinstance(config.condense.per_class, tuple):
         raise UserError("condense.per_class: nodes go by the class sizes; leave it out, or set it to 'proportional'")
-    problem = problem or MODELS[config.model.name](
+    problem = problem or graph_problem(
+        config.model.name,
         data.num_features,
         data.num_classes,
         hidden=config.model.hidden,
@@ -201,6 +176,11 @@ def _hcdc_rates(setup: Setup, start: GraphStart) -> GraphRates:
     return rates(start, setup.config.hcdc.feature_step, setup.config.hcdc.structure_learning_rate)
 
 
+def _no_matching(*asked: object) -> NoReturn:
+    """What is asked of rows and images alone, whose examples do not hang together."""
+    raise UserError("nodes of a graph are matched by gcond, gcond_x and gradient_matching")
+
+
 def _real_scalars(setup: Setup) -> int:
     """All features and edges, since training and validation may reach any node."""
     weights = 0 if setup.data.edge_weights is None else setup.data.edge_weights.size
@@ -227,8 +207,7 @@ def _keep_adjacency(folder: Path, name: str, condensed: Condensed) -> None:
 KIND = DataKind(
     num_parameters=lambda setup: None,
     unit="nodes",
-    models=tuple(MODELS),
-    containers=("auto", "graph", *_GIVEN),
+    models=GRAPH_NETS,
     methods=("gcond", "gcond_x", "gradient_matching"),
     summary=summary,
     build=build,
@@ -241,6 +220,8 @@ KIND = DataKind(
     fixed=container_of(fixed()),
     learned=learned,
     rates=_hcdc_rates,
+    matching_rates=_no_matching,
+    network=_no_matching,
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,

@@ -27,12 +27,12 @@ from hcdc_jax.data import ImageData, subset
 from hcdc_jax.data.image_streams import ImageStream
 from hcdc_jax.data.images import mislabelled, shrunk, summary
 from hcdc_jax.errors import UserError
-from hcdc_jax.models import IMAGE_NETS, image_net_options, image_problem
+from hcdc_jax.models import IMAGE_NETS, image_embedding, image_net_options, image_problem
 from hcdc_jax.models.nas_bench_201 import size_of
 from hcdc_jax.pipeline.kinds import image_containers
-from hcdc_jax.pipeline.kinds.image_containers import generated_per_class
+from hcdc_jax.pipeline.kinds.named_containers import as_given
 from hcdc_jax.pipeline.kinds.starts import sampling_rng
-from hcdc_jax.pipeline.setup import OWN, DataKind, RealParts, Setup, pool
+from hcdc_jax.pipeline.setup import OWN, DataKind, Looked, RealParts, Setup, pool
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.spaces.dcbench import misread
@@ -93,6 +93,15 @@ def network_options(model: ModelConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key in known and value is not None}
 
 
+def _network(setup: Setup) -> Looked:
+    model, data = setup.config.model, setup.data
+    options = network_options(model)
+    return Looked(
+        functools.partial(image_problem, model.name, data.image_shape, data.num_classes, **options),
+        functools.partial(image_embedding, model.name, data.num_classes, **options),
+    )
+
+
 def _preprocessing(config: Config, data: ImageData) -> Preprocessing | None:
     if config.data.preprocessing == "none":
         return None
@@ -127,14 +136,10 @@ def sampled(setup: Setup, part: str, seed: int, select: Selection) -> ImageStart
 def _to_learn(setup: Setup, part: str, seed: int) -> ImageStart:
     """As `sampled` at random, as many as are decoded, the surplus too; where a class has fewer, some stand twice."""
     config, data, numbers = setup.config, setup.data, pool(setup.data, part)
-    each = generated_per_class(setup, part) + image_containers.surplus(setup, part)
-    asked = image_containers.asked(config, data, part)
-    counts = np.full(data.num_classes, each)
-    if config.condense.per_class != "auto":
-        counts = image_containers.tiles(config) * asked
+    asked, counts = image_containers.asked(config, data, part), image_containers.decoded(setup, part)
     labels = data.labels[numbers]
     members = [numbers[labels == c] for c in range(data.num_classes)]
-    enough = config.condense.container != "hmn" or min(map(len, members)) >= each
+    enough = config.condense.container != "hmn" or min(map(len, members)) >= counts.max()
     if np.array_equal(counts, asked) and enough:
         return sampled(setup, part, seed, uniform)
     rng = sampling_rng(part, seed)
@@ -208,7 +213,6 @@ def _keep_images(folder: Path, name: str, condensed: Condensed) -> None:
 KIND = DataKind(
     unit="images",
     models=IMAGE_NETS,
-    containers=image_containers.NAMES,
     methods=("dc", "dsa", "dm", "idc", "kip", "mtt", "edc"),
     summary=summary,
     build=build,
@@ -218,9 +222,11 @@ KIND = DataKind(
     surplus=image_containers.surplus,
     embeddings=_pixels,
     noise=_with_noise,
-    fixed=image_containers.fixed,
+    fixed=as_given,
     learned=image_containers.learned,
     rates=image_containers.adam_rates,
+    matching_rates=lambda setup, start, options: image_containers.image_rates(setup, options.image_rate),
+    network=_network,
     batch=_batch,
     real_scalars=_real_scalars,
     words=_words,

@@ -14,6 +14,7 @@ from hcdc_jax.containers.graph import Adjacency, cut, pairwise
 from hcdc_jax.errors import UserError
 from hcdc_jax.models.graph import gcn_coefficients, sgc
 from hcdc_jax.pipeline.kinds import graphs
+from hcdc_jax.pipeline.kinds.named_containers import IDENTITY, PAIRWISE
 from hcdc_jax.pipeline.kinds.starts import sampled, to_learn
 from hcdc_jax.pipeline.recipes.base import Learner, Method, Recipe, Request, Work
 from hcdc_jax.pipeline.setup import Setup, pool
@@ -73,11 +74,11 @@ _GCOND = Learner(_gcond, _work, _steps, rate="gcond.feature_step")
 
 GCOND = _method(
     "GCond: gradient matching with a generated adjacency (arXiv 2110.07580)",
-    Recipe("gcond", _LABELLED, graphs.PAIRWISE, _GCOND, finished=_without_light_edges),
+    Recipe("gcond", _LABELLED, PAIRWISE, _GCOND, finished=_without_light_edges),
 )
 GCOND_X = _method(
     "GCond-X: gradient matching without edges (arXiv 2110.07580)",
-    Recipe("gcond_x", _LABELLED, graphs.IDENTITY, _GCOND),
+    Recipe("gcond_x", _LABELLED, IDENTITY, _GCOND),
 )
 GRADIENT_MATCHING = _method(
     "gradient matching with filters drawn anew, in the container of the configuration",

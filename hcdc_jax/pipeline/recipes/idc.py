@@ -15,7 +15,7 @@ from hcdc_jax.containers import Container
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.kinds.image_containers import image_rates
 from hcdc_jax.pipeline.recipes.base import Learner, Request, Work
-from hcdc_jax.pipeline.recipes.image_matching import counts_of, method, side_by_side, sized
+from hcdc_jax.pipeline.recipes.image_matching import method, side_by_side, synthetic_classes
 from hcdc_jax.pipeline.recipes.image_relays import augmentation_of, real_images, real_pool, relay
 from hcdc_jax.pipeline.setup import Setup
 from hcdc_jax.problem import Problem
@@ -37,7 +37,6 @@ def _condenser(setup: Setup, container: Container) -> Condenser:
         augmentation=siamese, relay_augmentation=_without_cutout(siamese) if options.cutmix else siamese,
         cutmix=options.cutmix, classes_at_once=side_by_side(setup),
         synthetic_per_class=setup.config.condense.synthetic_per_class or MOST_SYNTHETIC,
-        counts=counts_of(setup),
     )  # fmt: skip
 
 
@@ -62,8 +61,8 @@ def _without_cutout(augmentation: Augmentation | None) -> Augmentation | None:
 def _work(request: Request) -> Work:
     setup, options = request.run.setup, request.run.setup.config.idc
     rates, steps = _rates(setup), jnp.float32(_steps(setup))
-    data = IDCData(real_pool(request), real_images(request), rates, steps, jnp.float32(options.relay_rate))
-    return Work(data, setup=sized(request))
+    real, relay_rate = real_images(request), jnp.float32(options.relay_rate)
+    return Work(IDCData(real_pool(request), real, rates, steps, relay_rate, synthetic_classes(request)))
 
 
 def _rates(setup: Setup) -> AnyImageRates:
