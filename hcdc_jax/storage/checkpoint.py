@@ -42,8 +42,9 @@ def save(folder: str | Path, step: int, state: PyTree) -> None:
       UserError: the disk is full or cannot be written.
     """
     content = io.BytesIO()
-    leaves = {str(i): _bytes_of(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    np.savez(content, **leaves, **{_LAYOUT: np.array(json.dumps(_layout(state)))})  # noise does not compress
+    members: dict[str, Any] = {str(i): _bytes_of(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    members[_LAYOUT] = json.dumps(_layout(state))
+    np.savez(content, **members)  # numbers hardly compress
     stale = [path for path in _saved(folder) if _step_of(path) >= step]
     for path in stale:
         path.unlink()
