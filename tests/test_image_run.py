@@ -14,7 +14,7 @@ from hcdc_jax import config as configs
 from hcdc_jax.condensed import load_condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.hypergradients.fixed_networks import Target
-from hcdc_jax.pipeline.hcdc.matched_candidates import Draws
+from hcdc_jax.pipeline.hcdc.matched_candidates import MatchedCandidates
 from hcdc_jax.pipeline.hcdc.targets import believed, matched_targets
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.recipes.hcdc_surrogate import power_law
@@ -223,13 +223,13 @@ def test_a_factorial_design_is_matched_side_by_side_and_resumed(tmp_path):
         np.testing.assert_array_equal(np.stack([record["hparams"] for record in before]), expected)
         assert all(np.isfinite(record["gradient"]).all() and record["gradient"].any() for record in before)
         (folder / "004.npz").unlink()
-        matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+        matched_targets(run, 0, MatchedCandidates(expected, Cost(), 1.0))
         again = dict(np.load(folder / "004.npz"))
         files.write_npz(folder / "004.npz", again | {"gradient": 1e6 * again["gradient"]})
         files.write_npz(folder / "006.npz", before[6] | {"gradient": np.inf * before[6]["gradient"]})
         said = []
         run = run._replace(progress=run.progress._replace(say=said.append))
-        matched = matched_targets(run, 0, Draws(expected, Cost(), 1.0))
+        matched = matched_targets(run, 0, MatchedCandidates(expected, Cost(), 1.0))
     assert len(said) == 1
     assert "2 of 8 hypergradients exploded" in said[0]
     target = believed(run.setup, matched)
