@@ -25,7 +25,9 @@ def help_text(plugins: Mapping[str, type] | None = None) -> str:
       plugins: the dataclass of the settings of each plugin's method that has some.
     """
     hints = typing.get_type_hints(Config)
-    sections: dict[str, type] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    sections: dict[str, type] = {
+        name: kind for name, kind in hints.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }
     sections |= {f"plugins.{name}": cls for name, cls in (plugins or {}).items()}
     lines = [_USAGE, "", *_options("", Config)]
     for name, cls in sections.items():
