@@ -46,7 +46,17 @@ def trust(report: Report) -> list[str]:
         f"{word}: {main} orders {count(report['space']['candidates'])} candidates as full trainings do at Spearman "
         f"{rho:.3f} (95 % interval {low:.3f} to {high:.3f})."
     ]
-    return [*said, *_choice(report, main), *_cheaper(report, main), *_price(report, main)]
+    return [*said, *_of_losses(report), *_choice(report, main), *_cheaper(report, main), *_price(report, main)]
+
+
+def _of_losses(report: Report) -> list[str]:
+    """A warning where even the truth's own losses are a poor order of its accuracies."""
+    rho = report["truth"]["spearman_of_loss_with_accuracy"]
+    if rho is None or rho >= FAIR:
+        return []
+    return [
+        f"It is an order of losses, not of accuracies: the truth's own losses rank its accuracies at {rho:.3f} here."
+    ]
 
 
 def _choice(report: Report, main: str) -> list[str]:

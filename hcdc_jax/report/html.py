@@ -35,7 +35,8 @@ thead th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-s
 tbody th { font-weight: 400; }
 tr.main, tr.main th { background: var(--tint); }
 tr.main th { box-shadow: inset 3px 0 0 var(--accent); }
-table.facts th, table.facts td { text-align: left; white-space: normal; }
+table.facts th, table.facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+summary { cursor: pointer; color: var(--soft); font-size: 0.875rem; }
 td.beats { background: var(--beats); }
 figure { margin: 1.5rem 0; break-inside: avoid; }
 figure img { display: block; width: 100%; max-width: 800px; height: auto; background: #fff; border-radius: 6px; }
@@ -97,8 +98,8 @@ def render(
         _element("p", " ".join(what_was_run(report))),
         _element("h2", "Verdict" if tables.has_truth(report) else "Cost"),
         _table(tables.verdict(report), main),
-        _element("p", claims.legend(report), "note"),
         _list(claims.reading(report)),
+        f"<details><summary>What the columns mean</summary>{_element('p', claims.legend(report), 'note')}</details>",
         *(_beyond_size(report, main) if tables.knows_sizes(report) else ()),
         _element("h2", "Best candidates"),
         _table(best, None),
