@@ -101,16 +101,17 @@ def keeping_compiled(cache: Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def kill_cases(num: int, seed: int, out: Path) -> Iterator[tuple[int, str | None]]:
+def kill_cases(num: int, seed: int, out: Path, methods: list[str]) -> Iterator[tuple[int, str | None]]:
     """Kills a run at a random moment, takes it up again, and compares it with one that was left alone."""
     config, alone, log = written(out / "kills"), out / "kills" / "alone", out / "kills" / "log.txt"
+    words = ("--methods", *methods)
     keeping_compiled(out / "cache")
     importlib.import_module("hcdc_jax.cli.commands")  # what every process would import
     length = 0.0
     for _ in range(2):  # the second run pays for no compilation, as those to be killed
         shutil.rmtree(alone, ignore_errors=True)
         began = time.monotonic()
-        left = Forked(log, "run", config, "--out", alone)
+        left = Forked(log, "run", config, *words, "--out", alone)
         left.wait()
         if left.code:
             raise RuntimeError(f"the run that was left alone failed: {left.told()}")
@@ -119,11 +120,11 @@ def kill_cases(num: int, seed: int, out: Path) -> Iterator[tuple[int, str | None
     for number in range(num):
         folder, rng = out / "kills" / f"run_{number}", np.random.default_rng([seed, number])
         shutil.rmtree(folder, ignore_errors=True)
-        killed = Forked(log, "run", config, "--out", folder)
+        killed = Forked(log, "run", config, *words, "--out", folder)
         killed.wait(rng.uniform(0, length))
         killed.kill()
         left_over = len(list(folder.rglob("*")))
-        resumed = Forked(log, "run", config, "--out", folder, "--resume")
+        resumed = Forked(log, "run", config, *words, "--out", folder, "--resume")
         said = resumed.told()
         differing = [*filter(None, [same_arrays(folder, alone)]), *half_written(folder)]
         sys.stdout.write(f"killed {number}: {killed.code}, {left_over} files\n")
@@ -153,12 +154,13 @@ def full_disk_at(write: int) -> Iterator[list[int]]:
         files.os.fsync = real
 
 
-def disk_cases(out: Path) -> Iterator[tuple[int, str | None]]:
+def disk_cases(out: Path, methods: list[str]) -> Iterator[tuple[int, str | None]]:
     """One run whose disk is full after every write or two; each time it goes on where it stopped."""
     config, folder, alone = written(out / "disk"), out / "disk" / "run", out / "disk" / "alone"
     for one in (folder, alone):
         shutil.rmtree(one, ignore_errors=True)
-    said = command("run", config, "--out", alone)
+    words = ("--methods", *methods)
+    said = command("run", config, *words, "--out", alone)
     if said["code"]:
         raise RuntimeError(f"the run that was left alone failed: {said}")
     for number in range(1000):
@@ -167,7 +169,7 @@ def disk_cases(out: Path) -> Iterator[tuple[int, str | None]]:
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
         with full_disk_at(2 + number % 3):
-            said = command("run", config, "--out", folder, *resume)
+            said = command("run", config, *words, "--out", folder, *resume)
         lost = [path.name for path, content in before.items() if not path.exists() or files.sha256(path) != content]
         lost = [name for name in lost if not name.startswith("networks")]
         if said["code"] == 0:
@@ -199,6 +201,7 @@ def main() -> int:
     parser.add_argument("part", choices=("fuzz", "kills", "disk", "strangers", "two"))
     parser.add_argument("--num", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=["random", "hcdc", "real_val"], help="of the runs to be killed")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     record, out = args.out / f"{args.part}.jsonl", args.out.absolute()
@@ -206,9 +209,11 @@ def main() -> int:
     if args.part == "fuzz":
         cases: Any = ((number, fuzz_case(number, args.seed, out)) for number in range(args.num) if number not in done)
     elif args.part == "kills":
-        cases = kill_cases(args.num, args.seed, out)
+        cases = kill_cases(args.num, args.seed, out, args.methods)
+    elif args.part == "disk":
+        cases = disk_cases(out, args.methods)
     else:
-        cases = {"disk": disk_cases, "strangers": strangers, "two": two_processes}[args.part](out)
+        cases = {"strangers": strangers, "two": two_processes}[args.part](out)
     failed = counted = 0
     for case, wrong in cases:
         files.append_jsonl(record, {"case": case, "wrong": wrong})

@@ -38,6 +38,7 @@ inits = 1
 """
 NAMES = ("ö😀", "<img src=x onerror=alert(1)>", "a b & c", "'quoted\"", "%s{}", "x" * 120)
 CELLS = ("", "NaN", "inf", "1e999", "\x00", '"', "a,b", "9" * 400, *NAMES)
+OF_TABLES = ("--data.target", "label", "--methods", "random", "--labels.teachers", "0", "--condense.examples", "9")
 WORDS = (
     "nan", "-inf", "1e308", "-1", "0", "true", "[]", "{}", "[1, 'a']", "9223372036854775807", "-9223372036854775808",
     "'<b>'", "''", "'../../x'", "'\\u202e'", "'Infinity'", "1979-05-27", "'random'", "['random', 'random']",
@@ -62,8 +63,9 @@ def graph_arrays(seed: int = 0, num_nodes: int = 60) -> dict[str, np.ndarray]:
 def written(folder: Path, name: str = "graph") -> Path:
     """A folder with a configuration and its graph; the path of the former."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{name}.npz", **graph_arrays())
-    (folder / "run.toml").write_text(f'{SMALL}[data]\npath = {json.dumps(str(folder / name))[:-1]}.npz"\n')
+    np.savez(folder / f"{name}.npz", allow_pickle=True, **graph_arrays())
+    path = json.dumps(str(folder / f"{name}.npz"), ensure_ascii=False)
+    (folder / "run.toml").write_text(f"{SMALL}[data]\npath = {path}\n")
     return folder / "run.toml"
 
 
@@ -186,7 +188,7 @@ def fuzz_case(number: int, seed: int, out: Path) -> str | None:
     config.write_text(text)
     kind, others = number % 5, ()
     if kind == 4:
-        data, others = mutated_table(rng, folder), ("--data.target", "label", "--methods", "random")
+        data, others = mutated_table(rng, folder), OF_TABLES
         config = data
     elif kind == 0:
         config.write_bytes(mutated_text(rng, text))
@@ -245,6 +247,9 @@ def strangers(out: Path) -> Iterator[tuple[str, str | None]]:
 
         return change
 
+    def trapped(path: Path) -> None:
+        np.savez(path, allow_pickle=True, **{"train/labels": np.array([_Trap()], object)})
+
     def outside(card: dict) -> None:
         entry = card["artefacts"].pop("random_seed0")
         card["artefacts"]["../../../outside"] = {**entry, "method": "../../../outside"}
@@ -260,9 +265,9 @@ def strangers(out: Path) -> Iterator[tuple[str, str | None]]:
             path.write_text(text)
         card_with(folder, markup)
 
-    changes: dict[str, Callable[[Path], None]] = {
+    changes: dict[str, Callable[[Path], Any]] = {
         "zip bomb": replaced(bomb),
-        "pickle": replaced(lambda path: np.savez(path, **{"train/labels": np.array([_Trap()], object)})),
+        "pickle": replaced(trapped),
         "bare pickle": replaced(lambda path: path.write_bytes(pickle.dumps(_Trap()))),
         "link to a file outside": replaced(lambda path: path.symlink_to("/etc/hostname")),
         "link to a device": replaced(lambda path: path.symlink_to("/dev/zero")),

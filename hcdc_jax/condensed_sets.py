@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hcdc_jax.batches.images import pixels_of
@@ -69,11 +70,11 @@ def merge_condensed(first: Condensed, second: Condensed) -> Condensed:
         if one.preparation is not None or np.asarray(one.train.labels).ndim != 1:
             raise UserError("tables and soft labels belong to the classes that they were learned on: condense anew")
     added = int(_classes(first, "train").max()) + 1
-    batches = [_joined(first, second, part, added) for part in ("train", "val")]
+    train, val = (_joined(first, second, part, added) for part in ("train", "val"))
     parts = [{name: one.card.get(name) for name in ("method", "seed", "source", "sha256")} for one in (first, second)]
     methods = dict.fromkeys(one.card["method"] for one in (first, second))
     about = {"of": parts, "first_added_class": added, "note": "condensed apart; nothing was matched between the two"}
-    return _made(first, *batches, {**first.card, "method": "+".join(methods), "merged": about})
+    return _made(first, train, val, {**first.card, "method": "+".join(methods), "merged": about})
 
 
 def _classes(condensed: Condensed, part: str) -> np.ndarray:
@@ -110,7 +111,8 @@ def _joined(first: Condensed, second: Condensed, part: str, added: int) -> Batch
         more = np.asarray(first.preprocessing.apply(more))
     labels = [np.asarray(one.labels), _classes(second, part) + added]
     weights = [np.asarray(one.weights), np.asarray(other.weights)]
-    return Batch(np.concatenate([inputs, more]), np.concatenate(labels), np.concatenate(weights))
+    joined = (np.concatenate(both) for both in ([inputs, more], labels, weights))
+    return Batch(*map(jnp.asarray, joined))
 
 
 def _made(condensed: Condensed, train: Batch, val: Batch, card: Mapping[str, Any]) -> Condensed:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hcdc_jax.errors import UserError
@@ -51,7 +52,7 @@ class Chunks(NamedTuple):
     """
 
     items: PyTree
-    filled: Array
+    filled: Any
 
 
 def fixed_size(count: int) -> int:
@@ -131,7 +132,7 @@ def in_order(mesh: Mesh, results: PyTree, count: int) -> PyTree:
 
     They are joined on the host where that is no detour: cutting them on a device compiles a program for every count.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(results))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(results))
     if mesh.size > 1 or (mesh.devices.flat[0].platform == "cpu" and not traced):
         return jax.device_put(on_host(results, count))  # `jnp.asarray` would compile, too
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], results)
