@@ -282,14 +282,22 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder")
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe might never end
+            raise ValueError
         card = json.loads(path.read_text(encoding="utf-8"))
         entries = card["artefacts"]
-        complete = all(entry.keys() >= _REQUIRED for entry in entries.values())
+        # Names become those of files: of others the card of a stranger could make paths out of the folder.
+        complete = all(
+            entry.keys() >= _REQUIRED
+            and _METHOD_NAME.fullmatch(entry["method"])
+            and name == f"{entry['method']}_seed{entry['seed']}"
+            for name, entry in entries.items()
+        )
         if not entries or not complete or card["primary"] not in entries or "config_hash" not in card:
             raise ValueError
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no condensed data ({_CARD_FILE} is missing); condense first") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; condense anew") from error
     return card
 

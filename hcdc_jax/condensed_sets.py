@@ -111,9 +111,8 @@ def _joined(first: Condensed, second: Condensed, part: str, added: int) -> Batch
         more = np.asarray(first.preprocessing.apply(more))
     labels = [np.asarray(one.labels), _classes(second, part) + added]
     weights = [np.asarray(one.weights), np.asarray(other.weights)]
-    return Batch(
-        np.concatenate([inputs, more]), jnp.asarray(np.concatenate(labels)), jnp.asarray(np.concatenate(weights))
-    )
+    joined = (np.concatenate(both) for both in ([inputs, more], labels, weights))
+    return Batch(*map(jnp.asarray, joined))
 
 
 def _made(condensed: Condensed, train: Batch, val: Batch, card: Mapping[str, Any]) -> Condensed:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import types
+import zipfile
 
 import jax.numpy as jnp
 import jraph
@@ -17,9 +18,25 @@ from sklearn.model_selection import GridSearchCV
 
 from hcdc_jax.condensed import load_condensed, read_card, save_condensed
 from hcdc_jax.containers.graph import GraphVariables
+from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.storage import files
 from hcdc_jax.types import Batch
 from tests.errors import error_of
+
+
+def test_an_archive_that_says_to_unpack_to_terabytes_is_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("a.npy", bytes(1000))
+        archive.infolist()[0].file_size = 8 * 10**12
+    assert "bomb.npz unpacks to 8,000 GB, and this machine has" in error_of(lambda: read_arrays(tmp_path / "bomb.npz"))
+
+
+def test_a_card_cannot_name_files_outside_its_folder(tmp_path):
+    save(tmp_path / "run")
+    text = (tmp_path / "run" / "card.json").read_text()
+    for changed in (text.replace("hcdc_seed0", "../../hcdc_seed0"), text.replace("hcdc", "../hcdc"), "[" * 100_000):
+        (tmp_path / "run" / "card.json").write_text(changed)
+        assert "card.json is damaged; condense anew" in error_of(lambda: read_card(tmp_path / "run"))
 
 
 def graph_batch(seed: int, num_nodes: int = 5) -> Batch:

@@ -24,12 +24,22 @@ import hcdc_jax as hc
 from hcdc_jax import cli, pipeline, terminal
 from hcdc_jax.cli import commands
 from hcdc_jax.cli.parser import SHELLS
+from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline.setup import TRUTH, key_for
 from hcdc_jax.report import tables
 from hcdc_jax.report.tables import Cell, Table
 from hcdc_jax.search import full_trainings
 
 METHODS = ["random", "hcdc", "real_val"]
+
+
+def test_what_diverged_altogether_is_no_mistake_of_the_command_line(monkeypatch, capsys):
+    def all_diverged(args, overrides):
+        raise DivergedError("all 2 trainings diverged; lower training.learning_rate")
+
+    monkeypatch.setattr(commands, "list_names", all_diverged)
+    assert cli.main(["list"]) == 1
+    assert capsys.readouterr().err == "hcdc: all 2 trainings diverged; lower training.learning_rate\n"
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_added_classes_come_after_the_others_and_are_prepared_like_them():
 
 def test_the_command_exports_several_sizes_with_a_card_each(tmp_path, capsys):
     train, val = batch_of((3, 3)), batch_of((3, 3), 1)
-    variables = {"train": ImageVariables(train.inputs, train.labels), "val": ImageVariables(val.inputs, val.labels)}
+    variables = {part: ImageVariables(*batch) for part, batch in (("train", train), ("val", val))}
     save_condensed(
         tmp_path, method="dm", seed=0, train=train, val=val, variables=variables, config_hash="c", source=SOURCE,
         preprocessing="none",

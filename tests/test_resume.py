@@ -13,8 +13,11 @@ from runs import arrays_of, assert_same_arrays, finished_run, hcdc, process_sett
 
 from hcdc_jax import pipeline
 from hcdc_jax.condensed import load_condensed
+from hcdc_jax.config import Config
+from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline import condensed_parts, keeping
 from hcdc_jax.pipeline.clock import Elapsed
+from hcdc_jax.pipeline.folder import check_owner
 from hcdc_jax.pipeline.hcdc import targets
 from hcdc_jax.storage import files
 
@@ -28,6 +31,15 @@ def finished(tmp_path_factory):
 def in_process(finished):
     with process_settings(finished.parent / "cache"):
         yield
+
+
+def test_a_kill_before_the_configuration_was_whole_leaves_a_folder_that_is_free(tmp_path):
+    temporary = files.temporary_of(tmp_path / "config.toml")
+    temporary.write_text("methods = [")
+    check_owner(tmp_path, Config(), resume=False)
+    temporary.rename(tmp_path / "notes.txt")
+    with pytest.raises(UserError, match="is not empty and no run folder"):
+        check_owner(tmp_path, Config(), resume=False)
 
 
 def stop_when(process, folder, pattern, count, number):

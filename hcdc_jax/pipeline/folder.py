@@ -44,7 +44,7 @@ def check_owner(folder: Path, config: Config, *, resume: bool) -> None:
             raise UserError(f"{folder} already holds this run; add --resume to continue it, or choose another --out")
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another --out folder")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and not all(map(files.is_temporary, folder.iterdir())):
         raise UserError(f"{folder} is not empty and no run folder; choose another --out folder")
 
 

@@ -132,6 +132,11 @@ def temporary_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether this is what `temporary_of` names: half of a file that a kill has left, if nobody is at work on it."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Deletes what kills left half built anywhere in `folder`; only for the one process that writes there."""
     for left in list(folder.rglob(".*.*.tmp")):

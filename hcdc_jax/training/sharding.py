@@ -52,7 +52,7 @@ class Chunks(NamedTuple):
     """
 
     items: PyTree
-    filled: Array
+    filled: Any
 
 
 def fixed_size(count: int) -> int:
