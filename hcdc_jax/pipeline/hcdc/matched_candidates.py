@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -31,6 +32,11 @@ class MatchedCandidates(NamedTuple):
     spread: float
 
 
+def chosen_file(folder: Path, seed: int) -> Path:
+    """Where the matched candidates of one seed lie in a run folder."""
+    return folder / "checkpoints" / f"matched_candidates_seed{seed}.npz"
+
+
 def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCandidates:
     """Chooses the m candidates to match, or reads them; never those that are ranked.
 
@@ -45,7 +51,7 @@ def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCan
       seed: of the method.
       condensed_train: S_train.
     """
-    path = run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz"
+    path = chosen_file(run.folder, seed)
     if not path.exists():
         setup, options = run.setup, run.setup.config.hcdc
         spread = np.nan
