@@ -78,7 +78,7 @@ def _calibration(story: dict[str, Any]) -> list[str]:
         best, lines = f"{max(known):.2f}" if known else "none", sum(story["weights"][name] for name in ranks)
         sentences.append(
             f"Condensed losses do not predict full trainings here (leave-one-out rank {best} at best): the search "
-            f"relied on the surrogate, a Gaussian process on the full trainings ({100 * (1 - lines):.0f} % of the say)."
+            f"relied on the surrogate, Gaussian processes on the full trainings ({100 * (1 - lines):.0f} % of the say)."
         )
     return sentences
 
