@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)  ## condense the digits graph, rank filters on it, compare with the truth, write a report
 	$(BIN)/hcdc run digits_graph --out runs/demo --resume
 	@echo "Next: . $(BIN)/activate, open runs/demo/report.html, and then"
-	@echo "  hcdc search runs/demo --method calibrated --num 1000   # the best of 1,000 filters"
+	@echo "  hcdc search runs/demo --num 1000                       # the best of 1,000 filters"
 	@echo "  hcdc export runs/demo --format npz                     # the condensed graph as plain arrays"
 	@echo "  hcdc search mine.csv --data.target column              # your own data; docs/own_data.md, docs/studies.md"
 

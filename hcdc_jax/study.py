@@ -187,7 +187,7 @@ class Study:
         self,
         num: int = 1000,
         *,
-        method: str = "calibrated",
+        method: str | None = None,
         top: int | None = None,
         seed: int = 0,
         halving: bool = False,
@@ -197,6 +197,7 @@ class Study:
         Args:
           num: candidates on the condensed data.
           method: "calibrated" chooses each full training by what those before have told; others train the best at once.
+            None: "calibrated", or "random" where nothing was matched that it could begin from; that is told.
           top: full trainings at most; 6 for "calibrated", else 1.
           seed: of the search.
           halving: also search by successive halving on the full data, the rival.

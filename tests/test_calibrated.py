@@ -64,6 +64,30 @@ def test_a_proxy_that_runs_against_the_truth_loses_its_say():
     assert advice.weights["wrong line"] < 0.05
 
 
+def test_a_shuffled_proxy_costs_nothing_and_is_seen_through():
+    shuffled = Proxy(np.random.default_rng(1).permutation(LOGS))
+    alone = [LOGS[run({}, seed=seed)[0]].min() for seed in (0, 1)]
+    found = [run({"shuffled": shuffled}, seed=seed) for seed in (0, 1)]
+    assert np.mean([LOGS[places].min() for places, *_ in found]) <= np.mean(alone) + 0.005 * np.ptp(LOGS)
+    ranks = [advice.ranks for _, advice, _, _ in found]
+    assert all(rank["shuffled line"] < 0.3 for rank in ranks)
+    assert all(rank["hypergradients"] > 0.3 for rank in ranks)
+    assert all(advice.weights["shuffled line"] < 0.05 for _, advice, _, _ in found)
+
+
+def test_duplicates_of_a_pool_are_trained_once():
+    some = np.concatenate([POOL[:5]] * 4)
+    search = calibrated(SPACE, some, {})
+    state = search.tell(search.init(), [0, 1, 2], np.exp(LOGS[:3]))
+    assert set(search.ask(state, 20).places % 5) == {3, 4}
+    assert len(search.ask(state, 20).places) == 2
+    state = search.tell(state, [3, 4], np.exp(LOGS[3:5]))
+    assert not len(search.ask(state).places), "nothing is left"
+    # Whoever trains one candidate twice is not lost, though the two results differ.
+    state = search.tell(state, [5, 10], np.exp(LOGS[0] + np.array([0.01, -0.01])))
+    assert np.isfinite(search.ask(state).mean).all()
+
+
 def test_a_proxy_that_flatters_one_corner_is_seen_through():
     """It is right at what it was matched to, and far too low where nobody had looked: as S_val may be."""
     flattered = LOGS - 3.0 * np.exp(-20 * ((POOL - np.array([-0.8, 0.8, -0.8])) ** 2).sum(1))

@@ -158,7 +158,7 @@ class TestSearch:
         return shutil.copytree(finished, tmp_path / "run")
 
     def test_lists_the_best_first(self, copy, hcdc):
-        out = hcdc("search", copy, "--num", "30", "--top", "3")
+        out = hcdc("search", copy, "--num", "30", "--top", "3", "--method", "random")
         assert "Best of 30 candidates" in out
         assert "30 candidates in " in out
         assert "0 failed" in out
@@ -172,12 +172,12 @@ class TestSearch:
     def test_seed_decides_the_draw(self, copy, hcdc):
         texts = []
         for seed in (0, 0, 1):
-            hcdc("search", copy, "--num", "30", "--top", "0", "--seed", seed)
+            hcdc("search", copy, "--num", "30", "--top", "0", "--seed", seed, "--method", "random")
             texts.append((copy / "search.csv").read_text())
         assert texts[0] == texts[1] != texts[2]
 
     def test_finalists_are_trained_in_full(self, copy, hcdc):
-        hcdc("search", copy, "--num", "30", "--top", "3")
+        hcdc("search", copy, "--num", "30", "--top", "3", "--method", "random")
         result = json.loads((copy / "search_random.json").read_text())
         setup = hc.pipeline.prepare(hc.pipeline.folder.config_of(copy))
         hparams = [list(row["hparams"].values()) for row in result["finalists"]]
@@ -198,12 +198,18 @@ class TestSearch:
         assert result["artefact"] == {"method": "hcdc", "seed": 0}
 
     def test_a_calibrated_search_asks_for_trainings_one_by_one_and_goes_on_from_what_it_has(self, copy, hcdc):
-        hcdc("search", copy, "--num", "30", "--method", "calibrated", "--top", "2")
+        out = hcdc("search", copy, "--num", "30", "--top", "2")  # what it does where it is not told how
         result = json.loads((copy / "search_calibrated.json").read_text())
         assert result["candidates"] == 33, "the matched candidates are among them"
         asked = result["calibration"]["asked_for"]
         assert result["full_trainings"] == {"condense": 3, "retrain": len(asked)}
         assert 2 <= len(asked) <= 3, "the best of the first three is trained once more for its network"
+        assert f"The search began from 3 full trainings and took {len(asked)} more: " in out
+        foretold = result["calibration"]["condensed_losses_foretell"]
+        ranks = {name: rank for name, rank in result["calibration"]["ranks"].items() if name.endswith(" line")}
+        assert len(ranks) == 3
+        assert foretold == (max(-1.0 if rank is None else rank for rank in ranks.values()) >= 0.3)
+        assert foretold != ("Condensed losses do not predict full trainings here" in out)
         assert len(set(asked)) == len(asked)
         assert sum(result["calibration"]["weights"].values()) == pytest.approx(1)
         losses = [row["val_loss"] for row in result["finalists"]]
@@ -223,6 +229,23 @@ class TestSearch:
         longer = json.loads((copy / "search_calibrated.json").read_text())
         assert longer["calibration"]["asked_for"][:2] == asked[:2]
         assert all(path.stat().st_mtime_ns == at for path, at in kept.items()), "nothing is trained twice"
+        # As if it had been killed in the second training.
+        (copy / "search_calibrated.json").unlink()
+        max(kept, key=lambda path: kept[path]).unlink()
+        hcdc("search", copy, "--num", "30", "--top", "2")
+        again = json.loads((copy / "search_calibrated.json").read_text())
+        assert {name: again[name] for name in ("history", "selected", "calibration", "full_trainings")} == {
+            name: result[name] for name in ("history", "selected", "calibration", "full_trainings")
+        }
+
+    def test_where_nothing_was_matched_the_default_says_what_it_does_instead(self, copy, capsys):
+        shutil.rmtree(copy / "checkpoints" / "targets_seed0")
+        assert cli.main(["search", str(copy), "--num", "5"]) == 0
+        why = "this run has matched nothing that it could begin from (--method calibrated makes 3 full trainings first)"
+        assert f"random search in place of a calibrated one: {why}" in capsys.readouterr().err
+        result = json.loads((copy / "search_random.json").read_text())
+        assert result["not_calibrated"] == why
+        assert result["full_trainings"] == {"condense": 3, "retrain": 1}
 
     def test_no_finalists(self, copy, hcdc):
         out = hcdc("search", copy, "--num", "20", "--top", "0", "--artefact", "random_seed0", "--method", "grid")
@@ -251,7 +274,7 @@ class TestSearch:
 
     def test_a_run_without_truth_has_no_regret(self, copy, hcdc):
         (copy / "results" / "truth.npz").unlink()
-        assert "the truth's candidates" not in hcdc("search", copy, "--num", "5")
+        assert "the truth's candidates" not in hcdc("search", copy, "--num", "5", "--method", "random")
         result = json.loads((copy / "search_random.json").read_text())
         assert result["truth"] is None
         assert result["selected"]["regret_test_accuracy"] is None

@@ -177,7 +177,7 @@ def test_finalists_that_all_fail(one_of_three, tmp_path, monkeypatch, hcdc):
 
     monkeypatch.setattr(pipeline.searching, "evaluate_on", failing)
     folder = shutil.copytree(one_of_three[0], tmp_path / "run")
-    code, _, err = hcdc("search", folder, "--num", "5", "--top", "2", "--artefact", "random")
+    code, _, err = hcdc("search", folder, "--num", "5", "--top", "2", "--artefact", "random", "--method", "random")
     assert code == 1
     assert err.splitlines()[-1] == f"hcdc: each of the 2 best failed when trained on the full data: {WHY_ALL_FAIL}"
     assert json.loads((folder / "search_random.json").read_text())["selected"] is None

@@ -294,6 +294,27 @@ def test_a_search_says_how_far_it_looked():
     assert told.endswith("successive halving on the full data for no number of them up to 10,000.")
 
 
+def test_a_calibrated_search_says_when_condensed_losses_are_of_no_use():
+    ranks = {"values": 0.8, "hcdc line": 0.12, "real_val line": None, "hcdc + values": 0.8}
+    weights = {"values": 0.5, "hcdc line": 0.03, "real_val line": 0.01, "hcdc + values": 0.46}
+    story = {
+        "matched": 8, "asked_for": [9, 11], "given_up": [12], "stopped": "all are done", "ranks": ranks,
+        "weights": weights, "condensed_losses_foretell": False,
+    }  # fmt: skip
+    result = {
+        "candidates": 9, "failed": 0, "selected": None, "successive_halving": None, "calibration": story,
+        "seconds": {"search": 1.0}, "compile_seconds": {"search": 1.0}, "break_even_candidates": None,
+    }  # fmt: skip
+    assert searches.reading(result)[1:] == [
+        "The search began from 8 full trainings and took 2 full trainings more and 1 that it gave up midway: "
+        "all are done.",
+        "Condensed losses do not predict full trainings here (leave-one-out rank 0.12 at best): the search relied "
+        "on the surrogate, Gaussian processes on the full trainings (96 % of the say).",
+    ]
+    story["condensed_losses_foretell"] = True
+    assert len(searches.reading(result)) == 2
+
+
 def test_ranking_csv_holds_every_candidate_and_method(finished):
     folder, truth, _ = finished
     rows = list(csv.DictReader(io.StringIO((folder / "ranking.csv").read_text())))

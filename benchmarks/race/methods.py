@@ -16,6 +16,7 @@ from hcdc_jax.pipeline.hcdc.matched_candidates import log_spread
 from hcdc_jax.pipeline.hcdc.targets import EXPLODED, SLIGHT
 from hcdc_jax.search import History, open_study
 from hcdc_jax.search.calibrated import APART, Advice, calibrated
+from hcdc_jax.search.foretelling import cannot_win, line
 from hcdc_jax.spaces import Space
 
 MORE = 8
@@ -181,6 +182,8 @@ def guided(
     asked: Callable[[str], bool] = lambda name: True,
     temperature: float = 1.0,
     symmetries: bool = True,
+    sure: float | None = None,
+    told: bool = True,
 ) -> Trail:
     """`calibrated` search after the m candidates of the design.
 
@@ -190,6 +193,8 @@ def guided(
       asked: of the name of an expert, whether it is asked.
       temperature: of the weights.
       symmetries: whether it knows those of the space.
+      sure: from which probability of not winning on a training is stopped at a rung; None: all are trained in full.
+      told: whether the search is told what was foretold of those that were stopped, else that they diverged.
     """
     space = table.space if symmetries else table.space._replace(orbit=None)
     known, slopes = {name: table.cheap.proxies[name] for name in proxies}, believed(table)
@@ -197,16 +202,48 @@ def guided(
     search = calibrated(space, table.pool.hparams, known, temperature=temperature, asked=tuple(filter(asked, experts)))
     design, begin = table.cheap.design, time.perf_counter()
     state = search.tell(search.init(), design, table.loss[design], slopes[design])
-    seconds, weights = [0.0] * len(design), []
-    while len(weights) < MORE:
+    places, seconds, weights = list(design), [0.0] * len(design), []
+    cost = [*np.arange(1.0, len(design) + 1)]
+    spent = cost[-1]
+    while spent <= len(design) + MORE - 1 + 1e-9:
         advice: Advice = search.ask(state)
         if not len(advice.places):
             break
-        places = advice.places
-        state = search.tell(state, places, table.loss[places], slopes[places], advice)
+        (place,) = advice.places
+        share, end = (1.0, np.nan) if sure is None else stopped_at(table.pool, np.array(places), place, sure)
+        spent += share
+        if share < 1:
+            state = search.tell(state, [place], [np.exp(end) if told else np.nan], None, advice)
+            continue
+        state = search.tell(state, [place], table.loss[[place]], slopes[[place]], advice)
+        places.append(int(place))
+        cost.append(spent)
         seconds.append(time.perf_counter() - begin)
         weights.append(advice.weights)
-    return one_by_one(state.places, seconds)._replace(weights=weights)
+    return Trail(np.array(places, int), np.array(cost), np.array(seconds), weights)
+
+
+def stopped_at(pool: Curves, trained: np.ndarray, place: int, sure: float) -> tuple[float, float]:
+    """Share of a training after which it is stopped, 1 where it is not, and the log loss that is foretold of its end.
+
+    It is looked at after a ninth and a third of its steps, or at the rungs that are nearest.
+
+    Args:
+      pool: the curves.
+      trained: [k] places of those that were trained in full.
+      place: of the one that is trained.
+      sure: see `cannot_win`.
+    """
+    shares = pool.steps / pool.steps[-1]
+    for wanted in (1 / 9, 1 / 3):
+        rung = int(np.abs(np.log(shares / wanted)).argmin())
+        midway, ended = np.log(pool.loss[trained, rung]), np.log(pool.loss[trained, -1])
+        here = float(np.log(pool.loss[place, rung]))
+        if rung < len(shares) - 1 and cannot_win(midway, ended, here, sure=sure):
+            good = np.isfinite(midway) & np.isfinite(ended)
+            foretold = line(midway[good], ended[good], np.asarray(here))[0] if np.isfinite(here) else np.nan
+            return float(shares[rung]), float(foretold)
+    return 1.0, np.nan
 
 
 def believed(table: Table) -> np.ndarray:
@@ -221,6 +258,10 @@ def believed(table: Table) -> np.ndarray:
 def without_slopes(name: str) -> bool:
     """Whether an expert reads no hypergradients."""
     return "hypergradients" not in name
+
+
+def _values(name: str) -> bool:
+    return name == "values"
 
 
 KNOWN = ("hcdc", "real_val")
@@ -245,10 +286,13 @@ METHODS: Mapping[str, Method] = {
         functools.partial(best_first, proxy="real_val", design=False),
         ("real_val",),
     ),
-    "surrogate": _of("Gaussian process on values", asked=lambda name: name == "values", gradients=False),
+    "surrogate": _of("Gaussian process on values", asked=_values, gradients=False),
     "surrogate_grad": _of("Gaussian process with hypergradients", asked=lambda name: name == "hypergradients"),
     "calibrated": _of("calibrated search", proxies=KNOWN),
     "no_condensed": _of("calibrated without condensed data"),
+    "early_stopping": _of(
+        "Gaussian process on values, trainings stopped midway", asked=_values, gradients=False, sure=0.95
+    ),
     "no_hypergradients": _of(
         "calibrated without hypergradients, with value_only in place of hcdc",
         proxies=("value_only", "real_val"),

@@ -149,7 +149,8 @@ def search(args: argparse.Namespace, overrides: list[str]) -> None:
     terminal.say_table(searches.best(result), searches.title(result))
     for sentence in searches.reading(result):
         terminal.say(sentence)
-    terminal.say_path(f"All of it: {folder / f'search_{plan.method}.json'}, {folder / 'search.csv'}")
+    written = f"search_{result['method']}.json"
+    terminal.say_path(f"All of it: {folder / written}, {folder / 'search.csv'}")
     _check_left(pipeline.nothing_found(result))
 
 

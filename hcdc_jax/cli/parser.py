@@ -102,13 +102,11 @@ def _add_search(add: Callable[..., argparse.ArgumentParser]) -> None:
     sub = add("search", "search", about, epilog=_EPILOG)
     sub.add_argument("target", metavar="CONFIG|DIR|DATA")
     sub.add_argument("--out", metavar="DIR", help="run folder, where it is not the target (runs/<name of the target>)")
-    sub.add_argument(
-        "--method", default=plan.method, metavar="NAME", help=f"calibrated, or one that hcdc list names ({plan.method})"
-    )
+    usual = "calibrated; where the run cannot, random, and it says why"
+    sub.add_argument("--method", default=plan.method, metavar="NAME", help=f"one that hcdc list names ({usual})")
     sub.add_argument("--num", type=_positive, default=plan.num, metavar="N", help=f"candidates ({plan.num})")
-    sub.add_argument(
-        "--top", type=_seed, default=plan.top, metavar="K", help="train K on the full data (1; calibrated: up to 6)"
-    )
+    often = "calibrated: up to 6, else 1"
+    sub.add_argument("--top", type=_seed, default=plan.top, metavar="K", help=f"train K on the full data ({often})")
     sub.add_argument("--seed", type=_seed, default=plan.seed, metavar="N", help=f"of the search ({plan.seed})")
     sub.add_argument("--artefact", metavar="NAME", help="whose condensed data, METHOD or METHOD_seedN (the primary's)")
     sub.add_argument(

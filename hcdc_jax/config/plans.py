@@ -10,7 +10,7 @@ class SearchPlan:
     """What is searched, and how.
 
     Attributes:
-      method: a name in `search.SEARCHES`, or "calibrated".
+      method: a name in `search.SEARCHES`, or "calibrated". None: "calibrated" where the run can, else "random".
       num: candidates on the condensed data.
       top: how many of the best are then trained on the full data; of "calibrated" at most, one by one, each chosen by
         what those before have told. None: `TOP`, or 1.
@@ -21,7 +21,7 @@ class SearchPlan:
       study: its name there.
     """
 
-    method: str = "random"
+    method: str | None = None
     num: int = 1000
     top: int | None = None
     seed: int = 0

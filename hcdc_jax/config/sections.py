@@ -100,6 +100,7 @@ class CondenseConfig:
     # of images and examples: as many of each class, as many in all but by the class sizes, or a number for each class
     per_class: Literal["auto", "proportional"] | Counts = "auto"
     val_factor: Positive = 2.0  # examples of S_val per example of S_train
+    copies: Count = 1  # of both, from other real examples, for the same full trainings; their scores are averaged
     container: str = "auto"  # what stores it, see `hcdc list`; images: docs/hmn.md
     sampling: Literal["auto", "plain", "ego"] = "auto"  # nodes to start from: random, or with neighbours
     init: Literal["real", "noise", "fit_real", "mosaics"] = "real"  # to start from; hmn is fitted, edc knows mosaics
@@ -296,6 +297,8 @@ class HCDCConfig:
     refined_by: Literal["random", "hypergradient"] = "random"  # the search of a refinement
     searched: Count = 480  # candidates that it scores on S_val
     found: Count = 4  # of them so many are matched
+    # a full training that a search asks for stops after 1/9 or 1/3 of its steps where it cannot win, as sure as this
+    stop_sure: Annotated[float, Range(low=0.5, high=1)] | None = None
     train_method: str = "random"  # the method that makes S_train
     inits: Count = 2  # networks trained on S_train per matched candidate
     seed: Seed = 0  # draws the matched candidates

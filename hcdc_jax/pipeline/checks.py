@@ -73,6 +73,8 @@ def check_config(config: Config, source: Source | None = None) -> Config:
         recipes.train_recipe(config, method)
     if config.hcdc.refinements:
         _check_refinements(config)
+    if config.condense.copies > 1 and config.hcdc.refinements:
+        raise UserError("hcdc.refinements train in full what one S_val finds best: with them set condense.copies = 1")
     _check_matched(config)
     _check_labels(config)
     _check_dcbench(config)
@@ -84,6 +86,11 @@ def _check_matched(config: Config) -> None:
     if options.sensitivity != "unroll" and (options.side_by_side > 1 or options.adjoint_batch_size):
         raise UserError(
             "hcdc.side_by_side and hcdc.adjoint_batch_size go with hcdc.sensitivity = 'unroll': set that or leave them"
+        )
+    if options.sensitivity == "unroll" and options.stop_sure is not None:
+        raise UserError(
+            "hcdc.sensitivity = 'unroll' trains and differentiates in one go, which cannot stop midway: leave out "
+            "hcdc.stop_sure"
         )
     batch_size = config.training.batch_size
     if options.adjoint_batch_size and (batch_size is None or options.adjoint_batch_size > batch_size):

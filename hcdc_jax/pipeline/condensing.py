@@ -10,6 +10,7 @@ from hcdc_jax.config import config_hash
 from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.condensed_parts import CondensedPart, make_part, rank_request
+from hcdc_jax.pipeline.copies import copies, share_trainings
 from hcdc_jax.pipeline.hcdc.matched_networks import forget_networks
 from hcdc_jax.pipeline.recipes.base import Recipe
 from hcdc_jax.pipeline.setup import Run
@@ -51,6 +52,9 @@ def condense(run: Run) -> None:
                     _save(run, name, seed, train, val)
             run.progress.between()
         forget_networks(run, seed)
+    for copy in copies(run):
+        share_trainings(run, copy)
+        condense(copy.run)
 
 
 def _is_saved(folder: Path, method: str, seed: int) -> bool:

@@ -11,13 +11,15 @@ import numpy as np
 
 from hcdc_jax.condensed import read_condensed
 from hcdc_jax.config import config_hash
+from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.errors import DivergedError
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.condensed_parts import CondensedPart, Place, rank_request, read_part, snapshots
+from hcdc_jax.pipeline.copies import copies
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
 from hcdc_jax.pipeline.recipes.base import RankRequest, RankResult, Recipe
-from hcdc_jax.pipeline.scoring import Networks, networks_on, rank_keys
+from hcdc_jax.pipeline.scoring import Networks, mean_of, networks_on, rank_keys
 from hcdc_jax.pipeline.setup import Run, Setup
 from hcdc_jax.pipeline.taught.taught_parts import teachers_of, train_place
 from hcdc_jax.problem import Problem
@@ -33,6 +35,8 @@ def rank(run: Run) -> None:
       UserError: condensed data is missing, damaged or not what its card says.
     """
     config = run.setup.config
+    for copy in copies(run):
+        rank(copy.run)
     jobs = [(seed, method) for seed in config.seeds for method in config.methods]
     # Rows that train on one S_train share its networks, which are kept while they follow one another.
     jobs.sort(key=lambda job: (job[0], train_place(run.folder, config, job[1], job[0]).recipe))
@@ -44,7 +48,7 @@ def rank(run: Run) -> None:
         if condensed_part is None or trial is None or place != at:
             condensed_part, at = read_part(place), place
             trial = rank_request(run, seed, condensed_part)
-        ranking = _rank_one(run, method, condensed_part, trial)
+        ranking = _with_copies(run, method, seed, _rank_one(run, method, condensed_part, trial))
         if not ranking["status"].any() and "why" not in ranking:
             run.progress.say(f"{method}, seed {seed}: every candidate failed: {WHY_ALL_FAIL}")
         files.write_npz(_path(run.folder, seed, method), ranking)
@@ -88,6 +92,30 @@ def _rank_one(run: Run, name: str, condensed_part: CondensedPart, trial: RankReq
         "full_trainings_timed": cost.timed_trainings,
         "stored_scalars": verdict.stored_scalars,
     } | extra
+
+
+def _with_copies(run: Run, name: str, seed: int, ranking: dict[str, Any]) -> dict[str, Any]:
+    """The mean over all copies of the condensed data, and the sum of what they cost.
+
+    Copies on which every candidate fails are left out. Full trainings that were matched are those of the first copy.
+    """
+    others = [copy for copy in copies(run) if copy.of == seed and name in copy.run.setup.config.methods]
+    if not others:
+        return ranking
+    rankings = [ranking, *(read_arrays(_path(copy.run.folder, copy.seed, name)) for copy in others)]
+    heard = [one for one in rankings if one["status"].any()] or rankings[:1]
+    if len(heard) < len(rankings):
+        run.progress.say(f"{name}, seed {seed}: {len(rankings) - len(heard)} of {len(rankings)} copies say nothing")
+    scores = mean_of([Scores(*(one[field] for field in Scores._fields)) for one in heard])
+    traces = {"trace_loss": np.mean([one["trace_loss"] for one in heard], 0)} if "trace_loss" in heard[0] else {}
+    sums = {field: sum(one[field] for one in rankings) for field in _OF_EACH}
+    made = [one for one in rankings[1:] if not len(one["matched_hparams"])]
+    sums |= {field: ranking[field] + sum(one[field] for one in made) for field in _OF_TRAININGS}
+    return heard[0] | {field: np.asarray(values) for field, values in scores._asdict().items()} | traces | sums
+
+
+_OF_EACH = ("seconds_condense", "seconds_training", "seconds_rank", "seconds_compile", "stored_scalars")
+_OF_TRAININGS = ("full_trainings_used", "full_trainings_timed")
 
 
 def _nothing(trial: RankRequest) -> RankResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +50,7 @@ class Networks(NamedTuple):
     def on(self, val_batch: Batch) -> tuple[Scores, Elapsed]:
         """Scores on a batch, averaged over initialisations, and the time of training and scoring."""
         with measured() as scoring:
-            scores = _mean([score_each(self.problem, params, self.candidates, val_batch) for params in self.params])
+            scores = mean_of([score_each(self.problem, params, self.candidates, val_batch) for params in self.params])
         return scores, self.elapsed.plus(scoring)
 
 
@@ -76,7 +77,9 @@ def mean_scores(
         return networks_on(setup, keys, candidates, train_batch).on(val_batch)
     with measured() as elapsed:
         training, problem = setup.proxy_training, setup.problem_on(train_batch)
-        scores = _mean([evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys])
+        scores = mean_of(
+            [evaluate(key, problem, candidates, train_batch, val_batch, training=training) for key in keys]
+        )
     return scores, elapsed
 
 
@@ -89,7 +92,7 @@ def scores_on_each(
         return tuple(networks.on(batch)[0] for batch in batches)
     problem, training = setup.problem_on(train_batch), setup.proxy_training
     runs = [evaluate_on(key, problem, candidates, train_batch, batches, training=training) for key in keys]
-    return tuple(_mean(list(of_batch)) for of_batch in zip(*runs, strict=True))
+    return tuple(mean_of(list(of_batch)) for of_batch in zip(*runs, strict=True))
 
 
 def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch, training: Training) -> dict[str, Any]:
@@ -104,6 +107,7 @@ def descent_options(setup: Setup, train_batch: Batch, val_batch: Batch, training
     }
 
 
-def _mean(runs: list[Scores]) -> Scores:
+def mean_of(runs: Sequence[Scores]) -> Scores:
+    """Means of scores of the same candidates; one that failed somewhere has failed."""
     means = jax.tree.map(lambda *leaves: np.mean([np.asarray(leaf) for leaf in leaves], 0), *runs)
     return means._replace(status=means.status == 1)

@@ -14,6 +14,7 @@ from hcdc_jax.data.npz import read_arrays
 from hcdc_jax.pipeline import recipes
 from hcdc_jax.pipeline.clock import Elapsed
 from hcdc_jax.pipeline.condensed_parts import Place, read_part
+from hcdc_jax.pipeline.copies import copies
 from hcdc_jax.pipeline.hcdc.targets import Matched
 from hcdc_jax.pipeline.recipes.base import Cost, Recipe
 from hcdc_jax.pipeline.recipes.hcdc import pays_for_hypergradients
@@ -42,6 +43,7 @@ class Retrained(NamedTuple):
       test: on the real test part.
       elapsed: of the trainings.
       with_hypergradients: whether that holds hypergradients, so that it says nothing of a training alone.
+      given_up: what trainings that were given up midway took, in full trainings; their time is in `elapsed`.
     """
 
     hparams: np.ndarray
@@ -49,6 +51,7 @@ class Retrained(NamedTuple):
     test: Scores
     elapsed: Elapsed
     with_hypergradients: bool = False
+    given_up: float = 0.0
 
 
 class Rival(NamedTuple):
@@ -133,7 +136,10 @@ def price(
         cost = cost if pays_for_hypergradients(setup, card["method"]) else cost.plus(matched.gradient_cost)
     count = 0 if retrained is None else len(retrained.hparams)
     parts = {"search": found.elapsed}
-    trainings = {"condense": None if cost is None else cost.full_trainings, "retrain": float(count)}
+    trainings = {
+        "condense": None if cost is None else cost.full_trainings,
+        "retrain": float(count) + (0.0 if retrained is None else retrained.given_up),
+    }
     seen = [full_training_seconds(folder)]
     if retrained is not None:
         parts["retrain"] = retrained.elapsed
@@ -186,6 +192,12 @@ def _condense_cost(setup: Setup, folder: Path, method: str, seed: int) -> Cost |
         return None
     ours, theirs = (read_part(place).cost for place in places)
     cost = ours.plus(theirs)
+    for copy in copies(Run(setup, folder, silent())):
+        if copy.of == seed:
+            again = _condense_cost(copy.run.setup, copy.run.folder, method, copy.seed) or Cost()
+            if theirs.full_trainings:  # which the copy has found
+                again = again._replace(full_trainings=0.0, timed_trainings=0.0)
+            cost = cost.plus(again)
     if recipes.is_taught(setup.config, method) and not theirs.full_trainings:
         cost = cost.plus(teachers_of(Run(setup, folder, silent()), seed).cost)
     return cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from hcdc_jax.config.plans import SearchPlan
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.calibrating import search_calibrated
 from hcdc_jax.pipeline.clock import measured
+from hcdc_jax.pipeline.copies import condensed_copies
 from hcdc_jax.pipeline.folder import FINGERPRINTS, describe
+from hcdc_jax.pipeline.hcdc.beginnings import unmatched, why_not
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed, stated
-from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_scores, rank_keys
+from hcdc_jax.pipeline.scoring import descent_options, fitting_at_once, mean_of, mean_scores, rank_keys
 from hcdc_jax.pipeline.search_result import Found, Retrained, Rival, outcome, price
 from hcdc_jax.pipeline.setup import SEARCH, TRUTH, Run, Setup, check_in_memory, key_for
 from hcdc_jax.progress import Progress, silent
@@ -48,13 +51,13 @@ def searches() -> dict[str, str]:
     return of_all | {name: first_line(entry) for name, entry in SEARCHES.items()}
 
 
-def check_search(name: str) -> None:
-    """Checks that a plan can name this search.
+def check_search(name: str | None) -> None:
+    """Checks that a plan can name this search, or none.
 
     Raises:
       UserError: there is none of that name.
     """
-    if name != CALIBRATED:
+    if name not in (None, CALIBRATED):
         SEARCHES.look_up(name, also=[CALIBRATED])
 
 
@@ -76,29 +79,31 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
 
     Raises:
       UserError: there is no such search or condensed data, it diverged or is not of this run or its data, fewer
-        candidates than are to be trained in full, Optuna is missing, or
-        its study is of another space or other data. Nothing is written then.
+        candidates than are to be trained in full, a calibrated search is asked for by name and cannot be made, Optuna
+        is missing, or its study is of another space or other data. Nothing is written then.
     """
     progress = progress or silent()
     check_search(plan.method)
     if plan.storage is not None and plan.method != "optuna":
-        raise UserError(f"a storage keeps Optuna's study, but the search is {plan.method!r}; choose method 'optuna'")
-    top = TOP.get(plan.method, 1) if plan.top is None else plan.top
+        named = plan.method or CALIBRATED
+        raise UserError(f"a storage keeps Optuna's study, but the search is {named!r}; choose method 'optuna'")
     if plan.top is not None and plan.top > plan.num:
         raise UserError(f"--top {plan.top} of --num {plan.num} candidates: lower the one, or raise the other")
-    if top or plan.halving or plan.method == CALIBRATED:
-        check_in_memory(setup, "training on the full data (--top, --halving)")
+    if plan.top != 0 or plan.halving or plan.method == CALIBRATED:
+        check_in_memory(setup, "training on the full data (which all but --method random --top 0 does)")
     condensed = _condensed(setup, folder, plan.artefact)
-    story: dict[str, Any] = {}
-    matched = None
+    plan, story = _settled(Run(setup, folder, progress), condensed, plan)
+    assert plan.method is not None
+    top = TOP.get(plan.method, 1) if plan.top is None else plan.top
+    others, matched = condensed_copies(Run(setup, folder, progress), condensed), None
     if plan.method == CALIBRATED:
         found, retrained, calibration, matched = search_calibrated(
-            Run(setup, folder, progress), condensed, num=plan.num, top=top, seed=plan.seed,
+            Run(setup, folder, progress), condensed, others, num=plan.num, top=top, seed=plan.seed,
             best_of=lambda history: _best(setup, history, top),
         )  # fmt: skip
-        story = {"calibration": calibration}
+        story |= {"calibration": calibration}
     else:
-        found = _search_condensed(setup, condensed, plan, top, progress)
+        found = _search_condensed(setup, condensed, others, plan, top, progress)
         best = found.history.hparams[found.places[:top]]
         if 0 < len(best) < top:
             progress.say(f"only {len(best)} different candidates came to an end; those are trained in place of {top}")
@@ -124,6 +129,25 @@ def search(setup: Setup, folder: Path, plan: SearchPlan, progress: Progress | No
     return content
 
 
+def _settled(run: Run, condensed: Condensed, plan: SearchPlan) -> tuple[SearchPlan, dict[str, Any]]:
+    """The plan with a method, and what the result says of the choice.
+
+    Raises:
+      UserError: a calibrated search was asked for by name, and this run cannot make one.
+    """
+    if plan.method not in (None, CALIBRATED):
+        return plan, {}
+    why = why_not(run, condensed)
+    if plan.method is None:
+        why = why or unmatched(run, condensed)
+    if why is None:
+        return dataclasses.replace(plan, method=CALIBRATED), {}
+    if plan.method is not None:
+        raise UserError(f"a calibrated search cannot be made: {why}; choose --method random")
+    run.progress.say(f"random search in place of a calibrated one: {why}")
+    return dataclasses.replace(plan, method="random"), {"not_calibrated": why}
+
+
 def _condensed(setup: Setup, folder: Path, name: str | None) -> Condensed:
     match = _ARTEFACT.fullmatch(name or "")
     method, seed = (match["method"], int(match["seed"])) if match else (name, None)
@@ -139,12 +163,24 @@ def _best(setup: Setup, history: History, top: int) -> np.ndarray:
     return history.best(max(top, LISTED), radius, equivalents=setup.space.equivalents)
 
 
-def _search_condensed(setup: Setup, condensed: Condensed, plan: SearchPlan, top: int, progress: Progress) -> Found:
-    keys, key = rank_keys(setup, condensed.card["seed"]), key_for(SEARCH, plan.seed)
+def _search_condensed(
+    setup: Setup,
+    condensed: Condensed,
+    others: list[tuple[Condensed, int]],
+    plan: SearchPlan,
+    top: int,
+    progress: Progress,
+) -> Found:
+    key, parts = key_for(SEARCH, plan.seed), [(condensed, condensed.card["seed"]), *others]
 
     def evaluate_fn(candidates: Array) -> Scores:
-        return mean_scores(setup, keys, on_condensed(setup, condensed, candidates), condensed.train, condensed.val)[0]
+        found = [
+            mean_scores(setup, rank_keys(setup, seed), on_condensed(setup, one, candidates), one.train, one.val)[0]
+            for one, seed in parts
+        ]
+        return mean_of(found)
 
+    assert plan.method is not None  # it is settled
     extra: dict[str, Any] = {}
     if plan.method == "hypergradient":
         if stated(setup, condensed) is not None:

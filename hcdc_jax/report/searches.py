@@ -40,6 +40,8 @@ def reading(result: dict[str, Any]) -> list[str]:
         f"{count(result['candidates'])} candidates in {seconds(spent['search'])} s, after "
         f"{seconds(compiled['search'])} s of compilation; {count(result['failed'])} failed."
     ]
+    if "calibration" in result:
+        sentences += _calibration(result["calibration"])
     if result["selected"] is not None:
         number = len(result["finalists"])
         what = f"Selected from the best {number} after" if number > 1 else "The best one after"
@@ -69,6 +71,22 @@ def _shown(value: float | str | None) -> str:
     if value is None:
         return MISSING
     return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _calibration(story: dict[str, Any]) -> list[str]:
+    """From how many full trainings a calibrated search began, why it stopped, and whether condensed data was of use."""
+    asked, gone = _trainings(len(story["asked_for"])), len(story["given_up"])
+    asked += f" more and {gone} that it gave up midway" if gone else " more"
+    sentences = [f"The search began from {_trainings(story['matched'])} and took {asked}: {story['stopped']}."]
+    if not story["condensed_losses_foretell"]:
+        ranks = {name: rank for name, rank in story["ranks"].items() if name.endswith(" line")}
+        known = [rank for rank in ranks.values() if rank is not None]
+        best, lines = f"{max(known):.2f}" if known else "none", sum(story["weights"][name] for name in ranks)
+        sentences.append(
+            f"Condensed losses do not predict full trainings here (leave-one-out rank {best} at best): the search "
+            f"relied on the surrogate, Gaussian processes on the full trainings ({100 * (1 - lines):.0f} % of the say)."
+        )
+    return sentences
 
 
 def _outcome(chosen: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ trained next. An expert that was wrong loses its say.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -25,19 +24,17 @@ from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, logsumexp
 from scipy.stats import norm
 
+from hcdc_jax import metrics
 from hcdc_jax.errors import UserError, check_name
 from hcdc_jax.search import surrogate
+from hcdc_jax.search.foretelling import FEWEST, LEAST_DEVIATION, line
 from hcdc_jax.spaces import Space
 
 APART = 0.15
 """Prior standard deviations within which candidates are one, in three dimensions and more: a second full training there
 would say nothing new. A third of it in one dimension, where eight such intervals would cover most of the space."""
-LEAST_DEVIATION = 0.02
-"""Of a predicted log loss: two trainings of one candidate differ by about as much, and no expert knows more."""
 FLOOR = 1e-8
 """Losses below it count as it, as in `distances.value`: the logarithm of 0 is no result."""
-FEWEST = 3
-"""Full trainings without which no expert can be asked how well it foretold one."""
 
 
 class Proxy(NamedTuple):
@@ -75,12 +72,14 @@ class Opinion(NamedTuple):
     Attributes:
       mean: [n] predicted log loss.
       deviation: [n] its standard deviation, without the noise of a training.
-      left_out: [m] log density of each result, predicted from the others.
+      of_others: [m] each result, predicted from the others.
+      left_out: [m] log density that this prediction gave it.
       noise: standard deviation of what two trainings of one candidate differ by.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
+    of_others: np.ndarray
     left_out: np.ndarray
     noise: float
 
@@ -93,6 +92,8 @@ class Advice(NamedTuple):
         trained.
       gain: [b] by how much each is expected to lower the log loss of the best so far.
       weights: by expert, the share of its say.
+      ranks: by expert, the Spearman correlation of the full trainings with what it says of each given the
+        others; NaN where it says the same of all.
       mean: [n] predicted log loss of every candidate.
       deviation: [n] standard deviation of that prediction, disagreement of the experts included.
       opinions: of each expert.
@@ -101,6 +102,7 @@ class Advice(NamedTuple):
     places: np.ndarray
     gain: np.ndarray
     weights: dict[str, float]
+    ranks: dict[str, float]
     mean: np.ndarray
     deviation: np.ndarray
     opinions: tuple[Opinion, ...]
@@ -201,8 +203,9 @@ def calibrated(
         gains, mean, spread = _mixed(found, weights, known.log_loss.min())
         gains[failed] = -np.inf
         places = _apart(gains, orbits, state.places, count)
-        names = dict(zip(experts, weights.tolist(), strict=True))
-        return Advice(places, gains[places], names, mean, spread, found)
+        shares = dict(zip(experts, weights.tolist(), strict=True))
+        ranks = [metrics.spearman(one.of_others, known.log_loss) for one in found]
+        return Advice(places, gains[places], shares, dict(zip(experts, ranks, strict=True)), mean, spread, found)
 
     return Search(init, tell, ask, tuple(experts))
 
@@ -307,22 +310,17 @@ def _line(proxy: Proxy, state: State) -> Opinion:
     known = np.isfinite(given)
 
     def through(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ordinary regression on some of the trainings: mean and deviation at the proxy's log losses `queries`."""
-        x, y = given[rows], wanted[rows]
-        offset, exponent = surrogate.power_law(x, y)
-        residual, centred = y - offset - exponent * x, x - x.mean()
-        size = max(math.sqrt(residual @ residual / max(len(x) - 2, 1)), LEAST_DEVIATION)
-        away = (exponent > 0) * (queries - x.mean()) ** 2 / max(centred @ centred, 1e-12)
-        return offset + exponent * queries, size * np.sqrt(1 + 1 / len(x) + away)
+        return line(given[rows], wanted[rows], queries)
 
     # Where too few are known to draw a line, and of trainings that the proxy has no score of: what all of them say.
-    left_out = norm.logpdf(wanted, wanted.mean(), max(wanted.std(), LEAST_DEVIATION))
+    of_others, width = np.full(len(wanted), wanted.mean()), np.full(len(wanted), max(wanted.std(), LEAST_DEVIATION))
     if known.sum() < FEWEST:
-        flat = np.full(len(proxy.log_loss), wanted.mean())
-        return Opinion(flat, np.full_like(flat, max(wanted.std(), LEAST_DEVIATION)), left_out, 0.0)
-    for j in np.flatnonzero(known):
-        left_out[j] = norm.logpdf(wanted[j], *through(known & (np.arange(len(wanted)) != j), given[j]))
-    return Opinion(*through(known, _filled(proxy)), left_out, 0.0)
+        mean, deviation = (np.full(len(proxy.log_loss), one[0]) for one in (of_others, width))
+    else:
+        for j in np.flatnonzero(known):
+            of_others[j], width[j] = through(known & (np.arange(len(wanted)) != j), given[j])
+        mean, deviation = through(known, _filled(proxy))
+    return Opinion(mean, deviation, of_others, norm.logpdf(wanted, of_others, width), 0.0)
 
 
 def _process(space: Space, pool: np.ndarray, proxy: Proxy | None, state: State, *, with_slopes: bool) -> Opinion:
@@ -338,7 +336,7 @@ def _process(space: Space, pool: np.ndarray, proxy: Proxy | None, state: State, 
     mean, deviation = surrogate.predict(process, pool, everywhere)
     of_others, width = surrogate.left_out(process)
     left_out = norm.logpdf(state.log_loss, of_others, np.maximum(width, LEAST_DEVIATION))
-    return Opinion(mean, np.maximum(deviation, LEAST_DEVIATION), left_out, surrogate.noise_of(process))
+    return Opinion(mean, np.maximum(deviation, LEAST_DEVIATION), of_others, left_out, surrogate.noise_of(process))
 
 
 def _weights(state: State, temperature: float) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -27,6 +28,11 @@ class MatchedCandidates(NamedTuple):
     hparams: Array
     cost: Cost
     spread: float
+
+
+def chosen_file(folder: Path, seed: int) -> Path:
+    """Where the matched candidates of one seed lie in a run folder."""
+    return folder / "checkpoints" / f"matched_candidates_seed{seed}.npz"
 
 
 def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCandidates:
@@ -56,7 +62,7 @@ def choose_candidates(run: Run, seed: int, condensed_train: Batch) -> MatchedCan
         losses = np.asarray(scores.loss)
         return {"hparams": stratified(points, losses, options.full_trainings), "spread": log_spread(losses)}
 
-    record, cost = kept(run.folder / "checkpoints" / f"matched_candidates_seed{seed}.npz", chosen)
+    record, cost = kept(chosen_file(run.folder, seed), chosen)
     return MatchedCandidates(jnp.asarray(record["hparams"]), cost, float(record["spread"]))
 
 

@@ -17,6 +17,7 @@ from hcdc_jax.errors import DivergedError
 from hcdc_jax.hypergradients.fixed_networks import Target
 from hcdc_jax.pipeline.clock import Elapsed, measured
 from hcdc_jax.pipeline.hcdc.matched_candidates import MatchedCandidates, log_spread
+from hcdc_jax.pipeline.hcdc.rungs import Climbed, climb, never
 from hcdc_jax.pipeline.recipes.base import Cost
 from hcdc_jax.pipeline.setup import MIXES, TARGETS, Run, Setup, key_for, solver_of
 from hcdc_jax.storage import files
@@ -233,18 +234,24 @@ def _record(
     diverged: Array,
     training: Elapsed,
     targeting: Elapsed,
+    climbed: Climbed | None = None,
 ) -> dict[str, np.ndarray]:
-    """What is kept of one candidate, seconds last; its network where it may teach."""
-    return {
-        "hparams": hparams,
-        "value": np.asarray(target.value),
-        "gradient": np.asarray(target.gradient),
-        "diverged": np.asarray(diverged),
-        "training_seconds": np.asarray(training.run),
-        "compile_seconds": np.asarray(training.compile),
-        "target_seconds": np.asarray(targeting.run),
-        "target_compile_seconds": np.asarray(targeting.compile),
-    } | (to_arrays({"params": params}) if setup.config.labels.teachers else {})
+    """What is kept of one candidate; its network where it may teach, its curve where it was looked at midway."""
+    networks = to_arrays({"params": params}) if setup.config.labels.teachers else {}
+    return (
+        {
+            "hparams": hparams,
+            "value": np.asarray(target.value),
+            "gradient": np.asarray(target.gradient),
+            "diverged": np.asarray(diverged),
+            "training_seconds": np.asarray(training.run),
+            "compile_seconds": np.asarray(training.compile),
+            "target_seconds": np.asarray(targeting.run),
+            "target_compile_seconds": np.asarray(targeting.compile),
+        }
+        | networks
+        | ({} if climbed is None else {"midway": climbed.midway})
+    )
 
 
 def _thrifty(setup: Setup) -> Training:
@@ -255,24 +262,39 @@ def _one(setup: Setup, key: Array, hparams: np.ndarray) -> dict[str, np.ndarray]
     return _record(setup, hparams, *full_training(setup, key, jnp.asarray(hparams)))
 
 
-_Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed]
+_Trained: TypeAlias = tuple[Target, Params, Array, Elapsed, Elapsed, Climbed | None]
 
 
-def full_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
+def full_training(setup: Setup, key: Array, hparams: Array, hopeless: Callable[[int, float], bool] = never) -> _Trained:
     """One full training with its hypergradient, as `hcdc.sensitivity` takes it.
 
+    Args:
+      setup: of the run.
+      key: of the training.
+      hparams: [h].
+      hopeless: whether it is given up midway, see `climb`; with `hcdc.stop_sure` alone.
+
     Returns:
-      (target, params, diverged, training, targeting): the loss on the real validation part and its hypergradient [h],
-      the network, whether either diverged, and the times of the training and of the hypergradient.
+      (target, params, diverged, training, targeting, climbed): the loss on the real validation part and its
+      hypergradient [h], NaN where it was given up, the network, whether either diverged, the times of the training and
+      of the hypergradient, and with `hcdc.stop_sure` what it was midway.
     """
-    target_of = _unrolled if setup.config.hcdc.sensitivity == "unroll" else _after_training
-    return target_of(setup, key, hparams)
+    if setup.config.hcdc.sensitivity == "unroll":
+        return _unrolled(setup, key, hparams)
+    return _after_training(setup, key, hparams, hopeless)
 
 
-def _after_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
-    options = setup.config.hcdc
+def _after_training(setup: Setup, key: Array, hparams: Array, hopeless: Callable[[int, float], bool]) -> _Trained:
+    options, climbed = setup.config.hcdc, None
     with measured() as training:
-        params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
+        if options.stop_sure is None:
+            params = jax.block_until_ready(fit(key, setup.problem, hparams, setup.train, setup.training))
+        else:
+            climbed = jax.block_until_ready(climb(setup, key, hparams, hopeless))
+            params = climbed.params
+    if climbed is not None and climbed.share < 1:
+        unknown = Target(jnp.float32(jnp.nan), jnp.full_like(hparams, jnp.nan))
+        return unknown, params, jnp.array(False), training, Elapsed(), climbed
     with measured() as targeting:
         if options.sensitivity == "direct":
             found = direct_target(setup.problem, params, hparams, setup.val)
@@ -282,7 +304,7 @@ def _after_training(setup: Setup, key: Array, hparams: Array) -> _Trained:
                 solver=solver_of(setup.config), direct=options.direct,
             )  # fmt: skip
         target, diverged = jax.block_until_ready(found)
-    return target, params, diverged, training, targeting
+    return target, params, diverged, training, targeting, climbed
 
 
 def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
@@ -292,7 +314,7 @@ def _unrolled(setup: Setup, key: Array, hparams: Array) -> _Trained:
         target, params, diverged = jax.block_until_ready(
             unrolled_target(key, setup.problem, hparams, setup.train, setup.val, _thrifty(setup))
         )
-    return target, params, diverged, Elapsed(), targeting
+    return target, params, diverged, Elapsed(), targeting, None
 
 
 def _downhill(setup: Setup, record: dict[str, np.ndarray], otherwise: np.ndarray) -> np.ndarray:
