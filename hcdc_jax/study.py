@@ -29,7 +29,7 @@ from hcdc_jax.pipeline.setup import OWN, Data, Run
 from hcdc_jax.problem import Problem
 from hcdc_jax.spaces import Space
 from hcdc_jax.training.candidates import WHY_ALL_FAIL
-from hcdc_jax.training.storable import as_dictionary, is_dictionary, reading_dictionaries, storable
+from hcdc_jax.training.storable import as_dictionary, is_dictionary, storable
 from hcdc_jax.training.train import Training
 from hcdc_jax.types import Array, Batch, as_batch
 
@@ -233,15 +233,18 @@ class Study:
     @functools.cached_property
     def source(self) -> Source:
         """What the study brings in place of what a configuration names."""
-        problem = storable(self.problem, len(self.space.hparam_names))
+        width = len(self.space.hparam_names)
         if isinstance(self.train, (GraphData, ImageData)):
             if self.val is not None or self.test is not None:
                 raise UserError(f"{self.train.name} holds its own validation and test parts: leave out val and test")
             data: Data = self.train
+            problem = storable(self.problem, width)
         else:
-            train, val, test = (None if part is None else as_batch(part) for part in (self.train, self.val, self.test))
+            named = {"train": self.train, "val": self.val, "test": self.test}
+            train, val, test = (None if given is None else as_batch(given, part) for part, given in named.items())
             assert train is not None
-            problem = reading_dictionaries(problem, jax.tree.structure(train.inputs), is_dictionary(train.inputs))
+            tree = None if is_dictionary(train.inputs) else jax.tree.structure(train.inputs)
+            problem = storable(self.problem, width, tree)
             data = array_data(self.name, _stored(train), val and _stored(val), test and _stored(test))
             parts = (data.batch(index) for index in (data.train_idx, data.val_idx))
             found = check_problem(problem, self.space, *(jax.tree.map(jnp.asarray, part) for part in parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,16 @@ import numpy as np
 import pytest
 
 import hcdc_jax as hc
+from hcdc_jax import config as configs
+from hcdc_jax import pipeline
 from hcdc_jax.condense.base import PixelRates
 from hcdc_jax.condense.class_batches import class_pool, sum_over_classes, synthetic_table
 from hcdc_jax.condense.dm import DMData, dm
 from hcdc_jax.condense.gradient_matching import constant
 from hcdc_jax.containers import ImageStart, image_container
+from hcdc_jax.pipeline import recipes
+from hcdc_jax.pipeline.recipes.base import Request
+from hcdc_jax.pipeline.setup import Run
 from hcdc_jax.problem import Problem
 from hcdc_jax.progress import silent
 
@@ -135,3 +141,18 @@ def test_vectors_have_no_gradients_to_compare(tmp_path):
     )
     with pytest.raises(hc.UserError, match="dc compares gradients of matrices"):
         study.condense("dc", examples=3)
+
+
+@pytest.mark.parametrize("table", ["wine", "diabetes"])  # classes, and amounts
+def test_rows_of_a_table_are_matched_under_its_own_network(table):
+    file = Path(hc.__file__).parents[1] / "configs" / "tables" / f"{table}.toml"
+    setup = pipeline.prepare(configs.apply_overrides(configs.load(file), ["--methods", "dm", "dc"]))
+    for method in ("dm", "dc"):
+        recipe = recipes.get(setup.config, method).train
+        start, container = recipe.start(setup, "train", 0), recipe.container(setup, "train")
+        data = recipe.learner.work(Request(Run(setup, file, silent()), "train", 0, start, None)).data
+        condenser, variables = recipe.learner.condenser(setup, container), container.init(KEY, start)
+        state = jax.eval_shape(condenser.init, KEY, variables, data)
+        after, info = jax.eval_shape(condenser.step, KEY, state, data)
+        assert jax.tree.map(lambda leaf: leaf.shape, after) == jax.tree.map(lambda leaf: leaf.shape, state)
+        assert info.distance.shape == ()

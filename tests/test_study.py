@@ -13,8 +13,11 @@ import pytest
 
 import hcdc_jax as hc
 from hcdc_jax import cli
+from hcdc_jax import config as configs
+from hcdc_jax.cli.resolver import begun
+from hcdc_jax.config import Config
 from hcdc_jax.progress import silent
-from hcdc_jax.training.storable import as_dictionary, reading_dictionaries, storable
+from hcdc_jax.training.storable import as_dictionary, storable
 
 SPACE = hc.spaces.box("small", {"decay": (1e-4, 1e-1, "log"), "gain": (0.5, 2.0)})
 RNG = np.random.default_rng(0)
@@ -112,7 +115,10 @@ def test_a_ranking_warms_optuna_up(done):
 def test_given_candidates_are_ranked_and_those_of_another_width_refused(done):
     given = SPACE.sample(jax.random.key(5), 3)
     np.testing.assert_array_equal(done.rank(candidates=given).hparams, given)
-    assert "wanted [n, 2]: log_decay, gain" in error_of(lambda: done.rank(candidates=np.zeros((3, 4))))
+    assert error_of(lambda: done.rank(candidates=np.zeros((3, 4)))) == (
+        "the space 'small' has 2 hyperparameters (log_decay, gain), got 4; give candidates of shape [n, 2]"
+    )
+    assert "0 rows; give at least one" in error_of(lambda: done.rank(candidates=np.zeros((0, 2))))
     assert "at least one" in error_of(lambda: done.rank(0))
 
 
@@ -180,6 +186,13 @@ def test_numbers_are_ranked_by_losses_alone_and_inputs_may_be_trees(tmp_path):
         ({"train": (np.zeros((5, 5)), np.zeros(4, int))}, "one leading axis of examples"),
         ({"train": (np.full((5, 5), np.nan), np.zeros(5, int))}, "NaN or infinite"),
         ({"train": np.zeros((5, 5))}, "(inputs, labels)"),
+        (
+            {"train": hc.Batch(np.zeros((5, 5)), np.zeros(4, int), np.ones(5))},
+            "the train part has 4 labels, 5 weights, 5",
+        ),
+        ({"val": hc.Batch(np.full((5, 5), np.nan), np.zeros(5, int), np.ones(5))}, "the val part: inputs hold NaN"),
+        ({"val": hc.Batch(np.zeros((5, 5)), np.zeros(5, int), np.zeros(5))}, "the val part: weights must be"),
+        ({"train": (examples(60, 1)[0], examples(60, 1)[1] - 1)}, "the train part: class numbers start at 0, found -1"),
         ({"val": (np.zeros((5, 4)), np.zeros(5, int))}, "not like the training part"),
         ({"settings": {"hcdc": {"stepps": 3}}}, "unknown key 'hcdc.stepps'"),
         ({"settings": {"condense": {"examples": 1000}}}, "more than the 60 examples of the train part"),
@@ -196,6 +209,35 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(changes, message, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_networks_that_cannot_be_searched_are_told(tmp_path):
+    lost = hc.make_problem(init, lambda p, x, h: jnp.log(-h["gain"]) * (x @ p[0] @ p[1][0]), space=SPACE)
+    given = {name: getattr(study_in(tmp_path), name) for name in _OTHERS}
+    assert "train_loss is nan at these params" in error_of(lambda: hc.Study(lost, SPACE, **given).source)
+    idle = hc.make_problem(init, lambda p, x, h: h["gain"] * (x @ p[0] @ p[1][0]), space=SPACE)
+    (note,) = hc.Study(idle, SPACE, **given).source.data.notes
+    assert note.startswith("the hyperparameter 'log_decay' is ignored")
+
+
+def test_inputs_in_trees_go_through_noise():
+    def noisy(params, inputs, h, key):
+        inputs = jnp.concatenate(inputs, 1)
+        return apply(params, inputs if key is None else inputs + jax.random.normal(key, inputs.shape), h)
+
+    problem = hc.make_problem(init, noisy, space=SPACE)
+    inputs, labels = examples(7, 4)
+    batch = hc.as_batch(((inputs[:, :2], inputs[:, 2:]), labels))
+    stored = storable(problem, 2, jax.tree.structure(batch.inputs))
+    kept, key = stored.init(jax.random.key(0), jnp.ones(2)), jax.random.key(1)
+    losses = [
+        one.train_loss(params, jnp.ones(2), one.perturb(key, jnp.ones(2), seen))
+        for one, params, seen in (
+            (problem, problem.init(jax.random.key(0), jnp.ones(2)), batch),
+            (stored, kept, batch._replace(inputs=as_dictionary(batch.inputs))),
+        )
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
 def test_storable_problems_compute_what_the_problem_does():
     params = PROBLEM.init(jax.random.key(0), jnp.ones(2))
     stored = storable(PROBLEM, 2)
@@ -208,7 +250,7 @@ def test_storable_problems_compute_what_the_problem_does():
     )
     tree = (batch.inputs[:, :2], [batch.inputs[:, 2:]])
     other = hc.make_problem(init, lambda p, x, h: apply(p, jnp.concatenate([x[0], x[1][0]], 1), h), space=SPACE)
-    reading = reading_dictionaries(other, jax.tree.structure(tree), False)
+    reading = storable(other, 2, jax.tree.structure(tree))
     np.testing.assert_allclose(
         reading.val_loss(params, jnp.ones(2), batch._replace(inputs=as_dictionary(tree))),
         PROBLEM.val_loss(params, jnp.ones(2), batch),
@@ -268,5 +310,21 @@ def test_files_without_a_study_are_told(target, code, message, tmp_path, monkeyp
     assert cli.main(["run", target]) == code
     said = capsys.readouterr().err
     assert message in said
-    assert ("line 2, in f" in said) == (target == "broken.py")  # the user's own traceback
+    if target == "broken.py":  # after a line of ours the user's own traceback, and nothing of how it came to be run
+        assert said.startswith("hcdc: broken.py raised ZeroDivisionError: division by zero\nTraceback")
+        assert [line.split()[-1] for line in said.splitlines() if line.startswith("  File")] == ["<module>", "f"]
+    else:
+        assert said.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_file_of_a_study_is_run_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("import os\n\nos.mkdir('once')\n" + FILE)  # which can be done but once
+    monkeypatch.setattr(hc.Study, "source", "its source")
+    folder = tmp_path / "runs" / "study"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(configs.dumps(Config()))
+    job = begun("mine.py")
+    assert (job.folder.absolute(), job.source, job.config) == (folder, "its source", Config())
+    assert (tmp_path / "once").is_dir()

@@ -79,4 +79,8 @@ def _of_user(path: Path, call: Any) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserCodeError(f"{path.name} raised {type(error).__name__}: {error}") from error
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
+            trace = trace.tb_next  # how it came to be run says nothing to its author
+        said = " ".join(str(error).split())
+        raise UserCodeError(f"{path.name} raised {type(error).__name__}: {said}") from error.with_traceback(trace)

@@ -69,7 +69,7 @@ def array_data(
         finite, or class numbers below 0.
     """
     given = {part: _on_host(part, batch) for part, batch in zip(PARTS, (train, val, test), strict=True) if batch}
-    sizes = {part: _size(part, batch) for part, batch in given.items()}
+    sizes = {part: len(batch.labels) for part, batch in given.items()}
     for part in given:
         _check_like(part, given[part], given["train"])
     inputs, labels, weights = jax.tree.map(lambda *leaves: np.concatenate(leaves), *given.values())
@@ -92,7 +92,7 @@ def array_data(
 
 def from_table(table: TableData) -> ArrayData:
     """The rows of a table, prepared."""
-    train, val, test = (as_batch(tuple(part)) for part in (table.train, table.val, table.test))
+    train, val, test = (as_batch(tuple(getattr(table, part)), part) for part in PARTS)
     data = array_data(table.name, train, val, test)
     return data._replace(
         num_classes=table.num_classes, checksum=table.checksum, notes=table.notes, preparation=table.preparation
@@ -108,33 +108,15 @@ def summary(data: ArrayData) -> dict[str, Any]:
 
 
 def _on_host(part: str, batch: Batch) -> Batch:
-    batch = jax.tree.map(np.asarray, batch)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        where = f"the {part} part: {_words(path)}"
-        if leaf.dtype.kind not in "fiub":
-            raise UserError(f"{where} holds {leaf.dtype}; arrays of numbers are wanted")
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-            raise UserError(f"{where} holds {np.size(leaf) - np.isfinite(leaf).sum():,} numbers that are not finite")
-    if batch.labels.dtype.kind in "iu" and batch.labels.ndim == 1 and batch.labels.size and batch.labels.min() < 0:
+    batch = jax.tree.map(np.asarray, as_batch(batch, part))
+    labels = batch.labels
+    if labels.dtype.kind in "iu" and labels.ndim == 1 and labels.min() < 0:
+        raise UserError(f"the {part} part: class numbers start at 0, found {labels.min()}; leave such examples out")
+    if labels.dtype.kind in "iu" and labels.ndim > 1:
         raise UserError(
-            f"the {part} part: class numbers start at 0, found {batch.labels.min()}; leave such examples out"
-        )
-    if batch.labels.dtype.kind in "iu" and batch.labels.ndim > 1:
-        raise UserError(
-            f"the {part} part: labels of shape {batch.labels.shape} are whole numbers; give [n] classes, or floats"
+            f"the {part} part: labels of shape {labels.shape} are whole numbers; give [n] classes, or floats"
         )
     return batch
-
-
-def _size(part: str, batch: Batch) -> int:
-    sizes = {_words(path): leaf.shape[:1] for path, leaf in jax.tree_util.tree_leaves_with_path(batch)}
-    if len(set(sizes.values())) > 1 or () in sizes.values():
-        told = ", ".join(f"{name} {size[0] if size else 'none'}" for name, size in sizes.items())
-        raise UserError(f"the {part} part: arrays have different numbers of examples: {told}")
-    (count,) = next(iter(sizes.values()))
-    if count == 0:
-        raise UserError(f"the {part} part has no examples; leave it out to have it drawn from the training part")
-    return count
 
 
 def _check_like(part: str, batch: Batch, train: Batch) -> None:

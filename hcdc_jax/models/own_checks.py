@@ -13,7 +13,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.models.checks import check_losses
 from hcdc_jax.models.own import Readable
 from hcdc_jax.problem import LossOfLogits, Problem, mean_loss
-from hcdc_jax.types import Array, Batch, HParams, Params
+from hcdc_jax.types import Array, Batch, HParams, Params, check_examples
 
 FEW = 64
 
@@ -35,11 +35,11 @@ def check_problem(problem: Problem, space: Readable, train: Batch, val: Batch) -
       What is suspicious, a sentence each; empty where nothing is.
 
     Raises:
-      UserError: what cannot work: parts whose inputs, labels and weights are of different lengths, outputs or labels of
-        the wrong shape, losses that are not finite or as `check_losses` says.
+      UserError: what cannot work: parts that `check_examples` refuses, outputs or labels of the wrong shape, losses
+        that are not finite or as `check_losses` says.
     """
     for part, batch in (("training", train), ("validation", val)):
-        _check_lengths(part, batch)
+        check_examples(batch, part)
     few_train, few_val = (_first(batch) for batch in (train, val))
     try:
         hparams, params = _point(problem=problem, space=space)
@@ -108,16 +108,6 @@ def _of_data(problem: Problem, train: Batch, val: Batch) -> list[str]:
 
 def _loss_of(problem: Problem) -> object:
     return problem.val_loss.loss if isinstance(problem.val_loss, LossOfLogits) else None
-
-
-def _check_lengths(part: str, batch: Batch) -> None:
-    counts = {"labels": batch.labels.shape[0], "weights": batch.weights.shape[0]}
-    leaves = jax.tree.leaves_with_path(batch.inputs)
-    if len(leaves) == 1:  # of trees, such as graphs, not every leaf need have an axis of examples
-        counts["inputs"] = leaves[0][1].shape[0]
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise UserError(f"the {part} part has {said}; let there be one of each for an example")
 
 
 def _check_outputs(problem: Problem, params: Params, hparams: HParams, part: str, batch: Batch, few: Batch) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hcdc_jax import arguments
 from hcdc_jax.condensed import Condensed
 from hcdc_jax.errors import UserError
 from hcdc_jax.pipeline.hcdc.shifts import on_condensed
@@ -123,9 +124,9 @@ def candidates_of(setup: Setup, num: int, seed: int, candidates: Array | None) -
         if num < 1:
             raise UserError(f"num = {num} candidates: rank at least one")
         return setup.space.sample(key_for(SEARCH, seed), num)
-    candidates, names = jnp.asarray(candidates, jnp.float32), setup.space.hparam_names
-    if candidates.ndim != 2 or candidates.shape[1] != len(names) or not len(candidates):
-        raise UserError(f"candidates have shape {candidates.shape}, wanted [n, {len(names)}]: {', '.join(names)}")
+    candidates = jnp.asarray(candidates, jnp.float32)
+    arguments.check_rows("candidates", candidates)
+    arguments.check_width(setup.space.name, setup.space.hparam_names, candidates[0])
     setup.space.check(candidates)
     return jax.vmap(setup.space.admit)(candidates) if setup.space.options else candidates
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,65 +14,51 @@ from hcdc_jax.types import Array, Batch, PyTree
 
 
 @functools.cache
-def storable(problem: Problem, num_hparams: int) -> Problem:
-    """The problem with its parameters in a dictionary: files know these, and not the trees that users think of."""
-    hparams = jnp.zeros(num_hparams)
-    shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0), hparams))
-    if is_dictionary(shapes):
+def storable(problem: Problem, num_hparams: int, inputs: Any = None) -> Problem:
+    """The problem on parameters and inputs that are dictionaries: files know these, and not the trees of users.
+
+    Args:
+      problem: whose trees are its own.
+      num_hparams: h, of a candidate.
+      inputs: structure of its inputs, where that is none that files know.
+    """
+    shapes = jax.eval_shape(lambda: problem.init(jax.random.key(0), jnp.zeros(num_hparams)))
+    params_tree = None if is_dictionary(shapes) else jax.tree.structure(shapes)
+    if params_tree is None and inputs is None:
         return problem
-    tree = jax.tree.structure(shapes)
+
+    def params_of(stored: PyTree) -> PyTree:
+        return _given(params_tree, stored)
+
+    def batch_of(batch: Batch) -> Batch:
+        return batch._replace(inputs=_given(inputs, batch.inputs))
 
     def init(key: Array, hparams: Array) -> PyTree:
         return as_dictionary(problem.init(key, hparams))
 
-    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
-        return problem.apply(_given(tree, params), hparams, inputs)
+    def apply(params: PyTree, hparams: Array, given: PyTree) -> Array:
+        return problem.apply(params_of(params), hparams, _given(inputs, given))
 
     def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.train_loss(_given(tree, params), hparams, batch)
+        return problem.train_loss(params_of(params), hparams, batch_of(batch))
 
     def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.val_loss(_given(tree, params), hparams, batch)
-
-    own_val_loss = _of_logits(problem, apply, val_loss)
-    return problem._replace(init=init, apply=apply, train_loss=train_loss, val_loss=own_val_loss)
-
-
-@functools.cache
-def reading_dictionaries(problem: Problem, tree: Any, as_they_are: bool) -> Problem:
-    """The problem on inputs in a dictionary, where the study's are another tree."""
-    if as_they_are:
-        return problem
-
-    def given(batch: Batch) -> Batch:
-        return batch._replace(inputs=_given(tree, batch.inputs))
-
-    def apply(params: PyTree, hparams: Array, inputs: PyTree) -> Array:
-        return problem.apply(params, hparams, _given(tree, inputs))
-
-    def train_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.train_loss(params, hparams, given(batch))
-
-    def val_loss(params: PyTree, hparams: Array, batch: Batch) -> Array:
-        return problem.val_loss(params, hparams, given(batch))
+        return problem.val_loss(params_of(params), hparams, batch_of(batch))
 
     def perturb(key: Array, hparams: Array, batch: Batch) -> Batch:
         assert problem.perturb is not None
-        seen = problem.perturb(key, hparams, given(batch))
-        return seen._replace(inputs=as_dictionary(seen.inputs))
+        # What it gives is the problem's own, the key of its noise and all.
+        return problem.perturb(key, hparams, batch_of(batch))
 
-    noisy = None if problem.perturb is None else perturb
-    own_val_loss = _of_logits(problem, apply, val_loss)
-    return problem._replace(apply=apply, train_loss=train_loss, val_loss=own_val_loss, perturb=noisy)
-
-
-def _of_logits(problem: Problem, apply: Callable[..., Array], val_loss: Callable[..., Array]) -> Callable[..., Array]:
-    """The validation loss of a wrapped problem, which reads logits alone where that of the problem does."""
-    own = problem.val_loss
-    return (
-        dataclasses.replace(own, apply=apply)
-        if isinstance(own, LossOfLogits) and own.apply == problem.apply
-        else val_loss
+    own, own_val_loss = problem.val_loss, val_loss
+    if isinstance(own, LossOfLogits) and own.apply == problem.apply:  # it reads logits alone, and so does this one
+        own_val_loss = dataclasses.replace(own, apply=apply)
+    return problem._replace(
+        init=init,
+        apply=apply,
+        train_loss=train_loss,
+        val_loss=own_val_loss,
+        perturb=None if problem.perturb is None else perturb,
     )
 
 
@@ -84,7 +69,10 @@ def as_dictionary(tree: PyTree) -> PyTree:
     return {f"{place:04d}": leaf for place, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-def _given(tree: Any, stored: dict[str, Array]) -> PyTree:
+def _given(tree: Any, stored: PyTree) -> PyTree:
+    """The tree of a user from its dictionary; what is a tree of the user already stays what it is."""
+    if tree is None or not is_dictionary(stored):
+        return stored
     return jax.tree.unflatten(tree, [stored[name] for name in sorted(stored)])
 
 
