@@ -355,7 +355,7 @@ def test_a_study_of_choices_goes_through_all_stages(tmp_path):
         PROBLEM, SPACE, examples(60, 1), examples(40, 2), examples(30, 3), hc.Training(steps=8),
         folder=tmp_path / "run", settings=SMALL | {"truth": {"enabled": False}}, progress=quiet, name="small",
     )  # fmt: skip
-    study.run(("hcdc", "surrogate_grad"))
+    study.run(("random", "surrogate_grad"))
     rows = list(csv.DictReader((study.path / "ranking.csv").read_text().splitlines()))
     assert [*rows[0]][:5] == ["candidate", "activation", "penalty", "log_strength", "gain"]
     for row in rows:
