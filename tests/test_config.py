@@ -12,7 +12,7 @@ import pytest
 from hcdc_jax import config as configs
 from hcdc_jax.config import Config
 from hcdc_jax.config.options import help_text
-from hcdc_jax.config.values import Count, Sections
+from hcdc_jax.config.values import REPEATS, Count, Sections
 from tests.errors import error_of
 
 
@@ -47,6 +47,8 @@ def random_value(rng: random.Random, kind):
         return tuple({random_value(rng, args[0]): None for _ in range(rng.randint(1, 4))})
     if origin is Annotated:
         limits = args[1]
+        if limits == REPEATS:
+            return tuple(random_value(rng, typing.get_args(args[0])[0]) for _ in range(rng.randint(1, 4)))
         low, high = max(limits.low, limits.above, 0), min(limits.high, 1e6)
         if args[0] is int:
             return rng.randint(int(low), int(high))
@@ -95,7 +97,7 @@ class TestRoundTrip:
             "condense.classes_at_once", "dc.outer_steps", "dc.inner_epochs", "mtt.batch_size",
             "condense.synthetic_per_class", "hmn.side", "hmn.dataset_channels", "hmn.extracted_channels",
             "hmn.class_channels", "hmn.instance_channels", "hmn.decoder_width", "space.cells",
-            "training.dcbench_compat", "hcdc.adjoint_batch_size",
+            "training.dcbench_compat", "hcdc.adjoint_batch_size", "hcdc.stop_sure",
         }  # fmt: skip
         assert all(f"\n{name.split('.')[-1]} = " in f"\n{text}" for name in leaf_names() if name not in optional)
 
