@@ -79,10 +79,11 @@ def _of_hyperparameters(problem: Problem, space: Readable, hparams: HParams, tra
     # Nothing is known of what does not act at this candidate; a choice acts as any of its options does.
     ways: dict[str, Any] = {name: way for (name, way), on in zip(found.items(), acts, strict=True) if on}
     for name, (places, _) in space.named.items():
-        of_options = [ways.pop(space.hparam_names[place], None) for place in places]
-        seen = [way for way in get_args(Way) if way in of_options]
-        if seen and (not set(places) <= set(space.discrete) or seen[0] == "nothing"):
-            ways[name] = seen[0]
+        of_options = {ways.pop(one) for one in [space.hparam_names[place] for place in places] if one in ways}
+        if of_options:
+            acting = min(of_options, key=get_args(Way).index)
+            if acting == "nothing" or not set(places) <= set(space.discrete):
+                ways[name] = acting
     sentences = {
         "training": "acts on the way of training alone: its implicit hypergradient is 0, unroll (sensitivity 'unroll')",
         "no derivative": "acts without a derivative, as by rounding or comparing: hypergradients do not see it",

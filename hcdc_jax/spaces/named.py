@@ -147,8 +147,7 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
         return {part.key: _read(part, hparams, spans[part.key]) for part in parts}
 
     names = tuple(stored for part in parts for stored in part.stored)
-    # One program each where they are many small steps, which are slow one by one.
-    once: Callable[..., Any] = jax.jit if choices else as_is
+    once = _as_one_program if choices else _as_it_is
     return Space(
         name,
         names,
@@ -163,6 +162,15 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
         discrete=tuple(i for i, part in enumerate(parts[i] for i in owner) if part.options and not part.relaxed),
         active=active and once(active),
     )
+
+
+def _as_one_program(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Of what is many small steps, which are slow one by one."""
+    return jax.jit(function)
+
+
+def _as_it_is(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    return function
 
 
 def _activity(ordered: list[_Part], spans: Mapping[str, slice], owner: np.ndarray) -> Callable[[Array], Array]:
