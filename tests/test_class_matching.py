@@ -149,6 +149,8 @@ def test_rows_of_a_table_are_matched_under_its_own_network(table):
     setup = pipeline.prepare(configs.apply_overrides(configs.load(file), ["--methods", "dm", "dc"]))
     for method in ("dm", "dc"):
         recipe = recipes.get(setup.config, method).train
+        assert recipe is not None
+        assert recipe.learner is not None
         start, container = recipe.start(setup, "train", 0), recipe.container(setup, "train")
         data = recipe.learner.work(Request(Run(setup, file, silent()), "train", 0, start, None)).data
         condenser, variables = recipe.learner.condenser(setup, container), container.init(KEY, start)
