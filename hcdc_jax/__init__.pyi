@@ -9,8 +9,6 @@ from hcdc_jax.batches.graphs import real_batch as real_batch
 from hcdc_jax.batches.images import image_batch as image_batch
 from hcdc_jax.condensed import Condensed as Condensed
 from hcdc_jax.condensed import load_condensed as load_condensed
-from hcdc_jax.condensed_sets import merge_condensed as merge_condensed
-from hcdc_jax.condensed_sets import subset as subset
 from hcdc_jax.data import GraphData as GraphData
 from hcdc_jax.data import ImageData as ImageData
 from hcdc_jax.data import datasets as datasets
@@ -21,6 +19,8 @@ from hcdc_jax.errors import UserError as UserError
 from hcdc_jax.evaluation import evaluate_networks as evaluate_networks
 from hcdc_jax.evaluation import protocols as protocols
 from hcdc_jax.evaluation.protocols import Protocol as Protocol
+from hcdc_jax.exports.condensed_sets import merge_condensed as merge_condensed
+from hcdc_jax.exports.condensed_sets import subset as subset
 from hcdc_jax.extend import register as register
 from hcdc_jax.extend import unregister as unregister
 from hcdc_jax.hypergradients import distances as distances

@@ -8,9 +8,9 @@ import pytest
 from hcdc_jax import cli
 from hcdc_jax.batches.images import Standardisation
 from hcdc_jax.condensed import Condensed, load_condensed, save_condensed
-from hcdc_jax.condensed_sets import merge_condensed, subset
 from hcdc_jax.containers import ImageVariables
 from hcdc_jax.errors import UserError
+from hcdc_jax.exports.condensed_sets import merge_condensed, subset
 from hcdc_jax.types import Batch
 
 SOURCE = {"name": "toy", "checksum": "abc"}

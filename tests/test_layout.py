@@ -21,7 +21,7 @@ LAYERS = [
     ["exports", "report"],
     ["search"],
     ["evaluation"],
-    ["condense", "condensed_sets"],
+    ["condense"],
     ["hypergradients"],
     ["metrics"],
     ["containers", "spaces"],

@@ -13,13 +13,13 @@ from hcdc_jax import config as configs
 from hcdc_jax import data, pipeline, spaces, terminal
 from hcdc_jax.cli.resolver import Job, begun, bundled, resolve, run_folder
 from hcdc_jax.condensed import Condensed, load_condensed, read_card, read_condensed
-from hcdc_jax.condensed_sets import subset
 from hcdc_jax.config import Config
 from hcdc_jax.data.download import data_dir
 from hcdc_jax.data.nas_bench_201_files import convert
 from hcdc_jax.errors import NothingLeftError, UserError
 from hcdc_jax.evaluation import protocols
 from hcdc_jax.exports import EXPORTS
+from hcdc_jax.exports.condensed_sets import subset
 from hcdc_jax.hypergradients import distances
 from hcdc_jax.models import graph_nets, image_nets
 from hcdc_jax.pipeline import ladder
