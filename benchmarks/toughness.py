@@ -155,7 +155,7 @@ def full_disk_at(write: int) -> Iterator[list[int]]:
 
 
 def disk_cases(out: Path, methods: list[str]) -> Iterator[tuple[int, str | None]]:
-    """One run whose disk is full after every write or two; each time it goes on where it stopped."""
+    """One run whose disk is full after a write, then after two more, ...; each time it goes on where it stopped."""
     config, folder, alone = written(out / "disk"), out / "disk" / "run", out / "disk" / "alone"
     shutil.rmtree(folder, ignore_errors=True)
     words = ("--methods", *methods)
@@ -168,7 +168,7 @@ def disk_cases(out: Path, methods: list[str]) -> Iterator[tuple[int, str | None]
         resume = ("--resume",) if (folder / "config.toml").exists() else ()
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
-        with full_disk_at(2 + number % 7):  # a stage may take some writes before any of its work is kept
+        with full_disk_at(2 + number):  # a write later each time, since the report is made as a whole
             said = command("run", config, *words, "--out", folder, *resume)
         lost = [path.name for path, content in before.items() if not path.exists() or files.sha256(path) != content]
         lost = [name for name in lost if not name.startswith("networks")]
