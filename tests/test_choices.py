@@ -369,7 +369,8 @@ def test_a_study_of_choices_goes_through_all_stages(tmp_path):
 
 def test_what_the_documents_show_is_a_study():
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    first, choices = (part.split("```")[0] for part in (text.split("```python\n", 1)[1], text.split("```python\n")[-1]))
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    first, choices = blocks[0], next(block for block in blocks if "choice(" in block)
     shown = {}
     exec(first, shown)
     exec(choices, shown)

@@ -204,7 +204,8 @@ class TestSearch:
         asked = result["calibration"]["asked_for"]
         assert result["full_trainings"] == {"condense": 3, "retrain": len(asked)}
         assert 2 <= len(asked) <= 3, "the best of the first three is trained once more for its network"
-        assert f"The search began from 3 full trainings and took {len(asked)} more: " in out
+        out = " ".join(out.split())  # lines are as long as a terminal is wide
+        assert f"The search began from 3 full trainings and took {len(asked)} full trainings more: " in out
         foretold = result["calibration"]["condensed_losses_foretell"]
         ranks = {name: rank for name, rank in result["calibration"]["ranks"].items() if name.endswith(" line")}
         assert len(ranks) == 3
@@ -331,7 +332,7 @@ class TestSearchMistakes:
 
     def test_storage_without_optuna(self, mistake):
         assert mistake("--storage", "sqlite://") == (
-            "a storage keeps Optuna's study, but the search is 'random'; choose method 'optuna'"
+            "a storage keeps Optuna's study, but the search is 'calibrated'; choose method 'optuna'"
         )
 
     def test_without_optuna(self, mistake, monkeypatch):

@@ -171,10 +171,10 @@ def test_a_diverged_condensation_is_told_and_ranks_nothing(tmp_path):
     report = pipeline.run(small(("random", "dm"), dm={"image_rate": 1e38}), tmp_path / "run", progress=progress)
     (told,) = [text for text in said if "diverged" in text]
     assert told.startswith("S_train of dm, seed 0, diverged by step ")
-    assert told.endswith("lower dm.image_rate and run in a new folder")
+    assert told.endswith("lower dm.image_rate (of other arrays dm.feature_step) and run in a new folder")
     assert report["methods"]["dm"]["failed"] == 3
     assert report["methods"]["random"]["failed"] == 0
-    with pytest.raises(UserError, match=r"run: S_train of dm, seed 0, diverged by step .*; lower dm\.image_rate and"):
+    with pytest.raises(UserError, match=r"run: S_train of dm, seed 0, diverged by step .*; lower dm\.image_rate .*and"):
         load_condensed(tmp_path / "run", "dm")
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 SMALL = {
-    "hcdc": {"full_trainings": 4, "candidates_per_match": 1, "steps": 4, "inits": 1, "damping": 1.0},
+    "hcdc": {"full_trainings": 4, "oversampling": 1, "steps": 4, "inits": 1, "damping": 1.0},
     "condense": {"val_factor": 1.0},
     "training": {"proxy_inits": 1},
 }

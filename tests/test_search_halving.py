@@ -19,7 +19,7 @@ from hcdc_jax.errors import UserError
 from hcdc_jax.problem import Problem
 from hcdc_jax.search import halving
 from hcdc_jax.training.candidates import evaluate
-from hcdc_jax.training.sharding import mesh_of
+from hcdc_jax.training.sharding import Chunks, mesh_of
 from hcdc_jax.training.train import Training, begin, orders_of, train
 from hcdc_jax.types import Batch
 
@@ -134,7 +134,7 @@ def test_candidates_share_one_order_and_one_mini_batch():
     training = Training(0.05, steps=18, batch_size=4)
     trainees = jax.vmap(lambda hparams: begin(KEY, problem, hparams, training))(candidates)
     common = halving._Common(KEY, 0, 18, training, orders_of(KEY, data, training), data, data)
-    chunk = jax.tree.map(lambda leaf: leaf[None], (candidates, trainees.params, trainees.opt_state))
+    chunk = Chunks(jax.tree.map(lambda leaf: leaf[None], (candidates, trainees.params, trainees.opt_state)), 1)
     step = functools.partial(halving._advance, mesh=mesh_of(jax.devices()[:1]), alone=False)
     program = jax.make_jaxpr(step, static_argnums=0)(problem, common, chunk).jaxpr
     found = list(primitives(program))
