@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 MOST_BYTES = 2_000_000_000
-"""Of kept programs; beyond it the oldest half goes. A run of the demo leaves some 20 MB."""
+"""Of kept programs; beyond it the oldest half goes. A run of the demo leaves 2 MB."""
 LEAST_SECONDS = 0.1
 """Programs that compile faster are not worth a file."""
 
