@@ -20,6 +20,7 @@ NEEDS = {"optuna_search.py": "optuna"}
 def test_notebook_runs(path, tmp_path, monkeypatch, capsys):
     if path.name in NEEDS:
         pytest.importorskip(NEEDS[path.name])
+    monkeypatch.chdir(tmp_path)  # studies leave runs/, and would go on from what an earlier run of the suite left
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     runpy.run_path(str(path))
     assert capsys.readouterr().out.strip()

@@ -249,13 +249,10 @@ def _slopes_on(run: Run, copy: _Copy, candidates: Array) -> dict[str, np.ndarray
             f"the responses of {(~usable).sum()} of {len(usable)} networks on S_train diverged: the search does "
             "without their slopes"
         )
-    networks = without_diverged(networks)
-    return {
-        name: np.where(
-            usable & known, _log_slopes(networks, batch, problem=problem, direct=setup.config.hcdc.direct), np.nan
-        )
-        for name, batch in copy.batches.items()
-    }
+    slopes_on = functools.partial(
+        _log_slopes, without_diverged(networks), problem=problem, direct=setup.config.hcdc.direct
+    )
+    return {name: np.where(usable & known, slopes_on(batch), np.nan) for name, batch in copy.batches.items()}
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "direct"))

@@ -147,7 +147,11 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
         return {part.key: _read(part, hparams, spans[part.key]) for part in parts}
 
     names = tuple(stored for part in parts for stored in part.stored)
-    once = _as_one_program if choices else _as_it_is
+
+    def once(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+        """One program, where choices make many small steps of it, which are slow one by one."""
+        return jax.jit(function) if choices else function
+
     return Space(
         name,
         names,
@@ -162,15 +166,6 @@ def _box(name: str, parts: tuple[_Part, ...]) -> Space:
         discrete=tuple(i for i, part in enumerate(parts[i] for i in owner) if part.options and not part.relaxed),
         active=active and once(active),
     )
-
-
-def _as_one_program(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    """Of what is many small steps, which are slow one by one."""
-    return jax.jit(function)
-
-
-def _as_it_is(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
-    return function
 
 
 def _activity(ordered: list[_Part], spans: Mapping[str, slice], owner: np.ndarray) -> Callable[[Array], Array]:
